@@ -1,0 +1,5 @@
+//! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
+
+pub mod diag;
+
+pub use diag::{Code, Diagnostic, Result};

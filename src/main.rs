@@ -1,0 +1,2 @@
+//! The `athanor` command.
+fn main() {}
