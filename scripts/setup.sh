@@ -23,7 +23,7 @@ fi
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 check_cargo() {
-  command -v cargo >/dev/null || { say 'cargo is missing: install rustup first (https://rustup.rs), then run this again'; exit 1; }
+  command -v cargo >/dev/null || { say 'cargo is missing: install rustup first, then run this again'; exit 1; }
 }
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
@@ -59,7 +59,7 @@ say "installing ${missing[*]}"
 for package in "${missing[@]}"; do
   apt-cache show "$package" >/dev/null 2>&1 && continue
   say "apt knows no package '$package'."
-  say 'LLVM 22 for Debian 12 comes from bookworm-security: is that in your apt sources? Other releases: https://apt.llvm.org'
+  say 'LLVM 22 for Debian 12 comes from bookworm-security: is that in your apt sources? For other releases see the apt repository of the LLVM project.'
   exit 1
 done
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
