@@ -1,1 +1,3 @@
-//! passes
+//! Passes from module to module, and from module to plan.
+
+pub mod codegen;
