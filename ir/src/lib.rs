@@ -1,7 +1,6 @@
 //! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
 
 pub mod diag;
-<<<<<<< HEAD
 pub mod func;
 pub mod infer;
 pub mod lr;
@@ -13,9 +12,6 @@ pub mod signature;
 pub mod target;
 pub mod types;
 pub mod verify;
-=======
-pub mod target;
->>>>>>> h-attn
 
 pub use diag::{Code, Diagnostic, Result};
 pub use func::{Builder, Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};

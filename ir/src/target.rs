@@ -46,10 +46,7 @@ impl CpuLevel {
             "avx512dq",
             "avx512vl",
             "avx512bf16",
-<<<<<<< HEAD
             "avx512vnni",
-=======
->>>>>>> h-attn
             "amx-tile",
             "amx-bf16",
         ];

@@ -206,14 +206,9 @@ impl Compiler {
 
     /// Adds the exported wrapper, and the attributes that let LLVM use the level.
     fn finish_signature(&self, llvm: &llvm_c::Module<'_>, kernel: &KernelText) -> std::result::Result<(), String> {
-<<<<<<< HEAD
         let missing = || format!("no function `@{}`", kernel.symbol);
         let body = llvm.function(&kernel.symbol).ok_or_else(missing)?;
         let params = llvm.pointer_params(&kernel.symbol).ok_or_else(missing)?;
-=======
-        let body = llvm.function(&kernel.symbol).ok_or_else(|| format!("no function `@{}`", kernel.symbol))?;
-        let params = llvm.pointer_params(body);
->>>>>>> h-attn
         let expected: Vec<bool> = (0..kernel.buffers + 3).map(|i| i < kernel.buffers).collect();
         if params != expected {
             return Err(format!(
@@ -224,13 +219,7 @@ impl Compiler {
                 params.iter().filter(|p| **p).count()
             ));
         }
-<<<<<<< HEAD
         llvm.internalize();
-=======
-        for function in llvm.definitions() {
-            llvm.internalize(function);
-        }
->>>>>>> h-attn
         for i in 0..kernel.buffers {
             llvm.set_enum(body, i as u32 + 1, "noalias");
         }

@@ -290,7 +290,6 @@ impl<'c> Module<'c> {
         }
     }
 
-<<<<<<< HEAD
     /// Hides every function from the linker.
     pub fn internalize(&self) {
         for function in self.definitions() {
@@ -306,20 +305,6 @@ impl<'c> Module<'c> {
         unsafe {
             let count = LLVMCountParams(function);
             Some((0..count).map(|i| LLVMGetTypeKind(LLVMTypeOf(LLVMGetParam(function, i))) == POINTER_KIND).collect())
-=======
-    /// Hides `function` from the linker.
-    pub fn internalize(&self, function: ValueRef) {
-        // SAFETY: `function` is of this module.
-        unsafe { LLVMSetLinkage(function, INTERNAL_LINKAGE) }
-    }
-
-    /// For each parameter of `function`, whether it is a pointer.
-    pub fn pointer_params(&self, function: ValueRef) -> Vec<bool> {
-        // SAFETY: `function` is of this module; indices are below the count.
-        unsafe {
-            let count = LLVMCountParams(function);
-            (0..count).map(|i| LLVMGetTypeKind(LLVMTypeOf(LLVMGetParam(function, i))) == POINTER_KIND).collect()
->>>>>>> h-attn
         }
     }
 

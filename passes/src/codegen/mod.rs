@@ -1,10 +1,5 @@
 //! Kernels: from loop-level MLIR text to one shared object that the runtime loads.
 
-<<<<<<< HEAD
-mod link;
-pub mod llvm;
-mod llvm_c;
-=======
 pub mod attention;
 pub mod emit;
 mod generated;
@@ -14,7 +9,6 @@ mod llvm_c;
 pub mod simd;
 
 pub use generated::Generated;
->>>>>>> h-attn
 
 use athanor_ir::Code;
 
