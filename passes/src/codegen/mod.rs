@@ -6,6 +6,7 @@ mod generated;
 mod link;
 pub mod llvm;
 mod llvm_c;
+pub mod loops;
 pub mod simd;
 
 pub use generated::Generated;
