@@ -1,0 +1,3 @@
+//! The CPU: what every op means, in code that is easy to check.
+
+pub mod reference;
