@@ -1,5 +1,21 @@
 //! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
 
 pub mod diag;
+pub mod func;
+pub mod infer;
+pub mod lr;
+pub mod module;
+pub mod op;
+pub mod plan;
+pub mod run;
+pub mod signature;
+pub mod target;
+pub mod types;
+pub mod verify;
 
 pub use diag::{Code, Diagnostic, Result};
+pub use func::{Builder, Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
+pub use module::{Level, Mesh, Module};
+pub use op::{Binary, F64, Op, ReduceKind, Unary};
+pub use plan::Plan;
+pub use types::{DType, TensorType};

@@ -1,1 +1,4 @@
-//! passes
+//! Passes from module to module, and from module to plan.
+
+pub mod codegen;
+pub mod plan;

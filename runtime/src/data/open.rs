@@ -27,7 +27,10 @@ pub struct Opened {
 
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").field("samples", &self.dataset.len()).field("requested", &self.requested).finish()
+        f.debug_struct("Opened")
+            .field("samples", &self.dataset.len())
+            .field("requested", &self.requested)
+            .finish_non_exhaustive()
     }
 }
 
@@ -162,13 +165,12 @@ fn open_gpt(
             let tokens = documents.clone().map(|d| length(d) as u64).sum();
             let layout = Layout::new(tokens, &options).map_err(name)?;
             let key = CacheKey::gpt(dir, &identity(m, source, prefix, num_samples));
-            match noted(key.load_gpt(layout, documents.len() as u64), notes) {
-                Some(index) => index,
-                None => {
-                    let index = build()?;
-                    key.save_gpt(&index)?;
-                    index
-                }
+            if let Some(index) = noted(key.load_gpt(layout, documents.len() as u64), notes) {
+                index
+            } else {
+                let index = build()?;
+                key.save_gpt(&index)?;
+                index
             }
         }
     };
@@ -250,13 +252,12 @@ fn open_blend(
         Some(dir) => {
             let ids: Vec<_> = prefixes.iter().zip(sizes).map(|(p, n)| identity(m, source, p, *n)).collect();
             let key = CacheKey::blend(dir, &ids, source.split, &weights, Some(size));
-            match noted(key.load_blend(size), notes) {
-                Some(arrays) => arrays,
-                None => {
-                    let index = build()?;
-                    key.save_blend(&index)?;
-                    (Array::Owned(index.dataset), Array::Owned(index.sample))
-                }
+            if let Some(arrays) = noted(key.load_blend(size), notes) {
+                arrays
+            } else {
+                let index = build()?;
+                key.save_blend(&index)?;
+                (Array::Owned(index.dataset), Array::Owned(index.sample))
             }
         }
     };

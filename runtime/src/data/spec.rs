@@ -43,6 +43,7 @@ pub struct TokenBinSpec {
 /// Keys of `train_dataset.data_loader` and its `config` for Megatron data; defaults are MindFormers' ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the keys are MindFormers' own")]
 pub struct MegatronSpec {
     /// Requested samples of train, valid and test; `None` is one epoch (without weights only).
     pub sizes: [Option<u64>; 3],

@@ -61,10 +61,6 @@ impl Header {
         Ok(Self { dtype, sequences: sequences as usize, document_starts: starts as usize })
     }
 
-    pub(super) fn lengths_at(&self) -> usize {
-        HEADER_LEN
-    }
-
     pub(super) fn pointers_at(&self) -> usize {
         HEADER_LEN + 4 * self.sequences
     }

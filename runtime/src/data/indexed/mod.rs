@@ -86,7 +86,7 @@ impl IndexedDataset {
     /// If `i` is not below [`Self::sequences`].
     pub fn length(&self, i: usize) -> u32 {
         assert!(i < self.header.sequences, "sequence {i} of {}", self.header.sequences);
-        self.i32_at(self.header.lengths_at() + 4 * i) as u32
+        self.i32_at(HEADER_LEN + 4 * i) as u32
     }
 
     /// Byte offset of sequence `i` in the token file.
@@ -155,7 +155,7 @@ impl IndexedDataset {
         let wrong = |at: usize, what: String| content(path, at, &what);
         let mut end = 0_u64;
         for i in 0..h.sequences {
-            let (length_at, pointer_at) = (h.lengths_at() + 4 * i, h.pointers_at() + 8 * i);
+            let (length_at, pointer_at) = (HEADER_LEN + 4 * i, h.pointers_at() + 8 * i);
             let (length, pointer) = (self.i32_at(length_at), self.i64_at(pointer_at));
             if length < 0 {
                 return wrong(length_at, format!("sequence {i} has length {length}"));

@@ -158,7 +158,7 @@ impl IndexedWriter {
         idx.write(&[self.dtype as u8])?;
         idx.write(&self.sequences.to_le_bytes())?;
         idx.write(&documents.to_le_bytes())?;
-        self.lengths.copy(&mut idx, |idx, part| idx.write(part))?;
+        self.lengths.copy(&mut idx, Output::write)?;
         let mut at = 0_i64;
         let size = self.dtype.size() as i64;
         self.lengths.copy(&mut idx, |idx, part| {
@@ -168,7 +168,7 @@ impl IndexedWriter {
             }
             Ok(())
         })?;
-        self.documents.copy(&mut idx, |idx, part| idx.write(part))?;
+        self.documents.copy(&mut idx, Output::write)?;
         let (bin, idx) = (self.bin.finish()?, idx.finish()?);
         bin.publish()?;
         idx.publish()

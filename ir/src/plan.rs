@@ -1,0 +1,233 @@
+//! The plan: the only thing that crosses from compiling to running.
+//!
+//! A plan is a directory: `plan.json` (this structure), `kernels/` (one shared object for CPU) and, when asked for,
+//! `ir/NN_pass.mlir`. A backend executes steps over buffers at fixed arena offsets; it knows nothing of the model.
+
+use crate::func::{Init, Loc};
+use crate::module::Mesh;
+use crate::op::Op;
+use crate::run::RunSpec;
+use crate::target::CpuLevel;
+use crate::types::DType;
+use serde::{Deserialize, Serialize};
+
+/// Version of the format; a runner refuses any other.
+pub const VERSION: u32 = 1;
+
+/// What a buffer holds between steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BufferRole {
+    /// Written by the runtime before a program runs: tokens, labels, mask, per-step scalars.
+    Input,
+    /// A trained weight.
+    Weight {
+        /// First values when no checkpoint gives them.
+        init: Init,
+    },
+    /// Optimizer state; zero at the start, saved with checkpoints.
+    Moment,
+    /// Gradient passed from `micro` to `update`; zeroed before the first micro-batch of a step when accumulating.
+    Grad,
+    /// Computed by the `setup` program once and kept: rope tables, low-precision copies of weights.
+    Persistent,
+    /// A value of one program run, its place shared with others that do not live at the same time.
+    Activation,
+    /// Scratch memory of one step.
+    Scratch,
+}
+
+/// A place in the arena.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Buffer {
+    /// Global name for weights, moments, gradients, inputs and outputs; a generated one otherwise.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Dims, row-major.
+    pub dims: Vec<usize>,
+    /// Byte offset in the arena, a multiple of 64 unless the buffer is a view into another.
+    pub offset: usize,
+    /// Size in bytes.
+    pub bytes: usize,
+    /// What it holds.
+    pub role: BufferRole,
+    /// First and last step (indices in its program) that touch it; `None` for what lives between programs.
+    pub live: Option<(usize, usize)>,
+}
+
+/// Element type and strides of a matrix operand of a GEMM; strides in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatRef {
+    /// Element type.
+    pub dtype: DType,
+    /// Distance between rows.
+    pub row_stride: usize,
+    /// Distance between columns.
+    pub col_stride: usize,
+}
+
+/// C\[m,n\] (+)= A\[m,k\]·B\[k,n\].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GemmSpec {
+    /// Rows of A and C.
+    pub m: usize,
+    /// Columns of B and C.
+    pub n: usize,
+    /// Columns of A, rows of B.
+    pub k: usize,
+    /// Left operand.
+    pub a: MatRef,
+    /// Right operand.
+    pub b: MatRef,
+    /// Result.
+    pub c: MatRef,
+    /// Add to what C holds instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl GemmSpec {
+    /// The same product written as Cᵀ = Bᵀ·Aᵀ: operands change places and every matrix its strides.
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        let flip = |m: MatRef| MatRef { row_stride: m.col_stride, col_stride: m.row_stride, ..m };
+        Self { m: self.n, n: self.m, a: flip(self.b), b: flip(self.a), c: flip(self.c), ..self }
+    }
+}
+
+/// How a kernel is carried out on the CPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum KernelKind {
+    /// A symbol of the plan's shared object: `void symbol(void** buffers, i64 lo, i64 hi, i64 worker)`, run over
+    /// `0..grid` split between the workers. The step's buffers are its inputs, then its outputs, then its scratch.
+    Generated {
+        /// Exported symbol.
+        symbol: String,
+        /// Number of independent grid items.
+        grid: usize,
+    },
+    /// Matrix product by the library if it can be opened, else by `fallback`; buffers a, b, c.
+    Gemm {
+        /// The product.
+        spec: GemmSpec,
+        /// Kernel to use when the library is missing or slower.
+        fallback: Option<usize>,
+    },
+}
+
+/// A kernel, shared by every step that runs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// Name for people: what it fuses.
+    pub name: String,
+    /// How it runs.
+    #[serde(flatten)]
+    pub kind: KernelKind,
+    /// Floating-point operations of one run.
+    pub flops: u64,
+    /// Bytes read and written by one run.
+    pub bytes: u64,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// One op by the reference implementation: everything at `-O0`, scalars otherwise.
+    Op(Op),
+    /// Index into [`Plan::kernels`].
+    Kernel(usize),
+}
+
+/// One unit of work in a program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// What to do.
+    pub action: Action,
+    /// Buffers read, in operand order (indices into [`Stage::buffers`]).
+    #[serde(rename = "in")]
+    pub inputs: Vec<usize>,
+    /// Buffers written, in result order; scratch last.
+    #[serde(rename = "out")]
+    pub outputs: Vec<usize>,
+    /// Block and YAML line it comes from.
+    pub loc: Loc,
+}
+
+/// A sequence of steps: `setup` (once), `micro` (per micro-batch), `update` (per optimizer step), `forward`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// Name.
+    pub name: String,
+    /// Steps in execution order.
+    pub steps: Vec<Step>,
+    /// Result name → buffer that holds it after the program: `loss`, `grad_norm`, `logits`.
+    pub results: Vec<(String, usize)>,
+}
+
+/// What the ranks of one pipeline stage run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Exact size of the one arena that holds every buffer: the peak memory of the stage.
+    pub arena_bytes: usize,
+    /// Places in the arena.
+    pub buffers: Vec<Buffer>,
+    /// Programs.
+    pub programs: Vec<Program>,
+}
+
+impl Stage {
+    /// The program called `name`.
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().find(|p| p.name == name)
+    }
+
+    /// Index of the buffer called `name`.
+    pub fn buffer(&self, name: &str) -> Option<usize> {
+        self.buffers.iter().position(|b| b.name == name)
+    }
+}
+
+/// What the plan was compiled for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `cpu`.
+    pub device: String,
+    /// Instruction sets that the kernels use; checked again at load.
+    pub cpu: CpuLevel,
+    /// Number of workers that per-worker scratch is sized for and partitions are made for.
+    pub threads: usize,
+}
+
+/// An executable plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`VERSION`].
+    pub version: u32,
+    /// blake3 of the configuration the plan was compiled from, hex.
+    pub config_hash: String,
+    /// Name and version of the compiler.
+    pub compiler: String,
+    /// Model, for people.
+    pub model: String,
+    /// What it runs on.
+    pub target: Target,
+    /// Device mesh.
+    pub mesh: Mesh,
+    /// One per pipeline stage.
+    pub stages: Vec<Stage>,
+    /// Kernels, shared by all stages.
+    pub kernels: Vec<Kernel>,
+    /// Training run.
+    pub run: RunSpec,
+}

@@ -1,0 +1,284 @@
+//! The einsum-like signature of every op: one label per dim, from which sharding, flops and bytes follow.
+
+use crate::op::Op;
+use crate::types::TensorType;
+use std::fmt;
+
+/// Labels of every dim of every operand and result. Equal labels are the same index; a label that results lack is
+/// summed (or otherwise combined) over; a label that must stay whole on one rank is in `whole`.
+///
+/// Prints like einsum: `bsh,kh->bsk`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// Labels of each operand's dims.
+    pub operands: Vec<Vec<char>>,
+    /// Labels of each result's dims.
+    pub results: Vec<Vec<char>>,
+    /// Labels whose dim an op reads as a whole (softmax, norm, rotation), so that no axis may split it.
+    pub whole: Vec<char>,
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |side: &[Vec<char>]| side.iter().map(|l| l.iter().collect()).collect::<Vec<String>>().join(",");
+        write!(f, "{}->{}", list(&self.operands), list(&self.results))
+    }
+}
+
+/// Operand and result labels of an einsum spec with two operands.
+pub fn parse_einsum(spec: &str) -> Result<[Vec<char>; 3], String> {
+    let bad = || format!("einsum spec {spec:?} is not of the form ab,bc->ac with one letter per dim");
+    let (ins, out) = spec.split_once("->").ok_or_else(bad)?;
+    let (a, b) = ins.split_once(',').ok_or_else(bad)?;
+    let side = |s: &str| -> Result<Vec<char>, String> {
+        let labels: Vec<char> = s.chars().collect();
+        let fresh = labels.iter().enumerate().all(|(i, c)| c.is_ascii_lowercase() && !labels[..i].contains(c));
+        if fresh { Ok(labels) } else { Err(bad()) }
+    };
+    let [a, b, out] = [side(a)?, side(b)?, side(out)?];
+    if out.iter().all(|c| a.contains(c) || b.contains(c)) { Ok([a, b, out]) } else { Err(bad()) }
+}
+
+/// Dims of the result of einsum `spec` on operands of dims `a` and `b`.
+pub fn einsum_dims(spec: &str, a: &[usize], b: &[usize]) -> Result<Vec<usize>, String> {
+    let [la, lb, lo] = parse_einsum(spec)?;
+    if la.len() != a.len() || lb.len() != b.len() {
+        return Err(format!(
+            "einsum {spec:?} wants ranks {} and {}, got {} and {}",
+            la.len(),
+            lb.len(),
+            a.len(),
+            b.len()
+        ));
+    }
+    let extent = |c: char| {
+        let in_a = la.iter().position(|l| *l == c).map(|i| a[i]);
+        let in_b = lb.iter().position(|l| *l == c).map(|i| b[i]);
+        match (in_a, in_b) {
+            (Some(x), Some(y)) if x != y => {
+                Err(format!("einsum {spec:?}: dim {c} is {x} on the left and {y} on the right"))
+            }
+            (Some(x), _) | (None, Some(x)) => Ok(x),
+            (None, None) => Err(format!("einsum {spec:?}: dim {c} is nowhere")),
+        }
+    };
+    la.iter().chain(&lb).try_for_each(|c| extent(*c).map(|_| ()))?;
+    lo.iter().map(|c| extent(*c)).collect()
+}
+
+fn letters(n: usize) -> Vec<char> {
+    ('a'..='z').take(n).collect()
+}
+
+impl Op {
+    /// The signature for operands `ins` and results `outs`; `None` for a call, whose callee has the answer.
+    pub fn signature(&self, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
+        let same = |n: usize| {
+            let l = letters(outs.first().map_or(0, TensorType::rank));
+            Signature { operands: vec![l.clone(); n], results: vec![l], whole: vec![] }
+        };
+        let of = |operands: Vec<&str>, results: Vec<&str>, whole: &str| Signature {
+            operands: operands.into_iter().map(|s| s.chars().collect()).collect(),
+            results: results.into_iter().map(|s| s.chars().collect()).collect(),
+            whole: whole.chars().collect(),
+        };
+        Some(match self {
+            Self::Call { .. } => return None,
+            Self::Constant { .. } => same(0),
+            Self::Unary(_) | Self::Cast => same(1),
+            Self::Binary(_) => same(2),
+            Self::Reshape => reshape_signature(&ins[0].dims, &outs[0].dims),
+            Self::Transpose { perm } => {
+                let l = letters(perm.len());
+                let out = perm.iter().map(|p| l[*p]).collect();
+                Signature { operands: vec![l], results: vec![out], whole: vec![] }
+            }
+            Self::Broadcast { dims } => {
+                let out = letters(outs[0].rank());
+                Signature { operands: vec![dims.iter().map(|d| out[*d]).collect()], results: vec![out], whole: vec![] }
+            }
+            Self::Slice { dim, .. } => {
+                let mut s = same(1);
+                s.whole.push(s.results[0][*dim]);
+                s
+            }
+            Self::Concat { dim } => {
+                let mut s = same(ins.len());
+                s.whole.push(s.results[0][*dim]);
+                s
+            }
+            Self::Reduce { dims, .. } => {
+                let l = letters(ins[0].rank());
+                let out = (0..l.len()).filter(|d| !dims.contains(d)).map(|d| l[d]).collect();
+                Signature { operands: vec![l], results: vec![out], whole: vec![] }
+            }
+            Self::Einsum { spec } => {
+                let [a, b, out] = parse_einsum(spec).ok()?;
+                let mut operands = vec![a, b];
+                if ins.len() == 3 {
+                    operands.push(out.clone());
+                }
+                Signature { operands, results: vec![out], whole: vec![] }
+            }
+            Self::Embed => {
+                let ids = letters(ins[0].rank());
+                let out = ids.iter().copied().chain(['z']).collect();
+                Signature { operands: vec![ids, vec!['v', 'z']], results: vec![out], whole: vec![] }
+            }
+            Self::EmbedGrad { .. } => {
+                let ids = letters(ins[0].rank());
+                let dy = ids.iter().copied().chain(['z']).collect();
+                Signature { operands: vec![ids, dy], results: vec![vec!['v', 'z']], whole: vec![] }
+            }
+            Self::RmsNorm { .. } | Self::LayerNorm { .. } | Self::RmsNormGrad { .. } | Self::LayerNormGrad { .. } => {
+                let x = letters(ins[0].rank());
+                let last = vec![*x.last()?];
+                let operands = ins.iter().map(|t| if t.rank() == 1 { last.clone() } else { x.clone() }).collect();
+                let results = outs.iter().map(|t| if t.rank() == 1 { last.clone() } else { x.clone() }).collect();
+                Signature { operands, results, whole: last }
+            }
+            Self::RopeTable { .. } => of(vec![], vec!["sd", "sd"], ""),
+            Self::Rope { .. } => of(vec!["bsnd", "sr", "sr"], vec!["bsnd"], "dr"),
+            Self::Attention { .. } => of(vec!["bsnd", "btgd", "btge"], vec!["bsne", "bns"], "tde"),
+            Self::AttentionGrad { .. } => {
+                of(vec!["bsnd", "btgd", "btge", "bsne", "bns", "bsne"], vec!["bsnd", "btgd", "btge"], "tde")
+            }
+            Self::CrossEntropy | Self::CrossEntropyGrad => {
+                let logits = letters(ins[0].rank());
+                let rows = logits[..logits.len() - 1].to_vec();
+                let side = |n: usize| std::iter::repeat_n(rows.clone(), n);
+                match self {
+                    Self::CrossEntropy => Signature {
+                        operands: std::iter::once(logits).chain(side(1)).collect(),
+                        results: side(2).collect(),
+                        whole: vec![],
+                    },
+                    _ => Signature {
+                        operands: std::iter::once(logits.clone()).chain(side(3)).collect(),
+                        results: vec![logits],
+                        whole: vec![],
+                    },
+                }
+            }
+            Self::SumSquares => Signature {
+                operands: ins.iter().map(|t| letters(t.rank())).collect(),
+                results: vec![vec![]],
+                whole: vec![],
+            },
+            Self::AdamW { .. } => {
+                let l = letters(outs[0].rank());
+                let operands = ins.iter().map(|t| if t.rank() == l.len() { l.clone() } else { vec![] }).collect();
+                Signature { operands, results: vec![l; 3], whole: vec![] }
+            }
+        })
+    }
+
+    /// Floating-point operations of one execution: 2 per multiply-add of a contraction, 1 per element otherwise.
+    pub fn flops(&self, ins: &[TensorType], outs: &[TensorType]) -> u64 {
+        let elements = |t: &TensorType| t.elements() as u64;
+        match self {
+            Self::Einsum { spec } => {
+                let Ok([a, b, _]) = parse_einsum(spec) else { return 0 };
+                let free = b.iter().zip(&ins[1].dims).filter(|(c, _)| !a.contains(c)).map(|(_, d)| *d as u64);
+                2 * elements(&ins[0]) * free.product::<u64>()
+            }
+            Self::Attention { causal, .. } | Self::AttentionGrad { causal, .. } => {
+                let (q, v) = (&ins[0], &ins[2]);
+                let pairs = (q.dims[0] * q.dims[2] * q.dims[1] * q.dims[1]) as u64 / if *causal { 2 } else { 1 };
+                let (d, e) = (q.dims[3] as u64, v.dims[3] as u64);
+                match self {
+                    Self::Attention { .. } => 2 * pairs * (d + e),
+                    _ => 2 * pairs * (3 * d + 2 * e),
+                }
+            }
+            Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
+            Self::Constant { .. } | Self::Transpose { .. } | Self::Embed => 0,
+            Self::Reduce { .. } | Self::SumSquares => ins.iter().map(elements).sum(),
+            _ => outs.iter().map(elements).sum(),
+        }
+    }
+
+    /// Bytes read and written by one execution when nothing is cached.
+    pub fn bytes(&self, ins: &[TensorType], outs: &[TensorType]) -> u64 {
+        match self {
+            Self::Reshape => 0,
+            _ => ins.iter().chain(outs).map(|t| t.bytes() as u64).sum(),
+        }
+    }
+}
+
+/// Labels of a reshape: runs of dims with equal products share the label of their outermost dims; the inner ones of a
+/// split or merged run are new labels, `whole` because a split there would not be a rectangle on the other side.
+fn reshape_signature(from: &[usize], to: &[usize]) -> Signature {
+    let mut fresh = 'a'..='z';
+    let mut next = || fresh.next().unwrap_or('?');
+    let (mut a, mut b, mut whole) = (vec![], vec![], vec![]);
+    let (mut i, mut j) = (0, 0);
+    while i < from.len() || j < to.len() {
+        // Extents of one are labelled on their own side.
+        if i < from.len() && from[i] == 1 && to.get(j) != Some(&1) {
+            a.push(next());
+            i += 1;
+            continue;
+        }
+        if j < to.len() && to[j] == 1 && from.get(i) != Some(&1) {
+            b.push(next());
+            j += 1;
+            continue;
+        }
+        if i >= from.len() || j >= to.len() {
+            break;
+        }
+        let shared = next();
+        a.push(shared);
+        b.push(shared);
+        let (mut pa, mut pb) = (from[i], to[j]);
+        i += 1;
+        j += 1;
+        while pa != pb {
+            let (side, product, dims, at) =
+                if pa < pb { (&mut a, &mut pa, from, &mut i) } else { (&mut b, &mut pb, to, &mut j) };
+            let Some(d) = dims.get(*at) else { break };
+            let label = next();
+            side.push(label);
+            whole.push(label);
+            *product *= d;
+            *at += 1;
+        }
+    }
+    Signature { operands: vec![a], results: vec![b], whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::DType;
+
+    fn t(dims: &[usize]) -> TensorType {
+        TensorType::new(DType::F32, dims)
+    }
+
+    #[test]
+    fn einsum_dims_follow_labels() {
+        assert_eq!(einsum_dims("bsh,kh->bsk", &[2, 3, 4], &[5, 4]), Ok(vec![2, 3, 5]));
+        assert!(einsum_dims("bsh,kh->bsk", &[2, 3, 4], &[5, 6]).is_err());
+        assert!(einsum_dims("ab,b", &[1, 2], &[2]).is_err());
+        assert!(einsum_dims("aa,ab->b", &[2, 2], &[2, 2]).is_err());
+        assert!(einsum_dims("ab,bc->ad", &[1, 2], &[2, 2]).is_err());
+    }
+
+    #[test]
+    fn splitting_heads_keeps_batch_and_sequence_labels() {
+        let s = Op::Reshape.signature(&[t(&[2, 8, 64])], &[t(&[2, 8, 4, 16])]).unwrap();
+        assert_eq!(s.to_string(), "abc->abcd");
+        assert_eq!(s.whole, vec!['d']);
+        let s = Op::Reshape.signature(&[t(&[2, 8, 64])], &[t(&[16, 64])]).unwrap();
+        assert_eq!(s.to_string(), "abc->ac");
+    }
+
+    #[test]
+    fn matmul_counts_two_flops_per_product() {
+        let op = Op::Einsum { spec: "bsh,kh->bsk".into() };
+        assert_eq!(op.flops(&[t(&[2, 3, 4]), t(&[5, 4])], &[t(&[2, 3, 5])]), 2 * 2 * 3 * 4 * 5);
+    }
+}
