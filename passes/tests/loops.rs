@@ -98,7 +98,13 @@ fn check(params: &[TensorType], tolerance: f64, build: impl Fn(&mut Builder<'_>,
             Tensor::new(t.clone(), &data)
         })
         .collect();
-    let module = Module { name: "t".into(), level: Level::Kernel, mesh: Mesh::default(), run: run_spec(), funcs: vec![func.clone()] };
+    let module = Module {
+        name: "t".into(),
+        level: Level::Kernel,
+        mesh: Mesh::default(),
+        run: run_spec(),
+        funcs: vec![func.clone()],
+    };
     let named: HashMap<String, Tensor> = args.iter().enumerate().map(|(i, t)| (format!("p{i}"), t.clone())).collect();
     let expected = interpret(&module, "group", &named).unwrap();
     for level in CpuLevel::ALL.into_iter().filter(|l| *l <= features::detect()) {
@@ -110,8 +116,16 @@ fn check(params: &[TensorType], tolerance: f64, build: impl Fn(&mut Builder<'_>,
             for (r, g) in func.results.iter().zip(&got) {
                 let (want, got) = (expected[&r.name].to_f64(), g.to_f64());
                 let scale = want.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
-                let worst = want.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, d| if d.is_nan() { f64::NAN } else { m.max(d) });
-                assert!(worst <= tolerance * scale, "{} at {level}, {workers} workers: off by {worst} of {scale}", r.name);
+                let worst = want
+                    .iter()
+                    .zip(&got)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, |m: f64, d| if d.is_nan() { f64::NAN } else { m.max(d) });
+                assert!(
+                    worst <= tolerance * scale,
+                    "{} at {level}, {workers} workers: off by {worst} of {scale}",
+                    r.name
+                );
             }
         }
     }

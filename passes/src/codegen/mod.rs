@@ -8,6 +8,7 @@ pub mod llvm;
 mod llvm_c;
 pub mod loops;
 pub mod simd;
+pub mod squares;
 
 pub use generated::Generated;
 
