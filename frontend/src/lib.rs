@@ -1,1 +1,3 @@
-//! frontend
+//! From the YAML text a user has to a checked [`config::Config`], and from that to a module.
+
+pub mod config;
