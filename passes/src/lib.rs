@@ -1,7 +1,9 @@
 //! Compilation: passes from module to module, the manager that runs them, and the step from module to plan.
 
+pub mod autodiff;
 pub mod codegen;
 pub mod dce;
+pub mod optimizer;
 pub mod options;
 pub mod pass;
 pub mod pipeline;
@@ -22,4 +24,8 @@ pub const CODES: &[&Code] = &[
     &codegen::NO_LINKER,
     &codegen::LINK_FAILED,
     &codegen::KERNEL_IO,
+    &autodiff::NO_FORWARD,
+    &autodiff::NO_LOSS,
+    &autodiff::NO_DERIVATIVE,
+    &optimizer::NO_GRADIENTS,
 ];
