@@ -1,9 +1,16 @@
 //! Kernels: from loop-level MLIR text to one shared object that the runtime loads.
 
 pub mod gemm;
+pub mod attention;
+pub mod emit;
+mod generated;
 mod link;
 pub mod llvm;
 mod llvm_c;
+pub mod loops;
+pub mod simd;
+
+pub use generated::Generated;
 
 use athanor_ir::Code;
 
