@@ -1,11 +1,14 @@
 //! Kernels: from loop-level MLIR text to one shared object that the runtime loads.
 
 pub mod attention;
+pub mod cross_entropy;
+pub mod embed;
 pub mod emit;
 mod generated;
 mod link;
 pub mod llvm;
 mod llvm_c;
+pub mod rope;
 pub mod simd;
 
 pub use generated::Generated;
