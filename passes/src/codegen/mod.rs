@@ -2,12 +2,15 @@
 
 pub mod gemm;
 pub mod attention;
+pub mod cross_entropy;
+pub mod embed;
 pub mod emit;
 mod generated;
 mod link;
 pub mod llvm;
 mod llvm_c;
 pub mod loops;
+pub mod rope;
 pub mod simd;
 pub mod squares;
 

@@ -59,6 +59,11 @@ impl Simd {
         }
     }
 
+    /// The same instructions on vectors of `lanes`, for what is left of a row.
+    pub fn narrowed(self, lanes: usize) -> Self {
+        Self { lanes, ..self }
+    }
+
     /// Type of a full register of f32.
     pub fn ty(&self) -> String {
         format!("vector<{}xf32>", self.lanes)
@@ -219,10 +224,18 @@ impl Simd {
         ));
     }
 
+    /// Copies `width` elements between buffers of the same element type.
+    pub fn copy(&self, e: &mut Emit, (src, at): (&Buf, &[Val]), (dst, to): (&Buf, &[Val]), width: usize) {
+        let ty = format!("vector<{width}x{}>", src.element);
+        let x = e.val(format_args!("vector.load {}[{}] : {}, {ty}", src.val, list(at), src.ty()));
+        e.stmt(format_args!("vector.store {x}, {}[{}] : {}, {ty}", dst.val, list(to), dst.ty()));
+    }
+
     /// Rounds `width` lanes of f32 to bf16.
     pub fn round_bf16(&self, e: &mut Emit, value: Val, width: usize) -> Val {
         let (f32s, ints) = (format!("vector<{width}xf32>"), format!("vector<{width}xi32>"));
-        if self.rounds_bf16 {
+        // Narrower than an instruction, LLVM would call a library function.
+        if self.rounds_bf16 && width >= 4 {
             return e.val(format_args!("arith.truncf {value} : {f32s} to vector<{width}xbf16>"));
         }
         let int = |e: &mut Emit, n: i64| e.val(format_args!("arith.constant dense<{n}> : {ints}"));
