@@ -1,10 +1,10 @@
 //! Kernels: from loop-level MLIR text to one shared object that the runtime loads.
 
-pub mod gemm;
 pub mod attention;
 pub mod cross_entropy;
 pub mod embed;
 pub mod emit;
+pub mod gemm;
 mod generated;
 mod link;
 pub mod llvm;
