@@ -185,7 +185,8 @@ fn bench(
         let runs = if spec.accumulate { 4 * rounds() } else { 1 } as f64;
         for i in (0..spec.m * spec.n).step_by(997) {
             let [theirs, ours] = [0, 1].map(|who| value(spec.c.dtype, &results[who], i) / runs);
-            let tolerance = if spec.c.dtype == DType::BF16 { 0.02 * ours.abs() + 0.2 } else { 1e-3 * (spec.k as f64).sqrt() };
+            let tolerance =
+                if spec.c.dtype == DType::BF16 { 0.02 * ours.abs() + 0.2 } else { 1e-3 * (spec.k as f64).sqrt() };
             assert!((theirs - ours).abs() <= tolerance, "{spec:?} at {i}: oneDNN {theirs}, ours {ours}");
         }
     }

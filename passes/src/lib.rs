@@ -1,7 +1,7 @@
 //! Compilation: passes from module to module, the manager that runs them, and the step from module to plan.
 
-pub mod codegen;
 pub mod autodiff;
+pub mod codegen;
 pub mod dce;
 pub mod optimizer;
 pub mod options;

@@ -1,8 +1,8 @@
 //! Kernels: from loop-level MLIR text to one shared object that the runtime loads.
 
-pub mod gemm;
 pub mod attention;
 pub mod emit;
+pub mod gemm;
 mod generated;
 mod link;
 pub mod llvm;
