@@ -77,6 +77,14 @@ impl Simd {
         e.val(format_args!("vector.shuffle {both}, {both} [{}] : {ty}, {ty}", lanes.join(", ")))
     }
 
+    /// The first (`part` 0) or second half of the lanes of two bf16 registers, alternating.
+    pub fn weave_bf16(&self, e: &mut Emit, a: Val, b: Val, part: usize) -> Val {
+        let n = 2 * self.lanes;
+        let lanes: Vec<String> = (0..n).map(|l| (part * self.lanes + l / 2 + n * (l % 2)).to_string()).collect();
+        let ty = format!("vector<{n}xbf16>");
+        e.val(format_args!("vector.shuffle {a}, {b} [{}] : {ty}, {ty}", lanes.join(", ")))
+    }
+
     /// Stores a full register of bf16.
     pub fn store_bf16(&self, e: &mut Emit, value: Val, buf: &Buf, at: &[Val]) {
         let ty = format!("vector<{}xbf16>", 2 * self.lanes);

@@ -6,6 +6,7 @@
 //! is widened. Tiles above the diagonal are never computed.
 
 mod backward;
+mod backward_tiles;
 mod forward;
 mod forward_tiles;
 mod layout;
@@ -103,5 +104,5 @@ pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated
 /// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]` → dq, dk, dv like q, k, v, scratch bytes. A grid item
 /// is a (sequence, key head) pair, so the sums over the query heads of a group have one writer and a fixed order.
 pub fn backward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
-    backward::generate(spec, level, symbol)
+    if spec.on_tiles(level) { backward_tiles::generate(spec, symbol) } else { backward::generate(spec, level, symbol) }
 }
