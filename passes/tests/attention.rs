@@ -120,3 +120,14 @@ fn f32_matches_the_definition() {
         check(&AttentionSpec { causal: false, ..spec(2, 64, (2, 1), (20, 256)) }, level);
     }
 }
+
+#[test]
+fn bf16_matches_the_definition() {
+    for level in levels() {
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(2, 70, (4, 2), (16, 16)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 130, (2, 1), (64, 64)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 100, (3, 3), (24, 40)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 33, (2, 2), (192, 128)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, causal: false, ..spec(1, 77, (2, 2), (32, 48)) }, level);
+    }
+}
