@@ -1,1 +1,3 @@
-//! backends
+//! Devices that execute plan steps, and communicators between ranks.
+
+pub mod cpu;

@@ -89,6 +89,15 @@ pub struct GemmSpec {
     pub accumulate: bool,
 }
 
+impl GemmSpec {
+    /// The same product written as Cᵀ = Bᵀ·Aᵀ: operands change places and every matrix its strides.
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        let flip = |m: MatRef| MatRef { row_stride: m.col_stride, col_stride: m.row_stride, ..m };
+        Self { m: self.n, n: self.m, a: flip(self.b), b: flip(self.a), c: flip(self.c), ..self }
+    }
+}
+
 /// How a kernel is carried out on the CPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]

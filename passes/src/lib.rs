@@ -1,15 +1,34 @@
-//! Compilation: passes from module to module, and the manager that runs them.
+//! Compilation: passes from module to module, the manager that runs them, and the step from module to plan.
 
+pub mod autodiff;
+pub mod codegen;
 pub mod dce;
+mod egraph;
+pub mod fuse;
+pub mod optimizer;
 pub mod options;
 pub mod pass;
 pub mod pipeline;
+pub mod plan;
 pub mod registry;
+pub mod simplify;
 
 pub use pass::Pass;
 
 use athanor_ir::Code;
 
 /// Every code that this crate reports.
-pub const CODES: &[&Code] =
-    &[&registry::UNKNOWN_PASS, &options::UNKNOWN_OPTION, &options::BAD_OPTION, &pipeline::BAD_PIPELINE];
+pub const CODES: &[&Code] = &[
+    &registry::UNKNOWN_PASS,
+    &options::UNKNOWN_OPTION,
+    &options::BAD_OPTION,
+    &pipeline::BAD_PIPELINE,
+    &codegen::BAD_KERNEL,
+    &codegen::NO_LINKER,
+    &codegen::LINK_FAILED,
+    &codegen::KERNEL_IO,
+    &autodiff::NO_FORWARD,
+    &autodiff::NO_LOSS,
+    &autodiff::NO_DERIVATIVE,
+    &optimizer::NO_GRADIENTS,
+];

@@ -1,0 +1,108 @@
+//! Fused causal attention on the CPU, forward and backward, without the sequence × sequence matrix.
+//!
+//! Both directions work on transposed scores: a register tile holds a few keys (its rows) times a vector of queries, so
+//! that the softmax needs no horizontal reduction and every one of the seven products reads its operands in the order
+//! in which they were written. Keys and values are copied once per grid item into f32 rows, which is also where bf16
+//! is widened. Tiles above the diagonal are never computed.
+
+mod backward;
+mod backward_tiles;
+mod forward;
+mod forward_tiles;
+mod layout;
+mod pack;
+mod tile;
+mod tiles;
+
+use athanor_ir::target::CpuLevel;
+
+use super::Generated;
+use super::emit::Buf;
+use super::simd::Float;
+
+/// The attention of one layer on one rank.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionSpec {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads; query head `h` uses key head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Width of a query and of a key.
+    pub head_dim: usize,
+    /// Width of a value.
+    pub v_head_dim: usize,
+    /// Factor on the scores, usually `head_dim^-1/2`; above 0.
+    pub scale: f64,
+    /// A query sees only keys at its own and earlier positions.
+    pub causal: bool,
+    /// Element type of q, k, v, out and their gradients.
+    pub dtype: Float,
+}
+
+impl AttentionSpec {
+    /// Query heads that share a key head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Pairs of a query and a key that it sees, over all sequences and heads.
+    pub fn pairs(&self) -> usize {
+        let per_head = if self.causal { self.seq * (self.seq + 1) / 2 } else { self.seq * self.seq };
+        self.batch * self.heads * per_head
+    }
+
+    /// Floating-point operations of the two products of the forward pass.
+    pub fn forward_flops(&self) -> usize {
+        2 * self.pairs() * (self.head_dim + self.v_head_dim)
+    }
+
+    /// Floating-point operations of the five products of the backward pass.
+    pub fn backward_flops(&self) -> usize {
+        2 * self.pairs() * (3 * self.head_dim + 2 * self.v_head_dim)
+    }
+
+    /// bf16 products run on tile registers where there are any.
+    fn on_tiles(&self, level: CpuLevel) -> bool {
+        level == CpuLevel::Amx && self.dtype == Float::Bf16
+    }
+
+    fn q(&self, name: &'static str) -> Buf {
+        Buf::arg(name, &[self.batch, self.seq, self.heads, self.head_dim], self.dtype.name())
+    }
+
+    fn k(&self, name: &'static str) -> Buf {
+        Buf::arg(name, &[self.batch, self.seq, self.kv_heads, self.head_dim], self.dtype.name())
+    }
+
+    fn v(&self, name: &'static str) -> Buf {
+        Buf::arg(name, &[self.batch, self.seq, self.kv_heads, self.v_head_dim], self.dtype.name())
+    }
+
+    fn out(&self, name: &'static str) -> Buf {
+        Buf::arg(name, &[self.batch, self.seq, self.heads, self.v_head_dim], self.dtype.name())
+    }
+
+    fn lse(&self) -> Buf {
+        Buf::arg("lse", &[self.batch, self.heads, self.seq], "f32")
+    }
+}
+
+/// The forward kernel.
+///
+/// Buffers: q `[b,s,n,d]`, k `[b,s,g,d]`, v `[b,s,g,dv]` → out `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the
+/// sum of exponentials of the scaled scores), scratch bytes. A grid item is a (sequence, key head) pair.
+pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
+    if spec.on_tiles(level) { forward_tiles::generate(spec, symbol) } else { forward::generate(spec, level, symbol) }
+}
+
+/// The backward kernel.
+///
+/// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]` → dq, dk, dv like q, k, v, scratch bytes. A grid item
+/// is a (sequence, key head) pair, so the sums over the query heads of a group have one writer and a fixed order.
+pub fn backward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
+    if spec.on_tiles(level) { backward_tiles::generate(spec, symbol) } else { backward::generate(spec, level, symbol) }
+}

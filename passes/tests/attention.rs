@@ -1,0 +1,133 @@
+//! Attention kernels against a plain f64 implementation, at every level this machine runs.
+
+mod harness;
+
+use athanor_ir::target::CpuLevel;
+use athanor_passes::codegen::attention::{AttentionSpec, backward, forward};
+use athanor_passes::codegen::simd::Float;
+use harness::{Library, Tensor, levels};
+
+/// What attention and its gradients are, in f64 and by definition.
+struct Reference {
+    out: Vec<f64>,
+    lse: Vec<f64>,
+    dq: Vec<f64>,
+    dk: Vec<f64>,
+    dv: Vec<f64>,
+}
+
+fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Reference {
+    let AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, .. } = *spec;
+    let at = |b: usize, s: usize, h: usize, n: usize, w: usize| ((b * seq + s) * n + h) * w;
+    let mut r = Reference {
+        out: vec![0.0; batch * seq * heads * e],
+        lse: vec![0.0; batch * heads * seq],
+        dq: vec![0.0; q.len()],
+        dk: vec![0.0; k.len()],
+        dv: vec![0.0; v.len()],
+    };
+    for (b, h, i) in (0..batch).flat_map(|b| (0..heads).flat_map(move |h| (0..seq).map(move |i| (b, h, i)))) {
+        let g = h / (heads / kv_heads);
+        let keys = if causal { i + 1 } else { seq };
+        let (qi, oi) = (at(b, i, h, heads, d), at(b, i, h, heads, e));
+        let scores: Vec<f64> = (0..keys)
+            .map(|j| scale * (0..d).map(|x| q[qi + x] * k[at(b, j, g, kv_heads, d) + x]).sum::<f64>())
+            .collect();
+        let max = scores.iter().copied().fold(f64::MIN, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        r.lse[(b * heads + h) * seq + i] = max + sum.ln();
+        let p: Vec<f64> = scores.iter().map(|s| (s - max).exp() / sum).collect();
+        let mut dp = vec![0.0; keys];
+        for j in 0..keys {
+            let vj = at(b, j, g, kv_heads, e);
+            for x in 0..e {
+                r.out[oi + x] += p[j] * v[vj + x];
+                r.dv[vj + x] += p[j] * dout[oi + x];
+                dp[j] += dout[oi + x] * v[vj + x];
+            }
+        }
+        let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+        for j in 0..keys {
+            let ds = p[j] * (dp[j] - mean) * scale;
+            let kj = at(b, j, g, kv_heads, d);
+            for x in 0..d {
+                r.dq[qi + x] += ds * k[kj + x];
+                r.dk[kj + x] += ds * q[qi + x];
+            }
+        }
+    }
+    r
+}
+
+fn spec(batch: usize, seq: usize, (heads, kv_heads): (usize, usize), (d, e): (usize, usize)) -> AttentionSpec {
+    let scale = 1.3 / (d as f64).sqrt();
+    AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal: true, dtype: Float::F32 }
+}
+
+/// Runs both kernels on the worker counts given and compares with the reference.
+fn check(spec: &AttentionSpec, level: CpuLevel) {
+    let AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, dtype, .. } = *spec;
+    let (fwd, bwd) = (forward(spec, level, "fwd"), backward(spec, level, "bwd"));
+    let library = Library::build(&[fwd.clone(), bwd.clone()], level);
+    let q = Tensor::random(dtype, batch * seq * heads * d, 1);
+    let k = Tensor::random(dtype, batch * seq * kv_heads * d, 2);
+    let v = Tensor::random(dtype, batch * seq * kv_heads * e, 3);
+    let dout = Tensor::random(dtype, batch * seq * heads * e, 4);
+    let want = reference(spec, &q.f64s(), &k.f64s(), &v.f64s(), &dout.f64s());
+
+    let mut first: Option<Vec<Tensor>> = None;
+    for workers in [1, 2, 3] {
+        let out = Tensor::filled(dtype, dout.len());
+        let lse = Tensor::filled(Float::F32, batch * heads * seq);
+        library.run(&fwd, workers, &[&q, &k, &v, &out, &lse]);
+        let grads = [Tensor::filled(dtype, q.len()), Tensor::filled(dtype, k.len()), Tensor::filled(dtype, v.len())];
+        library.run(&bwd, workers, &[&q, &k, &v, &out, &lse, &dout, &grads[0], &grads[1], &grads[2]]);
+        let [dq, dk, dv] = grads;
+        let got = vec![out, lse, dq, dk, dv];
+        if let Some(first) = &first {
+            assert!(*first == got, "{spec:?} {level}: {workers} workers change the result");
+            continue;
+        }
+        // bf16 inputs are exact, and out is rounded once; gradients also see the rounding of out and of what tiles hold.
+        let (one, grad) = if dtype == Float::F32 { (1e-5, 1e-5) } else { (1.0 / 128.0, 1.0 / 64.0) };
+        let names = [
+            ("out", &want.out, one),
+            ("lse", &want.lse, one),
+            ("dq", &want.dq, grad),
+            ("dk", &want.dk, grad),
+            ("dv", &want.dv, grad),
+        ];
+        for ((name, want, bound), got) in names.into_iter().zip(&got) {
+            // With one key every probability is 1 and the gradient of the scores is 0: then the bound is absolute.
+            let largest = want.iter().fold(0.01, |m: f64, x| m.max(x.abs()));
+            for (i, (w, g)) in want.iter().zip(got.f64s()).enumerate() {
+                assert!((w - g).abs() <= bound * largest, "{spec:?} {level}: {name}[{i}] is {g}, not {w}");
+            }
+        }
+        first = Some(got);
+    }
+}
+
+#[test]
+fn f32_matches_the_definition() {
+    for level in levels() {
+        check(&spec(2, 70, (4, 2), (16, 16)), level);
+        check(&spec(1, 1, (1, 1), (16, 24)), level);
+        check(&spec(1, 130, (2, 1), (64, 64)), level);
+        check(&spec(1, 257, (3, 3), (24, 40)), level);
+        check(&spec(1, 33, (6, 2), (192, 128)), level);
+        check(&AttentionSpec { causal: false, ..spec(1, 77, (2, 2), (32, 48)) }, level);
+        check(&AttentionSpec { causal: false, ..spec(2, 64, (2, 1), (20, 256)) }, level);
+    }
+}
+
+#[test]
+fn bf16_matches_the_definition() {
+    for level in levels() {
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(2, 70, (4, 2), (16, 16)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 130, (2, 1), (64, 64)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 100, (3, 3), (24, 40)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 33, (2, 2), (192, 128)) }, level);
+        check(&AttentionSpec { dtype: Float::Bf16, causal: false, ..spec(1, 77, (2, 2), (32, 48)) }, level);
+    }
+}
