@@ -1,15 +1,12 @@
 //! Runs passes under MLIR's pass manager: decode, run, verify, emit, with MLIR's verifier after each.
 
-use crate::observe::{Observe, PassTime, Timings, write_dump};
+pub use crate::observe::{Observe, Select, Timings};
+use crate::observe::{PassTime, write_dump};
 use crate::pass::Pass;
-use athanor_ir::mlir::{Context, MlirModule, REFUSED, decode_operation, print_operation, replace_operation};
+use athanor_ir::mlir::{Context, MlirModule, REFUSED, Step, View};
 use athanor_ir::{Code, Diagnostic, Module, Result, verify::verify};
-use melior::ir::OperationRef;
-use melior::ir::r#type::TypeId;
-use melior::pass::{ExternalPass, PassManager, create_external};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::time::Instant;
 
 /// A pass returned a module that is not valid.
@@ -28,18 +25,6 @@ pub const INTERNAL: Code = Code {
               module before the pass: `--dump-ir DIR` writes it.",
 };
 
-/// All passes share one identity: MLIR tells them apart by their names.
-#[repr(align(8))]
-struct PassId(#[allow(dead_code, reason = "gives the identity an address of its own")] u64);
-static PASS_ID: PassId = PassId(0);
-
-/// What the callbacks leave for the caller.
-#[derive(Default)]
-struct Progress {
-    times: Vec<PassTime>,
-    error: Option<Box<Diagnostic>>,
-}
-
 /// The module after `passes`, and the time each took.
 ///
 /// # Errors
@@ -48,7 +33,7 @@ struct Progress {
 pub fn run(module: &Module, passes: &[Box<dyn Pass>], observe: &Observe) -> Result<(Module, Timings)> {
     let context = Context::new();
     let mut mlir = context.emit(module)?;
-    let timings = run_on(&context, &mut mlir, passes, observe)?;
+    let timings = run_on(&mut mlir, passes, observe)?;
     Ok((mlir.decode()?, timings))
 }
 
@@ -56,48 +41,33 @@ pub fn run(module: &Module, passes: &[Box<dyn Pass>], observe: &Observe) -> Resu
 ///
 /// # Errors
 /// As [`run`]. The module is then as the last pass that succeeded left it.
-pub fn run_on<'c>(
-    context: &'c Context,
-    module: &mut MlirModule<'c>,
-    passes: &[Box<dyn Pass>],
-    observe: &Observe,
-) -> Result<Timings> {
+pub fn run_on(module: &mut MlirModule<'_>, passes: &[Box<dyn Pass>], observe: &Observe) -> Result<Timings> {
     let start = Instant::now();
     let passes = observe.check(passes)?;
     module.verify()?;
     if let Some(dir) = &observe.dump_dir {
         write_dump(dir, 0, "input", &module.print())?;
     }
-    let manager = PassManager::new(context.melior());
-    manager.enable_verifier(true);
-    let progress = Rc::new(RefCell::new(Progress::default()));
-    for (i, pass) in passes.iter().enumerate() {
-        let (pass, progress) = (pass.as_ref(), Rc::clone(&progress));
-        let callback = move |operation: OperationRef, external: ExternalPass| {
-            let result = step(context, operation, pass, i + 1, observe);
-            let mut progress = progress.borrow_mut();
-            match result {
-                Ok(time) => progress.times.push(time),
-                Err(e) => {
-                    progress.error = Some(e);
-                    external.signal_failure();
-                }
+    let times = RefCell::new(vec![]);
+    let work: Vec<_> = passes
+        .iter()
+        .enumerate()
+        .map(|(i, pass)| {
+            let times = &times;
+            move |view: View<'_>| {
+                times.borrow_mut().push(step(view, pass.as_ref(), i + 1, observe)?);
+                Ok(())
             }
-        };
-        let id = TypeId::create(&PASS_ID);
-        manager.add_pass(create_external(callback, id, pass.name(), pass.name(), pass.summary(), "", &[]));
-    }
-    let outcome = context.explained(&REFUSED, "MLIR's pass manager failed", || manager.run(module.melior_mut()).ok());
-    let progress = progress.take();
-    if let Some(e) = progress.error {
-        return Err(e);
-    }
-    // The verifier of MLIR refused what the last pass made.
-    outcome.map_err(|e| match progress.times.last() {
-        Some(last) => broken(&last.pass, &e),
-        None => e,
+        })
+        .collect();
+    let steps: Vec<Step<'_>> =
+        passes.iter().zip(&work).map(|(p, work)| Step { name: p.name(), summary: p.summary(), work }).collect();
+    module.run(&steps).map_err(|stopped| match stopped.done.checked_sub(1) {
+        // MLIR's verifier refused what the last pass made.
+        Some(last) if stopped.why.code == &REFUSED => broken(passes[last].name(), &stopped.why),
+        _ => stopped.why,
     })?;
-    Ok(Timings { passes: progress.times, total: start.elapsed() })
+    Ok(Timings { passes: times.take(), total: start.elapsed() })
 }
 
 fn broken(pass: &str, why: &Diagnostic) -> Box<Diagnostic> {
@@ -106,20 +76,14 @@ fn broken(pass: &str, why: &Diagnostic) -> Box<Diagnostic> {
 }
 
 /// One pass on the module operation.
-fn step(
-    context: &Context,
-    operation: OperationRef<'_, '_>,
-    pass: &dyn Pass,
-    number: usize,
-    observe: &Observe,
-) -> Result<PassTime> {
+fn step(view: View<'_>, pass: &dyn Pass, number: usize, observe: &Observe) -> Result<PassTime> {
     let name = pass.name();
     if observe.print_before.has(name) {
-        observe.print("Before", name, &print_operation(context, operation));
+        observe.print("Before", name, &view.print());
     }
     let mut time = PassTime { pass: name.to_owned(), ..PassTime::default() };
     let start = Instant::now();
-    let before = decode_operation(context, operation)?;
+    let before = view.decode()?;
     time.decode = start.elapsed();
 
     let start = Instant::now();
@@ -136,14 +100,14 @@ fn step(
     time.verify = start.elapsed();
 
     let start = Instant::now();
-    replace_operation(context, operation, &after).map_err(|e| broken(name, &e))?;
+    view.replace(&after).map_err(|e| broken(name, &e))?;
     time.emit = start.elapsed();
 
     if observe.print_after.has(name) {
-        observe.print("After", name, &print_operation(context, operation));
+        observe.print("After", name, &view.print());
     }
     if let Some(dir) = &observe.dump_dir {
-        write_dump(dir, number, name, &print_operation(context, operation))?;
+        write_dump(dir, number, name, &view.print())?;
     }
     Ok(time)
 }
@@ -151,7 +115,6 @@ fn step(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Select;
     use athanor_ir::verify::INVALID_IR;
     use athanor_ir::{Builder, DType, Func, Level, Loc, Op, Role, TensorType, Unary, ValueId};
 
@@ -194,9 +157,11 @@ mod tests {
 
     #[test]
     fn passes_run_in_order_and_are_timed() {
-        let passes = [of("grow", grow), Box::new(crate::dce::Dce), of("level", |m| {
-            Ok(Module { level: Level::Kernel, name: "after".into(), ..m.clone() })
-        })];
+        let passes = [
+            of("grow", grow),
+            Box::new(crate::dce::Dce),
+            of("level", |m| Ok(Module { level: Level::Kernel, name: "after".into(), ..m.clone() })),
+        ];
         let (after, timings) = run(&module(), &passes, &Observe::default()).unwrap();
         let ops: Vec<&str> = after.funcs[0].nodes.iter().map(|n| n.op.name()).collect();
         assert_eq!(ops, ["exp", "exp"]);
@@ -222,7 +187,8 @@ mod tests {
     fn errors_of_a_pass_come_back_as_they_are_and_stop_the_pipeline() {
         const NO: Code = Code { id: "P9999", title: "no", explain: "No." };
         let never: fn(&Module) -> Result<Module> = |_| panic!("must not run");
-        let passes = [of("no", |_| Diagnostic::error(&NO, "no such function").help("add it").err()), of("never", never)];
+        let passes =
+            [of("no", |_| Diagnostic::error(&NO, "no such function").help("add it").err()), of("never", never)];
         let e = run(&module(), &passes, &Observe::default()).unwrap_err();
         assert_eq!((e.code, e.message.as_str(), e.help.as_deref()), (&NO, "no such function", Some("add it")));
     }

@@ -17,7 +17,7 @@ pub fn opt(input_name: &str, text: &str, pipeline: &str, observe: &Observe) -> R
     let passes = build(pipeline)?;
     let context = Context::new();
     let mut module = context.parse(input_name, text)?;
-    let timings = run_on(&context, &mut module, &passes, observe)?;
+    let timings = run_on(&mut module, &passes, observe)?;
     Ok((module.print(), timings))
 }
 
