@@ -1,4 +1,4 @@
-//! The CPU device: feature checks, the thread pool, library products and the reference meaning of every op.
+//! The CPU device: feature checks, the thread pool, library products, and the reference implementation of every op.
 
 mod arena;
 pub mod check;

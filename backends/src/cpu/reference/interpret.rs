@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 /// A function that cannot be interpreted with the given arguments.
 pub const INTERPRET: Code = Code {
-    id: "B0101",
+    id: "B0201",
     title: "the function cannot be interpreted",
     explain: "The reference interpreter runs a function of a module on given tensors. It needs one argument of the \
               declared type for each parameter, and token ids and labels below the size of their table.",
