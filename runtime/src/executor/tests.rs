@@ -128,7 +128,7 @@ fn no_stage_makes_it_panic() {
     use proptest::prelude::*;
     let toy = Toy::default();
     let good = serde_json::to_value(&toy::plan(&toy).stages).unwrap();
-    let leaves = (0..).find(|n| !mutate(&mut good.clone(), &mut n.clone(), 0)).unwrap();
+    let leaves = (0..100_000).find(|n| !mutate(&mut good.clone(), &mut { *n }, 0)).unwrap();
     let number = prop_oneof![0..80_u64, 0..8000_u64, any::<u64>()];
     let edits = prop::collection::vec((0..leaves, number), 1..3);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(600));

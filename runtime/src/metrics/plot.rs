@@ -65,7 +65,10 @@ fn smooth(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
         (0..values.len()).map(mean).collect()
     };
     let losses: Vec<f64> = points.iter().map(|p| p.1).collect();
-    points.iter().map(|p| p.0 as f64).zip(pass(&pass(&losses))).collect()
+    let smoothed = points.iter().map(|p| p.0 as f64).zip(pass(&pass(&losses)));
+    // The windows of the first and last steps are too narrow to smooth anything.
+    let ends = if points.len() > 8 * half { half } else { 0 };
+    smoothed.skip(ends).take(points.len() - 2 * ends).collect()
 }
 
 fn draw(title: &str, points: &[(u64, f64)]) -> std::result::Result<String, String> {
@@ -173,9 +176,11 @@ mod tests {
         let flat: Vec<(u64, f64)> = (1..50).map(|s| (s, 2.0)).collect();
         assert!(smooth(&flat).iter().all(|p| (p.1 - 2.0).abs() < 1e-12));
         let line: Vec<(u64, f64)> = (1..50).map(|s| (s, 3.0 * s as f64)).collect();
-        assert!(smooth(&line).iter().zip(&line).all(|(a, b)| (a.1 - b.1).abs() < 1e-9), "a line does not move");
+        assert!(smooth(&line).iter().all(|(s, l)| (l - 3.0 * s).abs() < 1e-9), "a line does not move");
         // The waves of the curve go, its fall stays.
         let smoothed = smooth(&curve(1000));
-        assert!(smoothed[20..980].iter().all(|(s, l)| (l - 2.0 - 4.0 * (-s / 80.0).exp()).abs() < 0.06));
+        assert!(
+            smoothed.len() == 970 && smoothed.iter().all(|(s, l)| (l - 2.0 - 4.0 * (-s / 80.0).exp()).abs() < 0.06)
+        );
     }
 }
