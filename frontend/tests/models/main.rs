@@ -8,7 +8,7 @@ use athanor_frontend::config::{Config, parse};
 
 /// A Mcore configuration with `model_config` lines, 4 sequences in a micro-batch.
 pub fn config(model: &[&str]) -> Config {
-    let model: String = model.iter().map(|l| format!("    {l}\n")).collect();
+    let model = model.iter().map(|l| ["    ", l, "\n"].concat()).collect::<String>();
     let text = format!(
         "run_mode: train\nuse_legacy: False\nmodel:\n  model_config:\n{model}runner_config:\n  batch_size: 4\n\
          optimizer:\n  type: AdamW\nlr_schedule:\n  type: ConstantWarmUpLR\n  learning_rate: 1.e-3\n  warmup_steps: 0\n\

@@ -6,7 +6,7 @@ use athanor_frontend::model::{Outputs, forward};
 fn refused(line: &str) -> (String, String) {
     let config = super::llama(&[line]);
     let e = forward(&config.model, &config.sources, 1, Outputs::default()).unwrap_err();
-    assert_eq!(e.code.id, "C0101");
+    assert_eq!(e.code.id, "C0110");
     assert!(e.help.is_some(), "{e}");
     let source = e.source.as_ref().expect("a place");
     (e.message.clone(), source.text[e.labels[0].range.clone()].to_owned())
