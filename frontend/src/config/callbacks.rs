@@ -160,3 +160,22 @@ fn async_save(s: &mut Section<'_>) -> Spanned<bool> {
         _ => s.get("async_save", false),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CheckpointFormat;
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn monitors_and_the_misspelt_class() {
+        let value = "[{type: CheckpointMointor, prefix: p, keep_checkpoint_max: 2, async_save: thread, \
+                     checkpoint_format: safetensors}, {type: MFLossMonitor, per_print_times: 5}, {type: ObsMonitor}]";
+        let callbacks = with(&[("callbacks", value)]).callbacks;
+        let checkpoint = callbacks.checkpoint.unwrap();
+        assert_eq!((checkpoint.prefix.as_str(), checkpoint.keep_checkpoint_max.value), ("p", 2));
+        assert!(checkpoint.async_save.value && checkpoint.checkpoint_format.value == CheckpointFormat::Safetensors);
+        assert_eq!(callbacks.loss.per_print_times.value, 5);
+        let wrong = complaints(&[("callbacks", "[{type: MFLossMonitor, per_print_time: 5}]")]);
+        assert_eq!(wrong, ["C0003 unknown key: `per_print_time` in `callbacks[0]`"]);
+    }
+}

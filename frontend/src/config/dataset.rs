@@ -259,7 +259,7 @@ fn gpt_dataset(mut s: Section<'_>) -> Option<GptDataset> {
     if seq_length.is_none() && c.peek("seq_length").is_none() {
         c.missing("seq_length", "add the tokens per sample");
     }
-    warn_random_seed(&c);
+    warn_random_seed(&mut c);
     let data_path = paths(&mut c, "data_path");
     let per_split = ["train_data_path", "valid_data_path", "test_data_path"].map(|key| paths(&mut c, key));
     let split = split(&mut c);
@@ -295,7 +295,8 @@ fn gpt_dataset(mut s: Section<'_>) -> Option<GptDataset> {
     Some(config)
 }
 
-fn warn_random_seed(c: &Section<'_>) {
+fn warn_random_seed(c: &mut Section<'_>) {
+    c.take(&["random_seed"]);
     if let Some(field) = c.peek("random_seed") {
         let found = Diagnostic::warning(
             &codes::COMPATIBILITY,
@@ -376,5 +377,55 @@ fn split(c: &mut Section<'_>) -> Option<Spanned<[f64; 3]>> {
             c.error_at(found, text.span, "not shares");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DataLoader, GptDataset, TokenDtype};
+    use crate::config::testing::{LLAMA, accepted, complaints, load_with, with};
+
+    fn megatron(changes: &[(&str, &str)]) -> GptDataset {
+        let loader = "train_dataset:\n  data_loader:\n    type: BlendedMegatronDatasetDataLoader\n    \
+                      datasets_type: GPTDataset\n    sizes: [1000, 0, 0]\n    config:\n      seq_length: 512\n      \
+                      split: '949, 50, 1'\n      data_path: [a]\n";
+        let text = LLAMA.split("train_dataset:").next().unwrap().to_owned() + loader;
+        let paths: Vec<String> = changes.iter().map(|(k, _)| format!("train_dataset.data_loader.config.{k}")).collect();
+        let changes: Vec<_> = paths.iter().map(String::as_str).zip(changes.iter().map(|(_, v)| *v)).collect();
+        match accepted(load_with(&text, &changes)).dataset.loader {
+            DataLoader::Megatron(data) => *data,
+            DataLoader::TokenBin(_) => panic!("the other loader"),
+        }
+    }
+
+    #[test]
+    fn token_bin() {
+        let DataLoader::TokenBin(bin) = with(&[("train_dataset.data_loader.stride", "64")]).dataset.loader else {
+            panic!("the other loader")
+        };
+        assert_eq!((bin.path.as_str(), bin.dtype.value), ("tokens.bin", TokenDtype::Uint16));
+        assert_eq!(bin.stride.map(|s| s.value), Some(64));
+        let wrong = complaints(&[("train_dataset.data_loader.dtype", "int16")]);
+        assert_eq!(wrong, ["C0007 `train_dataset.data_loader.dtype` cannot be `int16`"]);
+    }
+
+    #[test]
+    fn defaults_of_gpt_dataset() {
+        let data = megatron(&[]);
+        assert_eq!((data.seed.value, data.eod.value, data.pad.value, data.eod_pad_length.value), (1234, -1, -1, 128));
+        assert!(data.create_attention_mask.value && data.add_extra_token_to_sequence.value);
+        assert_eq!(data.split.unwrap().value, [0.949, 0.05, 0.001]);
+        assert_eq!(megatron(&[("split", "1, 0, 0")]).split.unwrap().value, [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn weights_are_found_as_megatron_finds_them() {
+        let read = |list| -> Vec<_> {
+            megatron(&[("data_path", list)]).data_path.into_iter().map(|p| (p.weight, p.prefix)).collect()
+        };
+        assert_eq!(read("['1', wiki]"), [(Some(1.0), "wiki".into())]);
+        assert_eq!(read("[0.3, a, 0.7, b]"), [(Some(0.3), "a".into()), (Some(0.7), "b".into())]);
+        assert_eq!(read("[a, b]"), [(None, "a".into()), (None, "b".into())]);
+        assert_eq!(read("[a, b, c]").len(), 3);
     }
 }

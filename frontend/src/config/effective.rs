@@ -10,7 +10,8 @@ use super::{CheckpointFormat, Config, DataLoader, DataPath, GptDataset, LossScal
 
 /// The effective configuration as YAML in the G2 layout, canonical names throughout.
 ///
-/// Reading it again gives the same effective configuration.
+/// Reading it again gives the same effective configuration. It is for people: which convention YaRN's magnitude follows
+/// ([`super::YarnMagnitude`]) has no key and is not in it.
 pub fn effective(config: &Config) -> String {
     let mut out = Writer::default();
     general(&mut out, config);
@@ -481,11 +482,7 @@ fn recompute(out: &mut Writer, config: &Config) {
         }
         out.boolean("parallel_optimizer_comm_recompute", r.parallel_optimizer_comm_recompute.value);
         out.boolean("mp_comm_recompute", r.mp_comm_recompute.value);
-        if config.generation == super::Generation::G1 && r.recompute_slice_activation.value {
-            // The Mcore layout has no such key; on one device it means nothing.
-            return;
-        }
-        out.boolean("recompute_slice_activation", r.recompute_slice_activation.value);
+        // `recompute_slice_activation` exists only in the legacy layout, for tensor parallel ranks.
     });
 }
 
@@ -537,4 +534,30 @@ fn callbacks(out: &mut Writer, config: &Config) {
         out.boolean("save_network_params", checkpoint.save_network_params.value);
     }
     out.depth = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::effective;
+    use crate::config::parse;
+    use crate::config::testing::{accepted, with};
+
+    #[test]
+    fn reading_it_again_changes_nothing() {
+        for changes in [
+            &[][..],
+            &[("model.model_config.rope_scaling", "{type: yarn, factor: 4.0, original_max_position_embeddings: 128}")],
+            &[("lr_schedule.type", "ConstantWithCoolDownLR"), ("lr_schedule.decay_steps", "8")],
+            &[("output_dir", "a \"b\"\\c"), ("optimizer.eps", "1e-30"), ("resume_training", "step_3")],
+            &[
+                ("recompute_config.select_recompute", "{'a.b': [1, True]}"),
+                ("model.model_config.param_init_std_rules", "[{target: '.*', init_method_std: 0.1}]"),
+            ],
+            &[("model.model_config.model_type", "gpt2"), ("model.model_config.hidden_act", "gelu_erf")],
+        ] {
+            let first = effective(&with(changes));
+            let second = effective(&accepted(parse("effective.yaml", &first, &[])));
+            assert_eq!(first, second);
+        }
+    }
 }

@@ -108,7 +108,7 @@ pub(super) struct Section<'a> {
     pub report: &'a Report,
     /// Dotted path from the top, empty at the top.
     pub path: String,
-    /// Where the section's own key stands; `None` if the section is absent.
+    /// Where the section's own key stands, or that of the section around it if this one is absent.
     pub span: Option<Span>,
     fields: BTreeMap<&'a str, Field<'a>>,
     taken: BTreeSet<&'a str>,
@@ -238,7 +238,9 @@ impl<'a> Section<'a> {
     pub fn section(&mut self, key: &'a str) -> Section<'a> {
         let path = self.path_of(key);
         self.taken.insert(key);
-        Section::new(self.report, path, self.peek(key))
+        let section = Section::new(self.report, path, self.peek(key));
+        // What is missing from an absent section is missing from the one around it.
+        Section { span: section.span.or(self.span), ..section }
     }
 
     /// Reports `diagnostic` at `span`, or at the section's key if there is no span.
@@ -308,7 +310,7 @@ impl<'a> Section<'a> {
                 help.push(format!("`{}` belongs to {}", field.written, homes.join(" or ")));
             }
             if help.is_empty() {
-                help.push("remove it, or see docs/configuration for the keys of this section".into());
+                help.push("remove it".into());
             }
             self.report.push(self.report.mark(found.help(help.join(" ")), Some(field.key_span), "unknown"));
         }

@@ -5,6 +5,8 @@ mod family;
 mod hf;
 mod refuse;
 mod rope;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -210,9 +212,12 @@ pub(super) fn read<'a>(top: &mut Section<'a>, layers: &'a Layers, inputs: &Input
         // Part of the model, whether or not the model gets as far as being read.
         top.take(&["moe_config"]);
     }
-    let arch = legacy.then(|| legacy_arch(&mut model)).flatten();
     let own = model.field("model_config");
-    let span = model.span.or(inputs.general.pretrained_model_dir.as_ref().and_then(|d| d.span));
+    // Without either of the two class names, the missing type says it all.
+    let named = own.is_some_and(|f| f.node.get("type").is_some()) || model.peek("arch").is_some();
+    let arch = (legacy && named).then(|| legacy_arch(&mut model)).flatten();
+    let own_span = top.peek("model").map(|f| f.key_span);
+    let span = own_span.or(inputs.general.pretrained_model_dir.as_ref().and_then(|d| d.span));
     model.finish(Rule::Open);
     let hf = layers.hf.as_ref();
     // A config.json that cannot be read has been reported; everything missing because of it need not be.
@@ -281,8 +286,12 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
     let num_layers = required(s, "num_layers");
     let num_attention_heads = required(s, "num_attention_heads");
     let ffn_hidden_size = ffn_hidden_size(s, b, hidden_size, &d);
-    let (vocab_size, hidden_size, num_layers) = (vocab_size?, hidden_size?, num_layers?);
-    let num_attention_heads = num_attention_heads?;
+    // A missing size is reported and stands in as 1, so that the rest of the section is still read and reported.
+    let complete = [&vocab_size, &hidden_size, &num_layers, &num_attention_heads, &ffn_hidden_size];
+    let complete = complete.into_iter().all(Option::is_some);
+    let or_one = |size: Option<Spanned<usize>>| size.unwrap_or(Spanned::default(1));
+    let [vocab_size, hidden_size, num_layers] = [vocab_size, hidden_size, num_layers].map(or_one);
+    let [num_attention_heads, ffn_hidden_size] = [num_attention_heads, ffn_hidden_size].map(or_one);
     let num_query_groups = s.positive("num_query_groups", num_attention_heads.value);
     let head_dim = d.head_dim.unwrap_or(hidden_size.value / num_attention_heads.value);
     let kv_channels = s.positive("kv_channels", head_dim);
@@ -310,7 +319,7 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         num_layers,
         num_attention_heads,
         num_query_groups,
-        ffn_hidden_size: ffn_hidden_size?,
+        ffn_hidden_size,
         kv_channels,
         seq_length,
         max_position_embeddings,
@@ -359,7 +368,7 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         let found = Diagnostic::warning(&codes::COMPATIBILITY, message).help("write `hidden_dropout: 0.0` for none");
         s.error_at(found, None, "in this section");
     }
-    Some(config)
+    complete.then_some(config)
 }
 
 fn required<'a>(s: &mut Section<'a>, key: &'a str) -> Option<Spanned<usize>> {
