@@ -46,9 +46,9 @@ fn published_files_are_understood_or_refused_with_reasons() {
         for d in published.diagnostics.iter().filter(|d| d.severity == Severity::Error) {
             assert!(["C0002", "C0010", "C0011"].contains(&d.code.id), "{name}: {} {d}", d.code.id);
         }
-        let moved = [("use_parallel", "False"), ("pretrained_model_dir", "hub")];
+        let moved = [("use_parallel", "False"), ("run_mode", "train"), ("pretrained_model_dir", "hub")];
         let hub = text.contains("pretrained_model_dir");
-        let moved = moved.iter().filter(|(k, _)| hub || *k == "use_parallel");
+        let moved = moved.iter().filter(|(k, _)| hub || *k != "pretrained_model_dir");
         let overrides: Vec<_> = moved.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let moved = config::parse(name, &on_token_file(&text), &overrides);
         let rest = match &moved.config {

@@ -111,12 +111,12 @@ fn one(mut s: Section<'_>, loss: &mut Option<LossMonitor>, checkpoint: &mut Opti
                 per_print_times: s.positive("per_print_times", 1),
                 check_for_nan_in_loss_and_grad: s.get("check_for_nan_in_loss_and_grad", false),
             });
-            s.finish_with(Rule::Strict, known::keys("callbacks.MFLossMonitor"));
+            s.finish_with(Rule::Strict, &known::keys("callbacks.MFLossMonitor"));
         }
         // The class was misspelt in releases 1.0 and 1.1, and so in the files written for them.
         "CheckpointMonitor" | "CheckpointMointor" => {
             *checkpoint = Some(checkpoint_monitor(&mut s));
-            s.finish_with(Rule::Strict, known::keys("callbacks.CheckpointMonitor"));
+            s.finish_with(Rule::Strict, &known::keys("callbacks.CheckpointMonitor"));
         }
         name if IDLE.contains(&name) => {
             if let Some(span) = kind.span {

@@ -209,7 +209,7 @@ fn data_loader(dataset: &mut Section<'_>) -> Option<DataLoader> {
         return None;
     };
     match kind.value.as_str() {
-        "BlendedMegatronDatasetDataLoader" => gpt_dataset(s).map(|d| DataLoader::Megatron(Box::new(d))),
+        "BlendedMegatronDatasetDataLoader" => Some(DataLoader::Megatron(Box::new(gpt_dataset(s)))),
         "TokenBinDataLoader" => token_bin(s).map(DataLoader::TokenBin),
         name if LOADERS.contains(&name) => {
             let help = "build Megatron `.bin` and `.idx` files and use BlendedMegatronDatasetDataLoader";
@@ -243,7 +243,7 @@ fn token_bin(mut s: Section<'_>) -> Option<TokenBin> {
     Some(TokenBin { path: path?, dtype: dtype?, stride })
 }
 
-fn gpt_dataset(mut s: Section<'_>) -> Option<GptDataset> {
+fn gpt_dataset(mut s: Section<'_>) -> GptDataset {
     let kinds = [("GPTDataset", true), ("MockGPTDataset", false), ("MultimodalDataset", false)];
     if let Some(kind) = s.opt_one_of("datasets_type", &kinds).filter(|v| !v.value) {
         s.not_supported(kind.span, "a `datasets_type` other than GPTDataset", "write `datasets_type: \"GPTDataset\"`");
@@ -292,7 +292,7 @@ fn gpt_dataset(mut s: Section<'_>) -> Option<GptDataset> {
         add_extra_token_to_sequence: c.get("add_extra_token_to_sequence", true),
     };
     c.finish(Rule::Strict);
-    Some(config)
+    config
 }
 
 fn warn_random_seed(c: &mut Section<'_>) {
@@ -338,7 +338,7 @@ fn paths<'a>(c: &mut Section<'a>, key: &'a str) -> Vec<DataPath> {
             return vec![];
         }
     };
-    let weighted = items.len() % 2 == 0 && items.iter().step_by(2).all(|i| f64::from_node(i).is_some());
+    let weighted = items.len().is_multiple_of(2) && items.iter().step_by(2).all(|i| f64::from_node(i).is_some());
     let mut read = vec![];
     for pair in items.chunks(if weighted { 2 } else { 1 }) {
         let (weight, prefix) = match pair {

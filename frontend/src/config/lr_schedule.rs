@@ -222,12 +222,10 @@ fn read_kind(s: &mut Section<'_>) -> (Spanned<String>, Option<Kind>) {
         Some((_, kind)) => (name, Some(*kind)),
         None => {
             let message = format!("`{}` is not a learning rate schedule", name.value);
+            let classes = KINDS.iter().map(|(n, _)| *n).filter(|n| n.starts_with(char::is_uppercase));
             let help = match known::nearest(&name.value, KINDS.iter().map(|(n, _)| *n)) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => {
-                    let classes = KINDS.iter().map(|(n, _)| *n).filter(|n| n.starts_with(char::is_uppercase));
-                    format!("accepted: {}", classes.collect::<Vec<_>>().join(", "))
-                }
+                None => format!("accepted: {}", classes.collect::<Vec<_>>().join(", ")),
             };
             let found = Diagnostic::error(&codes::UNKNOWN_TYPE, message).help(help);
             s.error_at(found, name.span, "unknown class");

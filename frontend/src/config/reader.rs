@@ -269,7 +269,7 @@ impl<'a> Section<'a> {
     /// Reports every key that was not asked for: known ones in one note, unknown ones each by `rule`.
     pub fn finish(self, rule: Rule) {
         let known = known::keys(&self.path);
-        self.finish_with(rule, known);
+        self.finish_with(rule, &known);
     }
 
     /// What was not asked for so far, with the names to look it up by.

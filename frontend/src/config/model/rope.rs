@@ -53,7 +53,7 @@ pub enum RopeScaling {
         /// Context length before the extension.
         original_max_position_embeddings: usize,
     },
-    /// YaRN.
+    /// `YaRN`.
     Yarn(Yarn),
     /// NTK scaling by the length of the sequence, beyond `original_max_position_embeddings`.
     Dynamic {
@@ -64,7 +64,7 @@ pub enum RopeScaling {
     },
 }
 
-/// Parameters of YaRN.
+/// Parameters of `YaRN`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
     /// Factor of the context length.
@@ -83,7 +83,7 @@ pub struct Yarn {
     pub truncate: bool,
 }
 
-/// What YaRN's magnitude multiplies. The two agree when the magnitude is 1.
+/// What `YaRN`'s magnitude multiplies. The two agree when the magnitude is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum YarnMagnitude {
     /// Cosine and sine: the paper, Hugging Face and legacy `MindFormers`.
