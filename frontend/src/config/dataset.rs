@@ -125,6 +125,7 @@ pub(super) fn read(report: &Report, top: &mut Section<'_>) -> Option<DatasetConf
     let mut task = top.section("train_dataset_task");
     let task_type = task.opt::<String>("type");
     let copy = task.field("dataset_config");
+    task.take(&["auto_register"]);
     task.finish(Rule::Strict);
     let own = top.field("train_dataset");
     let field = match (own, copy) {

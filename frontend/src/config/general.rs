@@ -84,7 +84,9 @@ pub(super) fn read(top: &mut Section<'_>) -> General {
     trainer.take(&["type"]);
     let model_name = trainer.opt("model_name");
     trainer.finish(Rule::Open);
-    top.take(&["use_legacy", "base_config"]);
+    // Its value has chosen the generation; here only its type is checked.
+    top.get("use_legacy", true);
+    top.take(&["base_config"]);
     refuse_switches(top);
     let not_empty = |s: &Spanned<String>| !s.value.is_empty();
     General {

@@ -271,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn a_text_wrong_all_over_is_bounded() {
+        let callbacks = "  - {type: ObsMonitor}\n  - {type: nothing, a: 1, b: 2}\n".repeat(50_000);
+        let loaded = parse("long.yaml", &format!("{LLAMA}callbacks:\n{callbacks}"), &[]);
+        assert!(loaded.config.is_none() && loaded.diagnostics.len() <= 1001);
+        let unknown: String = (0..9000).map(|i| format!("unknown_{i}: 1\n")).collect();
+        let loaded = parse("wide.yaml", &format!("{LLAMA}{unknown}optimizer: {{type: AdamW, eps: 0}}\n"), &[]);
+        assert!(loaded.config.is_none() && loaded.diagnostics.len() <= 1001);
+    }
+
+    #[test]
     fn all_mistakes_are_reported_at_once() {
         let found = complaints(&[
             ("runner_config.epochs", "0"),

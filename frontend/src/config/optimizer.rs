@@ -98,7 +98,15 @@ fn read_kind(s: &mut Section<'_>) -> (Spanned<String>, AdamVariant) {
         return fallback;
     };
     match KINDS.iter().find(|(name, _)| *name == kind.value) {
-        Some((_, Some(variant))) => (kind, *variant),
+        Some((_, Some(variant))) => {
+            if *variant == AdamVariant::NoBiasCorrection {
+                let message = format!("`{}` is Adam without bias correction, as in MindFormers", kind.value);
+                let found = Diagnostic::note(&codes::COMPATIBILITY, message)
+                    .help("write `type: AdamW` for the bias-corrected form");
+                s.error_at(found, kind.span, "");
+            }
+            (kind, *variant)
+        }
         Some((name, None)) => {
             s.not_supported(kind.span, &format!("the optimizer `{name}`"), "use `type: AdamW`");
             (kind, AdamVariant::AdamW)

@@ -11,6 +11,9 @@ use super::report::Report;
 use super::scalar;
 use super::span::{Span, Spanned};
 
+/// Unknown keys of one section that are reported; each is compared with every known one.
+const MAX_UNKNOWN: usize = 200;
+
 /// A value type that a node can be read as.
 pub(super) trait FromNode: Sized {
     /// What a user should write, for "expected …".
@@ -290,7 +293,7 @@ impl<'a> Section<'a> {
             self.report.idle(&self.path, field.written, field.key_span);
         }
         let candidates = || self.taken.iter().chain(known).chain(more).copied();
-        for field in unknown {
+        for field in unknown.into_iter().take(MAX_UNKNOWN) {
             let place = if self.path.is_empty() { "at the top level".into() } else { format!("in `{}`", self.path) };
             let (code, verb) = match rule {
                 Rule::Strict => (&codes::UNKNOWN_KEY, "unknown key"),

@@ -308,6 +308,13 @@ fn yarn(s: &mut Section<'_>, factor: f64, original: usize, convention: Conventio
         // MindFormers has one default for both, so they cancel.
         (one, all, _) => magnitude(one.unwrap_or(0.707)) / magnitude(all.unwrap_or(0.707)),
     });
+    if convention == Convention::Mcore && attention_factor != 1.0 {
+        let message =
+            "the magnitude of YaRN multiplies the angle, as in Mcore models; Hugging Face multiplies cos and sin";
+        let found = Diagnostic::note(&codes::COMPATIBILITY, message)
+            .help("read the model from a config.json with `pretrained_model_dir` for the other");
+        s.error_at(found, s.span, "");
+    }
     RopeScaling::Yarn(Yarn {
         factor,
         original_max_position_embeddings: original,

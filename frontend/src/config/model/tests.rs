@@ -146,6 +146,14 @@ fn both_dialects_of_a_config_json() {
 }
 
 #[test]
+fn json_as_other_programs_write_it() {
+    let json =
+        hub(r#", "rope_theta": 1E+4, "auto_map": {"AutoModel": "a\/b--\u00e9.\ud83d\ude00"}, "x": [1, [2.5e-3], {}]"#);
+    let model = from_hf(&json.replace("\n    ", "\n\t\t"), "").model;
+    assert_eq!(rope(&model).theta.value, 1e4);
+}
+
+#[test]
 fn the_yaml_goes_before_the_config_json() {
     let json = hub(r#", "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "attention_bias": true"#);
     let config = from_hf(&json, "{num_layers: 1, rope_theta: 1e4, tie_word_embeddings: True, seq_length: 16}");
