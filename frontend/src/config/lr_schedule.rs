@@ -189,6 +189,14 @@ pub(super) fn read(mut s: Section<'_>, fallback: Option<&Spanned<f64>>) -> LrSch
     let total_steps = u64::try_from(total.value).ok().map(|value| Spanned { value, span: total.span });
     let warmup_lr_init = s.checked("warmup_lr_init", 0.0, "must not be negative", rate);
     let warmup = warmup(&mut s);
+    if let (Some(total), Steps::Count(steps)) = (&total_steps, warmup.value)
+        && steps > total.value
+    {
+        let message = format!("a warm-up of {steps} steps does not end in a run of {}", total.value);
+        let found = Diagnostic::warning(&codes::CONTRADICTION, message).help("the peak rate is never reached");
+        let found = s.report.mark(found, warmup.span, "warm-up");
+        s.report.push(s.report.mark(found, total.span, "all steps"));
+    }
     let shape = shape(&mut s, kind.unwrap_or(Kind::Constant), learning_rate);
     if kind.is_some() {
         s.finish(Rule::Strict);
@@ -388,6 +396,8 @@ mod tests {
         assert_eq!(schedule.total_steps.map(|t| t.value), Some(1000));
         assert_eq!(schedule.warmup.value.resolve(1000, 10), 20);
         assert!(with(&[("lr_schedule.total_steps", "-1")]).lr_schedule.total_steps.is_none());
+        let long = complaints(&[("lr_schedule.warmup_steps", "11"), ("lr_schedule.total_steps", "10")]);
+        assert_eq!(long, ["C0016 a warm-up of 11 steps does not end in a run of 10"]);
         let wrong = complaints(&[("lr_schedule.warmup_step", "10")]);
         assert_eq!(wrong, ["C0003 unknown key: `warmup_step` in `lr_schedule`"]);
         let missing = complaints(&[("lr_schedule.type", "CosineAnnealingLR")]);

@@ -161,6 +161,31 @@ impl Config {
             .fold(1usize, usize::saturating_mul)
     }
 
+    /// Checks that the configuration describes `devices` devices.
+    ///
+    /// # Errors
+    /// A contradiction that marks every degree of parallelism, if their product is another number.
+    pub fn check_devices(&self, devices: usize) -> athanor_ir::Result<()> {
+        let wanted = if self.is_parallel() { self.parallel_config.world_size() } else { devices.max(1) };
+        if wanted == devices {
+            return Ok(());
+        }
+        let message = format!("the configuration is made for {wanted} devices, and there are {devices}");
+        let mut found = Diagnostic::error(&codes::CONTRADICTION, message)
+            .help("data_parallel · model_parallel · context_parallel · pipeline_stage must be the number of devices");
+        let p = &self.parallel_config;
+        for degree in [&p.data_parallel, &p.model_parallel, &p.context_parallel, &p.pipeline_stage] {
+            let span = degree.span.and_then(|s| Some((s, self.sources.get(s.file as usize)?)));
+            // One diagnostic shows one text; the degrees are nearly always in one.
+            if let Some((span, source)) = span
+                && found.source.as_ref().is_none_or(|s| Arc::ptr_eq(s, source))
+            {
+                found = found.at(source, span.start as usize..span.end as usize, degree.value.to_string());
+            }
+        }
+        found.err()
+    }
+
     /// `file:line` of a span, for messages.
     pub fn place(&self, span: Option<Span>) -> Option<String> {
         let span = span?;
@@ -256,6 +281,16 @@ mod tests {
     }
 
     #[test]
+    fn devices() {
+        assert!(with(&[]).check_devices(1).is_ok());
+        assert!(with(&[("use_parallel", "True")]).check_devices(1).is_ok());
+        let config = with(&[("use_parallel", "True"), ("parallel_config.data_parallel", "1")]);
+        let found = config.check_devices(8).unwrap_err();
+        assert_eq!(found.message, "the configuration is made for 1 devices, and there are 8");
+        assert_eq!(found.labels.len(), 1);
+    }
+
+    #[test]
     fn resuming() {
         let resume = |value| with(&[("resume_training", value)]).general.resume_training.value;
         assert_eq!(resume("True"), Resume::Auto);
@@ -275,7 +310,8 @@ mod tests {
         let callbacks = "  - {type: ObsMonitor}\n  - {type: nothing, a: 1, b: 2}\n".repeat(50_000);
         let loaded = parse("long.yaml", &format!("{LLAMA}callbacks:\n{callbacks}"), &[]);
         assert!(loaded.config.is_none() && loaded.diagnostics.len() <= 1001);
-        let unknown: String = (0..9000).map(|i| format!("unknown_{i}: 1\n")).collect();
+        let unknown: Vec<String> = (0..9000).map(|i| format!("unknown_{i}: 1")).collect();
+        let unknown = unknown.join("\n") + "\n";
         let loaded = parse("wide.yaml", &format!("{LLAMA}{unknown}optimizer: {{type: AdamW, eps: 0}}\n"), &[]);
         assert!(loaded.config.is_none() && loaded.diagnostics.len() <= 1001);
     }

@@ -75,9 +75,10 @@ pub(in crate::config) fn read<'a>(
     if hf.is_none() && !legacy && inputs.general.pretrained_model_dir.is_some() {
         return None;
     }
-    let mut fields: BTreeMap<&str, Field> = hf.map_or_else(BTreeMap::new, |(node, _)| alias::resolve(report, node));
+    let mut fields: BTreeMap<&str, Field> =
+        hf.map_or_else(BTreeMap::new, |(node, _)| alias::resolve(report, node, true));
     match own {
-        Some(own) if matches!(own.node.kind, Kind::Map(_)) => fields.extend(alias::resolve(report, own.node)),
+        Some(own) if matches!(own.node.kind, Kind::Map(_)) => fields.extend(alias::resolve(report, own.node, false)),
         Some(own) => reader::wrong_type(report, "model.model_config", own, "a mapping"),
         None => {}
     }
