@@ -166,11 +166,16 @@ impl Config {
     /// # Errors
     /// A contradiction that marks every degree of parallelism, if their product is another number.
     pub fn check_devices(&self, devices: usize) -> athanor_ir::Result<()> {
-        let wanted = if self.is_parallel() { self.parallel_config.world_size() } else { devices.max(1) };
+        let wanted = match (self.general.use_parallel.value, self.is_parallel()) {
+            (true, true) => self.parallel_config.world_size(),
+            // Data parallel over whatever there is.
+            (true, false) => devices.max(1),
+            (false, _) => 1,
+        };
         if wanted == devices {
             return Ok(());
         }
-        let message = format!("the configuration is made for {wanted} devices, and there are {devices}");
+        let message = format!("the configuration is for {wanted} device(s), and there are {devices}");
         let mut found = Diagnostic::error(&codes::CONTRADICTION, message)
             .help("data_parallel · model_parallel · context_parallel · pipeline_stage must be the number of devices");
         let p = &self.parallel_config;
@@ -241,7 +246,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
         top.section(idle).finish(Rule::Open);
     }
     top.finish(Rule::Open);
-    validate::mesh(report, &general, &parallel_config, &parallel);
+    validate::mesh(report, generation, &general, &parallel_config, &parallel);
     let config = Config {
         generation,
         sources: vec![],
@@ -286,7 +291,7 @@ mod tests {
         assert!(with(&[("use_parallel", "True")]).check_devices(1).is_ok());
         let config = with(&[("use_parallel", "True"), ("parallel_config.data_parallel", "1")]);
         let found = config.check_devices(8).unwrap_err();
-        assert_eq!(found.message, "the configuration is made for 1 devices, and there are 8");
+        assert_eq!(found.message, "the configuration is for 1 device(s), and there are 8");
         assert_eq!(found.labels.len(), 1);
     }
 
@@ -307,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_text_wrong_all_over_is_bounded() {
-        let callbacks = "  - {type: ObsMonitor}\n  - {type: nothing, a: 1, b: 2}\n".repeat(50_000);
+        let callbacks = "  - {type: ObsMonitor}\n  - {type: nothing, a: 1, b: 2}\n".repeat(5_000);
         let loaded = parse("long.yaml", &format!("{LLAMA}callbacks:\n{callbacks}"), &[]);
         assert!(loaded.config.is_none() && loaded.diagnostics.len() <= 1001);
         let unknown: Vec<String> = (0..9000).map(|i| format!("unknown_{i}: 1")).collect();
