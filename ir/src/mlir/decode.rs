@@ -4,7 +4,7 @@ use super::emit::{BUNDLE, DTYPES};
 use super::ffi::{Attr, Cx, OpRef, Place, Ty, Val};
 use super::table::{Fields, build};
 use super::{NOT_NN, bare_run, json};
-use crate::diag::{Diagnostic, Result};
+use crate::diag::Diagnostic;
 use crate::func::{Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
 use crate::module::{Axis, Level, Mesh, Module};
 use crate::op::{F64, Op};
@@ -399,9 +399,4 @@ impl Fields for Reader<'_> {
     fn floats(&mut self, name: &'static str) -> std::result::Result<Vec<F64>, String> {
         self.get(name, "an array of f64", |a, _| Some(a.as_floats()?.into_iter().map(F64).collect()))
     }
-}
-
-/// As [`decode`], with the error as a diagnostic.
-pub(super) fn decode_or_explain<'c>(cx: Cx<'c>, root: OpRef<'c>) -> Result<Module> {
-    decode(cx, root).map_err(|b| Box::new(b.diagnostic()))
 }
