@@ -204,9 +204,8 @@ impl Writer<'_> {
             } else {
                 t.choose(
                     &Value::named("first"),
-                    &mut (),
-                    |t, ()| self.write_tile(t, rows, lanes, sums, initial),
-                    |t, ()| self.write_tile(t, rows, lanes, sums, Addend::C),
+                    |t| self.write_tile(t, rows, lanes, sums, initial),
+                    |t| self.write_tile(t, rows, lanes, sums, Addend::C),
                 );
             }
         }
