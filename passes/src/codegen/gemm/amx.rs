@@ -20,6 +20,10 @@ const HALF: &str = "!amx.tile<16x32xbf16>";
 const B_BYTES: usize = 1 << 20;
 /// Depth of a packed block of k when sums can be kept in C between blocks.
 const KC: usize = 1024;
+/// A bf16 result is rounded once, so its sums are kept apart; up to this k they do not leave the tiles between blocks.
+const WHOLE_K: usize = 4096;
+/// Strips whose sums are kept when k is cut into blocks.
+const CHUNK: usize = 32;
 /// Depth of a slice of it: 32 rows of A and a panel of B this deep stay in the L1 cache together, so that only one of them
 /// streams from L2, which cannot feed the tiles with both.
 const SLICE: usize = 256;
@@ -38,8 +42,8 @@ struct Writer<'a> {
 /// Writes the kernel.
 pub fn generate(problem: &Problem) -> GeneratedGemm {
     let spec = &problem.spec;
-    // A bf16 result is rounded once, so its sums must not leave the tiles.
-    let kc = if spec.c.dtype == DType::BF16 { spec.k } else { spec.k.min(KC) };
+    let one_block = spec.c.dtype == DType::BF16 && spec.k <= WHOLE_K;
+    let kc = if one_block { spec.k } else { spec.k.min(KC) };
     let panels = (B_BYTES / (kc * BLOCK * 2)).clamp(1, spec.n.div_ceil(BLOCK));
     let whole = spec.m.is_multiple_of(BLOCK) && spec.k.is_multiple_of(STEP);
     let writer = Writer { p: problem, s: spec, kc, panels, pack_a: !(whole && spec.a.col_stride == 1) };
@@ -57,8 +61,12 @@ struct Packing<'a> {
     last_panel: &'a Value,
     k_lo: &'a Value,
     depth: usize,
-    /// Sums start from nothing; otherwise from what C holds.
-    fresh: bool,
+    /// First strip whose sums are kept.
+    chunk: &'a Value,
+    /// No block of k comes before.
+    first: bool,
+    /// No block of k follows.
+    last: bool,
 }
 
 /// A block of C over a slice of k.
@@ -67,6 +75,8 @@ struct Slice<'a> {
     col: &'a Value,
     /// The panel's place among the packed ones.
     slot: &'a Value,
+    /// Row of the staged sums.
+    sums: &'a Value,
     /// Start within the packed block.
     at: &'a Value,
     depth: usize,
@@ -92,13 +102,23 @@ impl Writer<'_> {
         if self.pack_a { self.steps() * BLOCK } else { 0 }
     }
 
-    /// Packed B, packed A, and the sums of one strip.
+    /// Sums of a bf16 result wait in f32 until all blocks of k are done.
+    fn keeps_sums(&self) -> bool {
+        self.s.c.dtype == DType::BF16 && self.kc < self.s.k
+    }
+
+    fn sums_rows(&self) -> usize {
+        let strips = if self.keeps_sums() { CHUNK.min(self.s.m.div_ceil(BLOCK)) } else { 1 };
+        strips * self.panels * BLOCK
+    }
+
+    /// Packed B, packed A, and the sums of one strip, or of those in a chunk.
     fn scratch_bytes(&self) -> usize {
-        ((self.b_rows() + self.a_rows()) * STEP * 2 + self.panels * BLOCK * BLOCK * 4).next_multiple_of(4096)
+        ((self.b_rows() + self.a_rows()) * STEP * 2 + self.sums_rows() * BLOCK * 4).next_multiple_of(4096)
     }
 
     fn sums_type(&self) -> String {
-        format!("memref<{}x{BLOCK}xf32>", self.panels * BLOCK)
+        format!("memref<{}x{BLOCK}xf32>", self.sums_rows())
     }
 
     fn kernel(&self, t: &mut Text, by_rows: bool) {
@@ -140,18 +160,31 @@ impl Writer<'_> {
         t.for_each(&columns.0, &columns.1, self.panels, |t, first_panel| {
             let last_panel = t.add_const(first_panel, self.panels);
             let last_panel = &t.min(&last_panel, &columns.1);
-            let k_lo = &t.index(0);
-            let first_block = Packing { first_panel, last_panel, k_lo, depth: self.kc, fresh: !self.s.accumulate };
-            self.block(t, &strips, &first_block);
-            let (first, whole) = (t.index(self.kc), t.index(k / self.kc * self.kc));
-            if k / self.kc > 1 {
-                t.for_each(&first, &whole, self.kc, |t, k_lo| {
-                    self.block(t, &strips, &Packing { k_lo, fresh: false, ..first_block });
-                });
-            }
-            if !k.is_multiple_of(self.kc) {
-                self.block(t, &strips, &Packing { k_lo: &whole, depth: k % self.kc, fresh: false, ..first_block });
-            }
+            let chunk = if self.keeps_sums() { CHUNK } else { self.s.m.div_ceil(BLOCK) };
+            t.for_each(&strips.0, &strips.1, chunk, |t, first_strip| {
+                let last_strip = t.add_const(first_strip, chunk);
+                let strips = (first_strip, &t.min(&last_strip, &strips.1));
+                let k_lo = &t.index(0);
+                let whole = k / self.kc;
+                let depth = self.kc;
+                let first_block =
+                    Packing { first_panel, last_panel, k_lo, depth, chunk: first_strip, first: true, last: k == depth };
+                self.block(t, strips, &first_block);
+                let tail = k % self.kc;
+                // Blocks in the middle look the same; the last one finishes.
+                let middle = if tail > 0 { whole } else { whole - 1 };
+                if middle > 1 {
+                    let (second, end) = (t.index(self.kc), t.index(middle * self.kc));
+                    t.for_each(&second, &end, self.kc, |t, k_lo| {
+                        self.block(t, strips, &Packing { k_lo, first: false, ..first_block });
+                    });
+                }
+                if middle > 0 {
+                    let k_lo = &t.index(middle * self.kc);
+                    let depth = k - middle * self.kc;
+                    self.block(t, strips, &Packing { k_lo, depth, first: false, last: true, ..first_block });
+                }
+            });
         });
         t.line("return\n}");
     }
@@ -174,14 +207,14 @@ impl Writer<'_> {
     }
 
     /// Packs a block of B and multiplies all strips of A with it.
-    fn block(&self, t: &mut Text, strips: &(Value, Value), packing: &Packing<'_>) {
+    fn block(&self, t: &mut Text, strips: (&Value, &Value), packing: &Packing<'_>) {
         let GemmSpec { m, n, k, a, b, .. } = *self.s;
         let packed = Packed { name: "%bp", ty: &self.packed_type(self.b_rows()), steps: self.steps() };
         let b_type = self.p.flat(b, k, n);
         let panels = (packing.first_panel, packing.last_panel);
         let depth = (packing.k_lo, packing.depth);
         amx_pack::pack_b(t, Side::cols(b, n, k), ("%b", &b_type), panels, depth, packed);
-        t.for_each(&strips.0, &strips.1, 1, |t, strip| {
+        t.for_each(strips.0, strips.1, 1, |t, strip| {
             if self.pack_a {
                 let row = t.mul_const(strip, BLOCK);
                 let packed = Packed { name: "%ap", ty: &self.packed_type(self.a_rows()), steps: self.steps() };
@@ -218,7 +251,17 @@ impl Writer<'_> {
         t.for_each(packing.first_panel, packing.last_panel, 1, |t, panel| {
             let col = &t.mul_const(panel, BLOCK);
             let slot = &t.sub(panel, packing.first_panel);
-            let slice = |direct| Slice { row, col, slot, at, depth, resume, last, direct };
+            let sums = if self.keeps_sums() {
+                let strip = t.sub(strip, packing.chunk);
+                t.offset((&strip, self.panels * BLOCK), (slot, BLOCK))
+            } else {
+                t.mul_const(slot, BLOCK)
+            };
+            let sums = &sums;
+            let slice = |direct| Slice { row, col, slot, sums, at, depth, resume, last, direct };
+            if !self.pack_a {
+                self.prefetch(t, packing, &slice(false));
+            }
             if !self.direct() || (m.is_multiple_of(BLOCK) && n.is_multiple_of(BLOCK)) {
                 self.product(t, packing, &slice(self.direct()));
                 return;
@@ -235,18 +278,17 @@ impl Writer<'_> {
     /// One block of C over one slice of k.
     fn product(&self, t: &mut Text, packing: &Packing<'_>, slice: &Slice<'_>) {
         let (name, ty) = if slice.direct { ("%ct", self.c_tile_type()) } else { ("%sums", self.sums_type()) };
-        let (row, col) = if slice.direct {
-            (slice.row.clone(), slice.col.clone())
-        } else {
-            (t.mul_const(slice.slot, BLOCK), t.index(0))
-        };
+        let (row, col) =
+            if slice.direct { (slice.row.clone(), slice.col.clone()) } else { (slice.sums.clone(), t.index(0)) };
         let places: Vec<String> = (0..4)
             .map(|i| {
                 let (r, c) = (t.add_const(&row, i / 2 * 16), t.add_const(&col, i % 2 * 16));
                 format!("{name}[{r}, {c}]")
             })
             .collect();
-        let resume = slice.resume || (slice.direct && !packing.fresh);
+        let resume = slice.resume
+            || (slice.direct && (self.s.accumulate || !packing.first))
+            || (self.keeps_sums() && !packing.first);
         let init: Vec<Value> = places
             .iter()
             .map(|place| {
@@ -261,9 +303,36 @@ impl Writer<'_> {
         for (place, sum) in places.iter().zip(&sums) {
             t.line(format_args!("amx.tile_store {place}, {sum} : {ty}, {SUM}"));
         }
-        if slice.last && !slice.direct {
+        if slice.last && !slice.direct && (packing.last || !self.keeps_sums()) {
             self.finish(t, packing, slice);
         }
+    }
+
+    /// Fetches a share of what A will be read next, the next slice or the next strip, while this block is computed.
+    fn prefetch(&self, t: &mut Text, packing: &Packing<'_>, slice: &Slice<'_>) {
+        let GemmSpec { m, k, a, .. } = *self.s;
+        let share = BLOCK.div_ceil(self.panels);
+        let (next_row, next_k) = if slice.last {
+            (t.add_const(slice.row, BLOCK), packing.k_lo.clone())
+        } else {
+            let at = t.add_const(slice.at, SLICE);
+            (slice.row.clone(), t.add(packing.k_lo, &at))
+        };
+        let first = t.mul_const(slice.slot, share);
+        let a_type = self.p.flat(a, m, k);
+        let end = t.index(BLOCK);
+        let inside = t.compare("ult", &first, &end);
+        t.when(&inside, |t| {
+            for r in 0..share {
+                let row = t.add_const(&first, r);
+                let row = t.add(&row, &next_row);
+                let at = t.offset((&row, a.row_stride), (&next_k, 1));
+                for line in (0..packing.depth.min(SLICE)).step_by(32) {
+                    let at = t.add_const(&at, line);
+                    t.line(format_args!("memref.prefetch %a[{at}], read, locality<3>, data : {a_type}"));
+                }
+            }
+        });
     }
 
     /// Adds the products of a slice to four tiles.
@@ -307,7 +376,8 @@ impl Writer<'_> {
     /// Moves a staged block to C: adds, rounds, and keeps within C.
     fn finish(&self, t: &mut Text, packing: &Packing<'_>, slice: &Slice<'_>) {
         let (row, col) = (slice.row, slice.col);
-        let (first, sums_type) = (t.mul_const(slice.slot, BLOCK), self.sums_type());
+        let sums_type = self.sums_type();
+        let fresh = !self.s.accumulate && (packing.first || self.keeps_sums());
         let GemmSpec { m, n, c, .. } = *self.s;
         let c_type = self.p.flat(c, m, n);
         let zero = t.index(0);
@@ -323,12 +393,12 @@ impl Writer<'_> {
             t.op(format_args!("vector.create_mask {left} : vector<{BLOCK}xi1>"))
         });
         let addend = match self.p.residual {
-            Some(r) if packing.fresh => Some(("%r", r)),
-            _ => (!packing.fresh).then_some(("%c", c)),
+            Some(r) if fresh => Some(("%r", r)),
+            _ => (!fresh).then_some(("%c", c)),
         };
         t.for_each(&zero, &rows, 1, |t, i| {
             let wide = format!("vector<{BLOCK}xf32>");
-            let at = t.add(&first, i);
+            let at = t.add(slice.sums, i);
             let mut sum = t.op(format_args!("vector.load %sums[{at}, {zero}] : {sums_type}, {wide}"));
             let at_row = t.add(row, i);
             if let Some((name, r)) = addend {

@@ -110,6 +110,13 @@ pub fn pack_a(
         let target = t.sub(k, k_lo);
         if side.across == 1 {
             let rows = depth_rows(t, side, source, row, k);
+            // The rows of the next strip lie beside these, each in a page of its own, where no hardware prefetcher looks.
+            for i in 0..STEP {
+                let k = t.add_const(k, i);
+                let at = t.offset((&k, side.along), (row, 1));
+                let at = t.add_const(&at, BLOCK);
+                t.line(format_args!("memref.prefetch {}[{at}], read, locality<2>, data : {}", source.0, source.1));
+            }
             let pairs = interleaved(t, &rows);
             for h in 0..2 {
                 let half: Vec<Value> = pairs.iter().map(|p| p[h].clone()).collect();
