@@ -1,12 +1,17 @@
 //! Compilation: passes from module to module, the manager that runs them, and the step from module to plan.
 
+pub mod autodiff;
 pub mod codegen;
 pub mod dce;
+mod egraph;
+pub mod fuse;
+pub mod optimizer;
 pub mod options;
 pub mod pass;
 pub mod pipeline;
 pub mod plan;
 pub mod registry;
+pub mod simplify;
 
 pub use pass::Pass;
 
@@ -22,4 +27,8 @@ pub const CODES: &[&Code] = &[
     &codegen::NO_LINKER,
     &codegen::LINK_FAILED,
     &codegen::KERNEL_IO,
+    &autodiff::NO_FORWARD,
+    &autodiff::NO_LOSS,
+    &autodiff::NO_DERIVATIVE,
+    &optimizer::NO_GRADIENTS,
 ];

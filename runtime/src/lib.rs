@@ -1,1 +1,3 @@
-//! runtime
+//! Plan to training: data, and what will run it.
+
+pub mod data;

@@ -1,8 +1,9 @@
-//! The CPU device: feature checks, the thread pool and library products.
+//! The CPU device: feature checks, the thread pool, library products, and the reference implementation of every op.
 
 pub mod features;
 pub mod onednn;
 pub mod pool;
+pub mod reference;
 
 use athanor_ir::Code;
 

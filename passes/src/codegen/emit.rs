@@ -7,6 +7,8 @@ use std::fmt::{self, Display, Write};
 pub enum Val {
     /// A parameter of the function.
     Arg(&'static str),
+    /// A buffer parameter of the function, by position.
+    Param(u32),
     /// The result of an operation.
     Temp(u32),
     /// One result of an operation that has several.
@@ -17,6 +19,7 @@ impl Display for Val {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Arg(name) => write!(f, "%{name}"),
+            Self::Param(n) => write!(f, "%p{n}"),
             Self::Temp(n) => write!(f, "%{n}"),
             Self::Part(n, i) => write!(f, "%{n}#{i}"),
         }
@@ -124,6 +127,10 @@ impl Emit {
         ty: &str,
         body: impl FnOnce(&mut Self, Val, &[Val]) -> Vec<Val>,
     ) -> Vec<Val> {
+        if init.is_empty() {
+            self.each(lo, hi, step, |e, i| _ = body(e, i, &[]));
+            return vec![];
+        }
         let step = self.index(step);
         let (i, result) = (self.fresh(), self.fresh_number());
         let carried: Vec<Val> = init.iter().map(|_| self.fresh()).collect();

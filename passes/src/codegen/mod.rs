@@ -4,12 +4,15 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embed;
 pub mod emit;
+pub mod gemm;
 mod generated;
 mod link;
 pub mod llvm;
 mod llvm_c;
+pub mod loops;
 pub mod rope;
 pub mod simd;
+pub mod squares;
 
 pub use generated::Generated;
 
@@ -46,5 +49,13 @@ pub const KERNEL_IO: Code = Code {
     explain: "Writing the kernel objects failed. Check that the output folder exists, is writable and has space.",
 };
 
+/// No generated product has this form.
+pub const UNSUPPORTED_GEMM: Code = Code {
+    id: "P0905",
+    title: "matrix product has no generated kernel",
+    explain: "Generated products multiply f32 by f32 into f32, or bf16 by bf16 into f32 or bf16. Other dtypes run on the \
+              reference implementation.",
+};
+
 /// Codes of kernel compilation.
-pub const CODES: &[&Code] = &[&BAD_KERNEL, &NO_LINKER, &LINK_FAILED, &KERNEL_IO];
+pub const CODES: &[&Code] = &[&BAD_KERNEL, &NO_LINKER, &LINK_FAILED, &KERNEL_IO, &UNSUPPORTED_GEMM];

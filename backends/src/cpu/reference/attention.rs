@@ -1,0 +1,114 @@
+//! Rotary positions and softmax attention.
+
+use super::contraction::dot;
+use super::tensor::Array;
+use athanor_ir::F64;
+
+/// cos and sin of position·frequency for `len` positions.
+pub(super) fn rope_table(inv_freq: &[F64], scale: f64, len: usize) -> Vec<Vec<f64>> {
+    let angle = |p: usize| inv_freq.iter().map(move |f| p as f64 * f.0);
+    let table = |f: fn(f64) -> f64| (0..len).flat_map(angle).map(|a| f(a) * scale).collect();
+    vec![table(f64::cos), table(f64::sin)]
+}
+
+/// Rotates the pairs of the first r elements of each head: (x, y) → (x·cos − y·sin, y·cos + x·sin).
+pub(super) fn rope(ins: &[Array], interleaved: bool, inverse: bool) -> Vec<f64> {
+    let (x, cos, sin) = (&ins[0], &ins[1], &ins[2]);
+    let (s, n, d, half) = (x.dims[1], x.dims[2], x.dims[3], cos.dims[1]);
+    let mut out = x.data.clone();
+    for (i, head) in out.chunks_exact_mut(d).enumerate() {
+        let position = i / n % s;
+        for j in 0..half {
+            let (p, q) = if interleaved { (2 * j, 2 * j + 1) } else { (j, j + half) };
+            let (c, s) = (cos.data[position * half + j], sin.data[position * half + j]);
+            let s = if inverse { -s } else { s };
+            (head[p], head[q]) = (head[p] * c - head[q] * s, head[q] * c + head[p] * s);
+        }
+    }
+    out
+}
+
+/// Extents of an attention and where its rows lie.
+struct Heads {
+    b: usize,
+    s: usize,
+    n: usize,
+    g: usize,
+    d: usize,
+    e: usize,
+    causal: bool,
+}
+
+impl Heads {
+    fn new(ins: &[Array], causal: bool) -> Self {
+        let (q, k, v) = (&ins[0].dims, &ins[1].dims, &ins[2].dims);
+        Self { b: q[0], s: q[1], n: q[2], g: k[2], d: q[3], e: v[3], causal }
+    }
+
+    /// Every (batch, query head, query position), with the key/value head and the number of visible positions.
+    fn rows(&self) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
+        let &Self { b, s, n, g, causal, .. } = self;
+        let seen = move |i: usize| if causal { i + 1 } else { s };
+        (0..b).flat_map(move |b| (0..n).flat_map(move |h| (0..s).map(move |i| (b, h, i, h * g / n, seen(i)))))
+    }
+
+    /// Row of q-like data (width `w`) at batch, position, head.
+    fn q<'a>(&self, x: &'a [f64], w: usize, b: usize, i: usize, h: usize) -> &'a [f64] {
+        &x[((b * self.s + i) * self.n + h) * w..][..w]
+    }
+
+    /// Start of a row of k-like data.
+    fn kv(&self, w: usize, b: usize, j: usize, h: usize) -> usize {
+        ((b * self.s + j) * self.g + h) * w
+    }
+}
+
+/// y += a·x
+fn axpy(y: &mut [f64], a: f64, x: &[f64]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+}
+
+/// out and the log of the sum of exponentials of each row of scores.
+pub(super) fn forward(ins: &[Array], scale: f64, causal: bool) -> Vec<Vec<f64>> {
+    let t = Heads::new(ins, causal);
+    let (q, k, v) = (&ins[0].data, &ins[1].data, &ins[2].data);
+    let mut out = vec![0.0; t.b * t.s * t.n * t.e];
+    let mut lse = vec![0.0; t.b * t.n * t.s];
+    let mut scores = vec![0.0; t.s];
+    for (b, h, i, kh, seen) in t.rows() {
+        let row = t.q(q, t.d, b, i, h);
+        for (j, score) in scores[..seen].iter_mut().enumerate() {
+            *score = scale * dot(row, &k[t.kv(t.d, b, j, kh)..][..t.d]);
+        }
+        let max = scores[..seen].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores[..seen].iter().map(|x| (x - max).exp()).sum();
+        let total = max + sum.ln();
+        lse[(b * t.n + h) * t.s + i] = total;
+        let place = &mut out[((b * t.s + i) * t.n + h) * t.e..][..t.e];
+        for (j, score) in scores[..seen].iter().enumerate() {
+            axpy(place, (score - total).exp(), &v[t.kv(t.e, b, j, kh)..][..t.e]);
+        }
+    }
+    vec![out, lse]
+}
+
+/// With p the probabilities: dv = pᵀ·dout, ds = p·(dout·vᵀ − Σ dout·out)·scale, dq = ds·k, dk = dsᵀ·q.
+pub(super) fn backward(ins: &[Array], scale: f64, causal: bool) -> Vec<Vec<f64>> {
+    let t = Heads::new(ins, causal);
+    let [q, k, v, out, lse, dout] = [0, 1, 2, 3, 4, 5].map(|i| &ins[i].data);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    for (b, h, i, kh, seen) in t.rows() {
+        let (row, drow) = (t.q(q, t.d, b, i, h), t.q(dout, t.e, b, i, h));
+        let shared = dot(drow, t.q(out, t.e, b, i, h));
+        let total = lse[(b * t.n + h) * t.s + i];
+        for j in 0..seen {
+            let (kj, vj) = (t.kv(t.d, b, j, kh), t.kv(t.e, b, j, kh));
+            let p = (scale * dot(row, &k[kj..][..t.d]) - total).exp();
+            let ds = p * (dot(drow, &v[vj..][..t.e]) - shared) * scale;
+            axpy(&mut dv[vj..][..t.e], p, drow);
+            axpy(&mut dq[((b * t.s + i) * t.n + h) * t.d..][..t.d], ds, &k[kj..][..t.d]);
+            axpy(&mut dk[kj..][..t.d], ds, row);
+        }
+    }
+    vec![dq, dk, dv]
+}

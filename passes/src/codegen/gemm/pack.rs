@@ -1,0 +1,283 @@
+//! Packing: panels of an operand rearranged so that the inner loops read memory in order, widened to f32.
+
+use athanor_ir::DType;
+use athanor_ir::plan::MatRef;
+
+use super::text::{Text, Value};
+
+/// An operand seen from its panels: `across` is the dim that a panel is `width` of (rows of A, columns of B), `along` is k.
+#[derive(Debug, Clone, Copy)]
+pub struct Side {
+    /// Element type.
+    pub dtype: DType,
+    /// Distance between neighbours across.
+    pub across: usize,
+    /// Distance between neighbours along k.
+    pub along: usize,
+    /// Extent across.
+    pub extent: usize,
+    /// Extent along k.
+    pub depth: usize,
+}
+
+impl Side {
+    /// A by rows.
+    pub fn rows(r: MatRef, m: usize, k: usize) -> Self {
+        Self { dtype: r.dtype, across: r.row_stride, along: r.col_stride, extent: m, depth: k }
+    }
+
+    /// B by columns.
+    pub fn cols(r: MatRef, n: usize, k: usize) -> Self {
+        Self { dtype: r.dtype, across: r.col_stride, along: r.row_stride, extent: n, depth: k }
+    }
+}
+
+/// Where packed data goes: a flat memref, one panel per `panel` elements, `width` elements per k.
+#[derive(Debug, Clone, Copy)]
+pub struct Panels<'a> {
+    /// The memref and its type.
+    pub memref: (&'a str, &'a str),
+    /// Elements of a panel across, a multiple of the vector length.
+    pub width: usize,
+}
+
+/// Reads vectors of one operand.
+struct Reader<'a> {
+    side: Side,
+    source: (&'a str, &'a str),
+    lanes: usize,
+}
+
+impl Reader<'_> {
+    /// `lanes` neighbours from `offset`, of which the first `count` exist (all when `None`), as f32.
+    fn load(&self, t: &mut Text, offset: &Value, count: Option<&Value>) -> Value {
+        let (name, ty) = self.source;
+        let lanes = self.lanes;
+        let mask = count.map(|count| t.op(format_args!("vector.create_mask {count} : vector<{lanes}xi1>")));
+        load(t, lanes, (name, ty), self.side.dtype, offset, mask.as_ref())
+    }
+}
+
+/// Emits the packing of one panel: `width` lanes across from `first`, k from `k_lo` to `k_hi`, to `target` elements into
+/// `panels`. Lanes beyond the operand's extent hold anything; what is beyond `k_hi` is not read by anyone.
+///
+/// `full` promises that the panel lies within the extent.
+#[allow(clippy::too_many_arguments, reason = "the places of a copy: from, what, to")]
+pub fn pack_panel(
+    t: &mut Text,
+    lanes: usize,
+    side: Side,
+    source: (&str, &str),
+    (first, full): (&Value, bool),
+    (k_lo, k_hi): (&Value, &Value),
+    panels: Panels<'_>,
+    target: &Value,
+) {
+    let reader = Reader { side, source, lanes };
+    if side.across == 1 {
+        copy_panel(t, &reader, (first, full), (k_lo, k_hi), panels, target);
+    } else if side.along == 1 {
+        transpose_panel(t, &reader, first, (k_lo, k_hi), panels, target);
+    } else {
+        gather_panel(t, &reader, first, (k_lo, k_hi), panels, target);
+    }
+}
+
+/// Neighbours across are contiguous: vectors are copied.
+fn copy_panel(
+    t: &mut Text,
+    reader: &Reader<'_>,
+    (first, full): (&Value, bool),
+    (k_lo, k_hi): (&Value, &Value),
+    panels: Panels<'_>,
+    target: &Value,
+) {
+    let Reader { side, lanes, .. } = *reader;
+    let left = (!full).then(|| {
+        let extent = t.index(side.extent);
+        t.sub(&extent, first)
+    });
+    t.for_each(k_lo, k_hi, 1, |t, k| {
+        let from = t.offset((k, side.along), (first, 1));
+        let k = t.sub(k, k_lo);
+        let to = t.offset((&k, panels.width), (target, 1));
+        for h in (0..panels.width).step_by(lanes) {
+            let count = left.as_ref().map(|left| {
+                let h = t.index(h);
+                t.sub(left, &h)
+            });
+            let from = t.add_const(&from, h);
+            let vector = reader.load(t, &from, count.as_ref());
+            let to = t.add_const(&to, h);
+            store(t, panels, &to, &vector, lanes);
+        }
+    });
+}
+
+/// Neighbours along k are contiguous: square blocks are transposed in registers.
+fn transpose_panel(
+    t: &mut Text,
+    reader: &Reader<'_>,
+    first: &Value,
+    (k_lo, k_hi): (&Value, &Value),
+    panels: Panels<'_>,
+    target: &Value,
+) {
+    let Reader { side, lanes, .. } = *reader;
+    let last = t.index(side.extent - 1);
+    for h in (0..panels.width).step_by(lanes) {
+        // A lane beyond the operand repeats the last one: it may hold anything, but must not be read from beyond.
+        let bases: Vec<Value> = (0..lanes)
+            .map(|r| {
+                let lane = t.add_const(first, h + r);
+                let lane = t.min(&lane, &last);
+                t.mul_const(&lane, side.across)
+            })
+            .collect();
+        t.for_each(k_lo, k_hi, lanes, |t, k| {
+            let count = (side.depth % lanes != 0).then(|| t.sub(k_hi, k));
+            let rows: Vec<Value> = bases
+                .iter()
+                .map(|base| {
+                    let at = t.add(base, k);
+                    reader.load(t, &at, count.as_ref())
+                })
+                .collect();
+            let columns = transpose(t, rows, lanes, "f32");
+            let k = t.sub(k, k_lo);
+            let to = t.offset((&k, panels.width), (target, 1));
+            for (x, column) in columns.iter().enumerate() {
+                let to = t.add_const(&to, x * panels.width + h);
+                store(t, panels, &to, column, lanes);
+            }
+        });
+    }
+}
+
+/// No dim is contiguous: one element at a time.
+fn gather_panel(
+    t: &mut Text,
+    reader: &Reader<'_>,
+    first: &Value,
+    (k_lo, k_hi): (&Value, &Value),
+    panels: Panels<'_>,
+    target: &Value,
+) {
+    let side = reader.side;
+    let (zero, width) = (t.index(0), t.index(panels.width));
+    let last = t.index(side.extent - 1);
+    t.for_each(k_lo, k_hi, 1, |t, k| {
+        t.for_each(&zero, &width, 1, |t, lane| {
+            let across = t.add(first, lane);
+            let across = t.min(&across, &last);
+            let from = t.offset((&across, side.across), (k, side.along));
+            let (name, ty) = reader.source;
+            let mut element = t.op(format_args!("memref.load {name}[{from}] : {ty}"));
+            if side.dtype == DType::BF16 {
+                element = widen(t, &element, "i16", "i32", "f32");
+            }
+            let k = t.sub(k, k_lo);
+            let to = t.offset((&k, panels.width), (lane, 1));
+            let to = t.add(&to, target);
+            let (name, ty) = panels.memref;
+            t.line(format_args!("memref.store {element}, {name}[{to}] : {ty}"));
+        });
+    });
+}
+
+/// A vector of f32 or bf16 from flat memory, as f32; lanes not in `mask` are zero and not read.
+pub fn load(
+    t: &mut Text,
+    lanes: usize,
+    (name, ty): (&str, &str),
+    dtype: DType,
+    at: &Value,
+    mask: Option<&Value>,
+) -> Value {
+    let vector = format!("vector<{lanes}x{}>", storage(dtype));
+    let raw = match mask {
+        None => t.op(format_args!("vector.load {name}[{at}] : {ty}, {vector}")),
+        Some(mask) => {
+            let zero = if dtype == DType::F32 { "0.0" } else { "0" };
+            let zero = t.op(format_args!("arith.constant dense<{zero}> : {vector}"));
+            t.op(format_args!(
+                "vector.maskedload {name}[{at}], {mask}, {zero} : {ty}, vector<{lanes}xi1>, {vector} into {vector}"
+            ))
+        }
+    };
+    if dtype == DType::F32 {
+        return raw;
+    }
+    widen(t, &raw, &vector, &format!("vector<{lanes}xi32>"), &format!("vector<{lanes}xf32>"))
+}
+
+/// How a dtype is typed in memory: bf16 as bits, because LLVM turns what it cannot do with bf16 into library calls.
+pub fn storage(dtype: DType) -> &'static str {
+    if dtype == DType::BF16 { "i16" } else { dtype.mlir() }
+}
+
+/// The f32 whose upper half the bf16 bits `raw` are; types are those of bits, of words and of the result.
+fn widen(t: &mut Text, raw: &Value, bits: &str, words: &str, floats: &str) -> Value {
+    let word = t.op(format_args!("arith.extui {raw} : {bits} to {words}"));
+    let sixteen = constant(t, 16, words);
+    let word = t.op(format_args!("arith.shli {word}, {sixteen} : {words}"));
+    t.op(format_args!("arith.bitcast {word} : {words} to {floats}"))
+}
+
+fn constant(t: &mut Text, value: u32, ty: &str) -> Value {
+    if ty.starts_with("vector") {
+        t.op(format_args!("arith.constant dense<{value}> : {ty}"))
+    } else {
+        t.op(format_args!("arith.constant {value} : {ty}"))
+    }
+}
+
+/// A vector of f32 as bf16 bits, rounded to nearest even; a NaN stays a (quiet) NaN.
+pub fn narrow(t: &mut Text, lanes: usize, value: &Value) -> Value {
+    let (floats, words) = (format!("vector<{lanes}xf32>"), format!("vector<{lanes}xi32>"));
+    let word = t.op(format_args!("arith.bitcast {value} : {floats} to {words}"));
+    let sixteen = constant(t, 16, &words);
+    let high = t.op(format_args!("arith.shrui {word}, {sixteen} : {words}"));
+    let one = constant(t, 1, &words);
+    let odd = t.op(format_args!("arith.andi {high}, {one} : {words}"));
+    let half = constant(t, 0x7fff, &words);
+    let bias = t.op(format_args!("arith.addi {odd}, {half} : {words}"));
+    let rounded = t.op(format_args!("arith.addi {word}, {bias} : {words}"));
+    let rounded = t.op(format_args!("arith.shrui {rounded}, {sixteen} : {words}"));
+    let nan = t.op(format_args!("arith.cmpf uno, {value}, {value} : {floats}"));
+    let quiet = constant(t, 0x40, &words);
+    let quiet = t.op(format_args!("arith.ori {high}, {quiet} : {words}"));
+    let word = t.op(format_args!("arith.select {nan}, {quiet}, {rounded} : vector<{lanes}xi1>, {words}"));
+    t.op(format_args!("arith.trunci {word} : {words} to vector<{lanes}xi16>"))
+}
+
+fn store(t: &mut Text, panels: Panels<'_>, to: &Value, vector: &Value, lanes: usize) {
+    let (name, ty) = panels.memref;
+    t.line(format_args!("vector.store {vector}, {name}[{to}] : {ty}, vector<{lanes}xf32>"));
+}
+
+/// Transposes a square of `lanes` vectors by exchanging off-diagonal blocks of halving size (Eklundh).
+pub fn transpose(t: &mut Text, mut rows: Vec<Value>, lanes: usize, element: &str) -> Vec<Value> {
+    let vector = format!("vector<{lanes}x{element}>");
+    let mut distance = lanes / 2;
+    while distance > 0 {
+        for i in (0..lanes).filter(|i| i & distance == 0) {
+            let pick = |upper: usize| {
+                let lanes: Vec<String> = (0..lanes)
+                    .map(|l| {
+                        // Row i keeps its even blocks and takes the other's; row i + distance the odd ones.
+                        let from = (l & !distance) + upper;
+                        (if l & distance == 0 { from } else { from + lanes }).to_string()
+                    })
+                    .collect();
+                lanes.join(", ")
+            };
+            let (a, b) = (rows[i].clone(), rows[i + distance].clone());
+            rows[i] = t.op(format_args!("vector.shuffle {a}, {b} [{}] : {vector}, {vector}", pick(0)));
+            rows[i + distance] =
+                t.op(format_args!("vector.shuffle {a}, {b} [{}] : {vector}, {vector}", pick(distance)));
+        }
+        distance /= 2;
+    }
+    rows
+}
