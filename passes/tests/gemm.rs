@@ -139,9 +139,7 @@ fn specs() -> Vec<(GemmSpec, Epilogue)> {
     let mut all = vec![];
     let dtypes = [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)];
     for (x, y) in dtypes {
-        for (m, n, k) in
-            [(1, 1, 1), (37, 65, 19), (64, 96, 64), (3, 130, 33), (70, 5, 1100)]
-        {
+        for (m, n, k) in [(1, 1, 1), (37, 65, 19), (64, 96, 64), (3, 130, 33), (70, 5, 1100)] {
             for (ta, tb) in [(false, true), (false, false), (true, false)] {
                 let a = if ta { cols(x, m) } else { rows(x, k) };
                 let b = if tb { cols(x, k) } else { rows(x, n) };
