@@ -1,3 +1,5 @@
 //! From the YAML text a user has to a checked [`config::Config`], and from that to a module.
 
+pub mod block;
 pub mod config;
+pub mod model;

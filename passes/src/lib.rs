@@ -3,12 +3,15 @@
 pub mod autodiff;
 pub mod codegen;
 pub mod dce;
+mod egraph;
+pub mod fuse;
 pub mod optimizer;
 pub mod options;
 pub mod pass;
 pub mod pipeline;
 pub mod plan;
 pub mod registry;
+pub mod simplify;
 
 pub use pass::Pass;
 

@@ -115,9 +115,6 @@ fn check(case: &Case, kernel: Kernel, pieces: usize, level: CpuLevel) {
             );
         }
     }
-    if !c.margins_untouched() {
-        eprintln!("{:?}", c.bytes);
-    }
     assert!(c.margins_untouched(), "{level} {:?}", case.spec);
     for i in 0..m {
         // Gaps between rows belong to someone else.
@@ -143,9 +140,9 @@ fn specs() -> Vec<(GemmSpec, Epilogue)> {
     let dtypes = [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)];
     for (x, y) in dtypes {
         for (m, n, k) in
-            [(1, 1, 1), (37, 65, 19), (65, 37, 70), (32, 64, 64), (3, 130, 33), (70, 5, 600), (96, 32, 1056)]
+            [(1, 1, 1), (37, 65, 19), (64, 96, 64), (3, 130, 33), (70, 5, 1100)]
         {
-            for (ta, tb) in [(false, true), (false, false), (true, false), (true, true)] {
+            for (ta, tb) in [(false, true), (false, false), (true, false)] {
                 let a = if ta { cols(x, m) } else { rows(x, k) };
                 let b = if tb { cols(x, k) } else { rows(x, n) };
                 let accumulate = (m + usize::from(ta)) % 2 == 0;
@@ -163,41 +160,56 @@ fn specs() -> Vec<(GemmSpec, Epilogue)> {
     all
 }
 
-#[test]
-fn products_match_f64_at_every_level() {
+/// Compiles and checks every spec at `level`, if this machine runs it.
+fn check_level(level: CpuLevel) {
+    let missing = features::missing(level);
+    if !missing.is_empty() {
+        eprintln!("{level} not tested: this CPU lacks {missing:?}");
+        return;
+    }
+    // At the AMX level only bf16 products differ from the level below.
+    let specs = specs().into_iter().filter(|(s, _)| level < CpuLevel::Amx || s.a.dtype == DType::BF16);
+    let cases: Vec<Case> = specs
+        .enumerate()
+        .map(|(i, (spec, epilogue))| {
+            let generated = generate_fused(&spec, epilogue, level, &format!("gemm{i}")).unwrap();
+            Case { spec, epilogue, generated }
+        })
+        .collect();
+    let texts: Vec<KernelText> = cases.iter().map(|c| c.generated.text.clone()).collect();
     let folder = tempfile::tempdir().unwrap();
-    for level in CpuLevel::ALL.into_iter().filter(|l| features::missing(*l).is_empty()) {
-        let cases: Vec<Case> = specs()
-            .into_iter()
-            .enumerate()
-            .map(|(i, (spec, epilogue))| {
-                let generated = generate_fused(&spec, epilogue, level, &format!("gemm{i}")).unwrap();
-                Case { spec, epilogue, generated }
-            })
-            .collect();
-        let texts: Vec<KernelText> = cases.iter().map(|c| c.generated.text.clone()).collect();
-        let out = folder.path().join(format!("{level}.so"));
-        let report = build_shared_object(&texts, level, &out).unwrap();
-        eprintln!("{level}: {} kernels in {:?}", texts.len(), report.total);
-        if std::env::var_os("KEEP").is_some() {
-            for t in &texts {
-                std::fs::write(format!("/tmp/keep-{}-{level}.mlir", t.symbol), &t.mlir).unwrap();
-            }
-            std::fs::copy(&out, format!("/tmp/keep-{level}.so")).unwrap();
-            for t in &report.kernels {
-                eprintln!("{t:?}");
-            }
-        }
-        // SAFETY: the library is the one just built.
-        let library = unsafe { libloading::Library::new(&out) }.unwrap();
-        for case in &cases {
-            // SAFETY: every kernel has this type.
-            let kernel = unsafe { library.get::<Kernel>(case.generated.text.symbol.as_bytes()) }.unwrap();
-            for pieces in [1, 2, 5] {
-                check(case, *kernel, pieces, level);
-            }
+    let out = folder.path().join("gemm.so");
+    let report = build_shared_object(&texts, level, &out).unwrap();
+    eprintln!("{level}: {} kernels in {:?}", texts.len(), report.total);
+    // SAFETY: the library is the one just built.
+    let library = unsafe { libloading::Library::new(&out) }.unwrap();
+    for case in &cases {
+        // SAFETY: every kernel has this type.
+        let kernel = unsafe { library.get::<Kernel>(case.generated.text.symbol.as_bytes()) }.unwrap();
+        for pieces in [1, 2, 5] {
+            check(case, *kernel, pieces, level);
         }
     }
+}
+
+#[test]
+fn portable_products_match_f64() {
+    check_level(CpuLevel::Portable);
+}
+
+#[test]
+fn avx2_products_match_f64() {
+    check_level(CpuLevel::Avx2);
+}
+
+#[test]
+fn avx512_products_match_f64() {
+    check_level(CpuLevel::Avx512);
+}
+
+#[test]
+fn amx_products_match_f64() {
+    check_level(CpuLevel::Amx);
 }
 
 #[test]

@@ -119,8 +119,9 @@ fn one(mut s: Section<'_>, loss: &mut Option<LossMonitor>, checkpoint: &mut Opti
             s.finish_with(Rule::Strict, known::keys("callbacks.CheckpointMonitor"));
         }
         name if IDLE.contains(&name) => {
-            let found = Diagnostic::note(&codes::NO_EFFECT, format!("the callback `{name}` has no effect here"));
-            s.error_at(found, kind.span, "");
+            if let Some(span) = kind.span {
+                s.report.idle("callbacks", name, span);
+            }
         }
         name => {
             let message = format!("`{name}` is not a callback");

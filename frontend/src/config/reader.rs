@@ -284,7 +284,9 @@ impl<'a> Section<'a> {
     pub fn finish_among(self, rule: Rule, known: &[&str], more: &[&str]) {
         let left = self.left().into_iter().map(|(_, f)| f);
         let (idle, unknown): (Vec<Field>, Vec<Field>) = left.partition(|f| known.contains(&f.written));
-        self.note_idle(idle);
+        for field in idle {
+            self.report.idle(&self.path, field.written, field.key_span);
+        }
         let candidates = || self.taken.iter().chain(known).chain(more).copied();
         for field in unknown {
             let place = if self.path.is_empty() { "at the top level".into() } else { format!("in `{}`", self.path) };
@@ -310,21 +312,6 @@ impl<'a> Section<'a> {
             }
             self.report.push(self.report.mark(found.help(help.join(" ")), Some(field.key_span), "unknown"));
         }
-    }
-
-    fn note_idle(&self, mut idle: Vec<Field>) {
-        if idle.is_empty() {
-            return;
-        }
-        idle.sort_by_key(|f| f.key_span);
-        let names: Vec<String> =
-            idle.iter().map(|f| format!("{} (line {})", f.written, self.report.line(f.key_span))).collect();
-        let place = if self.path.is_empty() { "at the top level".into() } else { format!("in `{}`", self.path) };
-        let keys = if idle.len() == 1 { "1 key".into() } else { format!("{} keys", idle.len()) };
-        let verb = if idle.len() == 1 { "has" } else { "have" };
-        let message = format!("{keys} {place} {verb} no effect here: {}", names.join(", "));
-        let found = Diagnostic::note(&codes::NO_EFFECT, message);
-        self.report.push(self.report.mark(found, self.span.or(idle.first().map(|f| f.key_span)), ""));
     }
 }
 

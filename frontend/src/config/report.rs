@@ -7,6 +7,7 @@ use std::sync::Arc;
 use athanor_ir::Diagnostic;
 use athanor_ir::diag::{Severity, SourceFile, line_col};
 
+use super::codes;
 use super::span::Span;
 
 /// The texts read so far and what is wrong with them.
@@ -14,6 +15,8 @@ use super::span::Span;
 pub(super) struct Report {
     sources: RefCell<Vec<Arc<SourceFile>>>,
     diagnostics: RefCell<Vec<Diagnostic>>,
+    /// Section, key and place of everything known that has no effect.
+    idle: RefCell<Vec<(String, String, Span)>>,
 }
 
 impl Report {
@@ -47,9 +50,46 @@ impl Report {
         diagnostic.at(&source, range, text)
     }
 
-    /// 1-based line of a place.
-    pub fn line(&self, span: Span) -> u32 {
-        self.source(span.file).map_or(0, |s| line_col(&s.text, span.start as usize).0)
+    /// Remembers that `key` of `section` has no effect; all of them become one note.
+    pub fn idle(&self, section: &str, key: impl Into<String>, span: Span) {
+        let mut idle = self.idle.borrow_mut();
+        // An aliased section is read once per place it is used at.
+        if !idle.iter().any(|(_, _, s)| *s == span) {
+            idle.push((section.to_owned(), key.into(), span));
+        }
+    }
+
+    /// `line 7` in the first text, `base.yaml:7` in another.
+    fn line(&self, span: Span) -> String {
+        let Some(source) = self.source(span.file) else { return String::new() };
+        let (line, _) = line_col(&source.text, span.start as usize);
+        if span.file == 0 { line.to_string() } else { format!("{}:{line}", source.name) }
+    }
+
+    /// One note for everything without effect: the count in its message, the keys by section in its help.
+    fn note_idle(&self) {
+        let mut idle = self.idle.take();
+        let Some(first) = idle.iter().map(|(_, _, s)| *s).min() else { return };
+        idle.sort_by_key(|(_, _, span)| *span);
+        let mut sections: Vec<(&str, Vec<String>)> = vec![];
+        for (section, key, span) in &idle {
+            let text = format!("{key} ({})", self.line(*span));
+            match sections.iter_mut().find(|(name, _)| name == section) {
+                Some((_, keys)) => keys.push(text),
+                None => sections.push((section, vec![text])),
+            }
+        }
+        let lines = sections.iter().map(|(name, keys)| {
+            let name = if name.is_empty() { "top level" } else { name };
+            format!("{name}: {}", keys.join(", "))
+        });
+        let message = match idle.len() {
+            1 => "1 known key has no effect here".to_owned(),
+            n => format!("{n} known keys have no effect here"),
+        };
+        let help = format!("with their lines:\n{}", lines.collect::<Vec<_>>().join("\n"));
+        let found = Diagnostic::note(&codes::NO_EFFECT, message).help(help);
+        self.push(self.mark(found, Some(first), "the first of them"));
     }
 
     pub fn has_errors(&self) -> bool {
@@ -58,6 +98,7 @@ impl Report {
 
     /// Everything found: errors first, then warnings, then notes, each in the order of the text.
     pub fn finish(self) -> (Vec<Arc<SourceFile>>, Vec<Diagnostic>) {
+        self.note_idle();
         let sources = self.sources.into_inner();
         let mut diagnostics = self.diagnostics.into_inner();
         let position = |d: &Diagnostic| {

@@ -4,8 +4,11 @@ use super::layout::Place;
 use super::matrix::as_gemm;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
+use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
+use crate::codegen::embed::{self, EmbedSpec};
+use crate::codegen::rope::{self, Pairing, RopeSpec};
 use crate::codegen::simd::Float;
-use crate::codegen::{Generated, loops, squares};
+use crate::codegen::{Generated, gemm, loops, squares};
 use athanor_ir::diag::Result;
 use athanor_ir::func::{Func, Node, Role};
 use athanor_ir::module::Module;
@@ -51,8 +54,10 @@ pub(crate) fn node(
         return Ok(());
     }
     let done = match (&node.op, callee) {
-        (Op::Einsum { spec }, _) => product(draft, kernels, &site, spec)?,
+        (Op::Einsum { spec }, _) => product(draft, kernels, options, &site, spec)?,
         (Op::Attention { .. } | Op::AttentionGrad { .. }, _) => attend(draft, kernels, options, &site, &node.op)?,
+        (Op::Rope { .. } | Op::Embed | Op::EmbedGrad { .. }, _) => positions(draft, kernels, options, &site, &node.op)?,
+        (Op::CrossEntropy | Op::CrossEntropyGrad, _) => loss(draft, kernels, options, &site, &node.op)?,
         (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
         (_, Some(func)) => group(draft, kernels, options, &site, func)?,
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
@@ -70,13 +75,19 @@ fn func_flops(func: &Func) -> u64 {
 }
 
 /// A matrix product.
-fn product(draft: &mut Draft<'_>, kernels: &mut KernelTable, site: &Site, spec: &str) -> Result<bool> {
+fn product(
+    draft: &mut Draft<'_>,
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    site: &Site,
+    spec: &str,
+) -> Result<bool> {
     let [a, b] = [&site.inputs[0], &site.inputs[1]];
     let acc = site.inputs.get(2);
     let Some((gemm, swapped)) = as_gemm(spec, &a.1, &b.1, &site.outputs[0].1, acc.is_some()) else {
         return Ok(false);
     };
-    let kernel = gemm_kernel(kernels, gemm, site)?;
+    let kernel = gemm_kernel(kernels, options, gemm, site)?;
     if let Some(acc) = acc
         && acc.0 != site.outputs[0].0
     {
@@ -87,12 +98,83 @@ fn product(draft: &mut Draft<'_>, kernels: &mut KernelTable, site: &Site, spec: 
     Ok(true)
 }
 
-fn gemm_kernel(kernels: &mut KernelTable, spec: GemmSpec, site: &Site) -> Result<usize> {
+/// The product by the library, with the generated kernel beside it for machines without the library.
+fn gemm_kernel(kernels: &mut KernelTable, options: &PlanOptions, spec: GemmSpec, site: &Site) -> Result<usize> {
     let (flops, bytes) = (site.flops, site.bytes);
-    kernels.get(format!("{spec:?}"), |_| {
-        let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
-        Ok((Kernel { name, kind: KernelKind::Gemm { spec, fallback: None }, flops, bytes }, 0, None))
+    let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
+    let fallback = kernels.get(format!("generated {spec:?}"), |table| {
+        let symbol = table.symbol("gemm");
+        let g = gemm::generate(&spec, options.level, &symbol)?;
+        let kind = KernelKind::Generated { symbol, grid: g.grid };
+        let kernel = Kernel { name: format!("{name} generated"), kind, flops, bytes };
+        Ok((kernel, g.scratch_bytes_per_worker * options.threads, Some(g.text)))
+    })?;
+    let scratch = kernels.scratch(fallback);
+    kernels.get(format!("library {spec:?}"), |_| {
+        Ok((Kernel { name, kind: KernelKind::Gemm { spec, fallback: Some(fallback) }, flops, bytes }, scratch, None))
     })
+}
+
+/// Rotary embedding and table lookups.
+fn positions(
+    draft: &mut Draft<'_>,
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    site: &Site,
+    op: &Op,
+) -> Result<bool> {
+    let ty = |i: usize| &site.inputs[i].1;
+    let key = format!("{} {:?} {:?}", op.name(), Site::types(&site.inputs), Site::types(&site.outputs));
+    let out = &site.outputs[0].1;
+    let kernel = match op {
+        Op::Rope { interleaved, inverse } => {
+            let (Some(dtype), DType::F32) = (float(ty(0).dtype), ty(1).dtype) else { return Ok(false) };
+            let [batch, seq, heads, head_dim] = ty(0).dims[..] else { return Ok(false) };
+            let pairing = if *interleaved { Pairing::Neighbours } else { Pairing::Halves };
+            let rotary_dim = 2 * ty(1).dims[1];
+            let spec = RopeSpec { batch, seq, heads, head_dim, rotary_dim, pairing, inverse: *inverse, dtype };
+            let make = |symbol: &str| rope::rope(&spec, options.level, symbol);
+            generated(kernels, options, site, (format!("{key} {spec:?}"), op.name()), make)?
+        }
+        Op::Embed => {
+            let Some(dtype) = float(out.dtype) else { return Ok(false) };
+            let spec = EmbedSpec { tokens: ty(0).elements(), vocab: ty(1).dims[0], hidden: ty(1).dims[1], dtype };
+            generated(kernels, options, site, (key, op.name()), |symbol| embed::embed(&spec, options.level, symbol))?
+        }
+        Op::EmbedGrad { vocab } => {
+            let (Some(dtype), DType::F32) = (float(ty(1).dtype), out.dtype) else { return Ok(false) };
+            let spec = EmbedSpec { tokens: ty(0).elements(), vocab: *vocab, hidden: out.dims[1], dtype };
+            let make = |symbol: &str| embed::embed_grad(&spec, options.level, symbol);
+            generated(kernels, options, site, (key, op.name()), make)?
+        }
+        _ => return Ok(false),
+    };
+    draft.run(site.index, kernels, kernel, site.inputs.clone(), site.outputs.clone());
+    Ok(true)
+}
+
+/// Cross-entropy and its gradient, in place where the memory plan says so.
+fn loss(draft: &mut Draft<'_>, kernels: &mut KernelTable, options: &PlanOptions, site: &Site, op: &Op) -> Result<bool> {
+    let logits = &site.inputs[0].1;
+    let (Some(dtype), Some(vocab)) = (float(logits.dtype), logits.dims.last().copied()) else { return Ok(false) };
+    let spec = CrossEntropySpec { tokens: logits.elements() / vocab, vocab, dtype };
+    let mut outputs = site.outputs.clone();
+    let kernel = if matches!(op, Op::CrossEntropy) {
+        let make = |symbol: &str| cross_entropy::cross_entropy(&spec, options.level, symbol);
+        generated(kernels, options, site, (format!("{} {spec:?}", op.name()), op.name()), make)?
+    } else {
+        let to = if outputs[0].0 == site.inputs[0].0 {
+            outputs.clear();
+            GradTo::InPlace
+        } else {
+            let Some(to) = float(outputs[0].1.dtype) else { return Ok(false) };
+            GradTo::Buffer(to)
+        };
+        let make = |symbol: &str| cross_entropy::cross_entropy_grad(&spec, to, options.level, symbol);
+        generated(kernels, options, site, (format!("{} {spec:?} {to:?}", op.name()), op.name()), make)?
+    };
+    draft.run(site.index, kernels, kernel, site.inputs.clone(), outputs);
+    Ok(true)
 }
 
 /// Adds a kernel made by one of the generators.

@@ -299,6 +299,12 @@ fn lookup(s: &Section<'_>, name: &Spanned<String>, table: Table, what: &str) -> 
                 s.error_at(found, name.span, "unknown");
                 None
             }
+            None if s.peek("auto_register").is_some() => {
+                let message = format!("the {what} `{}` is Python code outside of the configuration", name.value);
+                let found = Diagnostic::error(&codes::CLASS_ELSEWHERE, message).help(SUPPORTED);
+                s.error_at(found, name.span, "a class of its own");
+                None
+            }
             None => refuse(s, name.span, &format!("the {what} `{}`", name.value)),
         },
     }

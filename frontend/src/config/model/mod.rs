@@ -206,6 +206,10 @@ pub(super) fn read<'a>(top: &mut Section<'a>, layers: &'a Layers, inputs: &Input
     let report = inputs.report;
     let mut model = top.section("model");
     let legacy = inputs.generation == Generation::G1;
+    if legacy {
+        // Part of the model, whether or not the model gets as far as being read.
+        top.take(&["moe_config"]);
+    }
     let arch = legacy.then(|| legacy_arch(&mut model)).flatten();
     let own = model.field("model_config");
     let span = model.span.or(inputs.general.pretrained_model_dir.as_ref().and_then(|d| d.span));
@@ -222,15 +226,9 @@ pub(super) fn read<'a>(top: &mut Section<'a>, layers: &'a Layers, inputs: &Input
         None => {}
     }
     let mut s = Section::from_fields(report, "model.model_config", span, fields);
-    if let Some(class) = s.peek("auto_register") {
-        let found = Diagnostic::error(&codes::CLASS_ELSEWHERE, "the model is Python code outside of the configuration")
-            .help("use a built-in class: LlamaConfig, GPT2Config, or a Mcore `model_type`");
-        s.error_at(found, Some(class.node.span), "loaded from here");
-        return None;
-    }
     let arch = if legacy { arch } else { architecture(&mut s) };
     let family = family::read(&mut s, arch.clone(), legacy)?;
-    s.take(&["type", "model_type", "architectures"]);
+    s.take(&["type", "model_type", "architectures", "auto_register"]);
     let convention = match (legacy, hf) {
         (true, _) => Convention::Legacy,
         (false, Some(_)) => Convention::HuggingFace,
@@ -514,12 +512,10 @@ fn finish(mut s: Section<'_>, hf_file: Option<u32>) {
     let from_hf: Vec<_> = s.left().into_iter().filter(|(_, f)| Some(f.key_span.file) == hf_file).collect();
     let names: Vec<&str> = from_hf.iter().map(|(name, _)| *name).collect();
     s.take(&names);
-    let unused: Vec<_> = from_hf.iter().filter(|(_, f)| !known::HF_BOOKKEEPING.contains(&f.written)).collect();
-    let unused: Vec<_> = unused.into_iter().filter(|(_, f)| !f.node.is_null()).collect();
-    if let Some((_, first)) = unused.first() {
-        let names: Vec<&str> = unused.iter().map(|(_, f)| f.written).collect();
-        let message = format!("settings of the config.json have no effect here: {}", names.join(", "));
-        s.report.push(s.report.mark(Diagnostic::note(&codes::NO_EFFECT, message), Some(first.key_span), ""));
+    for (_, field) in from_hf {
+        if !field.node.is_null() && !known::HF_BOOKKEEPING.contains(&field.written) {
+            s.report.idle("config.json", field.written, field.key_span);
+        }
     }
     let idle: Vec<&str> = known::MODEL_IDLE.iter().chain(refuse::KNOWN).copied().collect();
     let more: Vec<&str> = alias::names().collect();

@@ -5,6 +5,7 @@
 //! packing) use register-tiled vector kernels, bf16 ones on AMX use tiles.
 
 mod amx;
+mod amx_pack;
 mod pack;
 mod text;
 mod vector;
@@ -88,12 +89,10 @@ pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symb
         (1, _) if residual.is_none() => (transposed(spec), true),
         _ => return refuse("the result is contiguous in neither dim, or not in its rows beside a residual"),
     };
-    let problem = Problem { spec, residual, level, symbol: symbol.to_owned(), swapped };
-    if spec.a.dtype == DType::BF16 && level == CpuLevel::Amx {
-        Ok(amx::generate(&problem))
-    } else {
-        Ok(vector::generate(&problem))
-    }
+    let tiles = spec.a.dtype == DType::BF16 && level == CpuLevel::Amx;
+    let bf16 = if tiles { "bf16" } else { pack::storage(DType::BF16) };
+    let problem = Problem { spec, residual, level, symbol: symbol.to_owned(), swapped, bf16 };
+    if tiles { Ok(amx::generate(&problem)) } else { Ok(vector::generate(&problem)) }
 }
 
 /// Cᵀ = Bᵀ·Aᵀ.
@@ -110,18 +109,26 @@ struct Problem {
     symbol: String,
     /// A and B have changed places to make C's rows contiguous; the buffers have not.
     swapped: bool,
+    /// How bf16 is typed in memory.
+    bf16: &'static str,
 }
 
 impl Problem {
+    /// `memref<LENxTYPE>` of a whole operand, flat.
+    fn flat(&self, r: MatRef, rows: usize, cols: usize) -> String {
+        let element = if r.dtype == DType::BF16 { self.bf16 } else { r.dtype.mlir() };
+        format!("memref<{}x{element}>", extent(r, rows, cols))
+    }
+
     /// The kernel's parameter list: operands as flat memrefs, then `%scratch` and the range.
     fn params(&self, scratch_bytes: usize) -> String {
         let GemmSpec { m, n, k, a, b, c, .. } = self.spec;
-        let (a, b) = (format!("%a: {}", flat(a, m, k)), format!("%b: {}", flat(b, k, n)));
+        let (a, b) = (format!("%a: {}", self.flat(a, m, k)), format!("%b: {}", self.flat(b, k, n)));
         let (first, second) = if self.swapped { (b, a) } else { (a, b) };
-        let residual = self.residual.map_or(String::new(), |r| format!("%r: {}, ", flat(r, m, n)));
+        let residual = self.residual.map_or(String::new(), |r| format!("%r: {}, ", self.flat(r, m, n)));
         format!(
             "{first}, {second}, {residual}%c: {}, %scratch: memref<{}xi8>, %lo: index, %hi: index, %worker: index",
-            flat(c, m, n),
+            self.flat(c, m, n),
             scratch_bytes * MAX_WORKERS
         )
     }
@@ -135,9 +142,4 @@ impl Problem {
 /// Number of elements from the first to the last of a matrix.
 fn extent(r: MatRef, rows: usize, cols: usize) -> usize {
     (rows - 1) * r.row_stride + (cols - 1) * r.col_stride + 1
-}
-
-/// `memref<LENxTYPE>` of a whole operand, flat; bf16 as bits.
-fn flat(r: MatRef, rows: usize, cols: usize) -> String {
-    format!("memref<{}x{}>", extent(r, rows, cols), pack::storage(r.dtype))
 }

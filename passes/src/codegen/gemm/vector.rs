@@ -6,7 +6,7 @@ use athanor_ir::target::CpuLevel;
 
 use super::pack::{Panels, Side, load, narrow, pack_panel, storage};
 use super::text::{Text, Value};
-use super::{GeneratedGemm, KernelText, Problem, flat};
+use super::{GeneratedGemm, KernelText, Problem};
 
 /// Sizes of the register tile and of the cache blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl Writer<'_> {
         if self.blocking.pack_a {
             format!("memref<{}xf32>", self.blocking.a_elements())
         } else {
-            flat(self.s.a, self.s.m, self.s.k)
+            self.p.flat(self.s.a, self.s.m, self.s.k)
         }
     }
 
@@ -138,12 +138,12 @@ impl Writer<'_> {
     }
 
     fn micro_types(&self) -> String {
-        let residual = self.p.residual.map_or(String::new(), |r| format!("{}, ", flat(r, self.s.m, self.s.n)));
+        let residual = self.p.residual.map_or(String::new(), |r| format!("{}, ", self.p.flat(r, self.s.m, self.s.n)));
         format!(
             "{}, index, {}, index, {residual}{}, index, index, index, i1",
             self.a_type(),
             self.b_type(),
-            flat(self.s.c, self.s.m, self.s.n)
+            self.p.flat(self.s.c, self.s.m, self.s.n)
         )
     }
 
@@ -216,7 +216,7 @@ impl Writer<'_> {
         let lanes = self.blocking.lanes;
         let (row, col) = (Value::named("row"), Value::named("col"));
         let wide = format!("vector<{lanes}xf32>");
-        let c_type = flat(self.s.c, self.s.m, self.s.n);
+        let c_type = self.p.flat(self.s.c, self.s.m, self.s.n);
         let base = t.offset((&row, self.s.c.row_stride), (&col, 1));
         let r_base = self.p.residual.map(|r| t.offset((&row, r.row_stride), (&col, 1)));
         let masks = columns.map(|count| {
@@ -234,7 +234,7 @@ impl Writer<'_> {
                     (Addend::C, ..) => Some(load(t, lanes, ("%c", &c_type), self.s.c.dtype, &at, mask)),
                     (Addend::Residual, Some(r), Some(base)) => {
                         let at = t.add_const(base, i * r.row_stride + h * lanes);
-                        Some(load(t, lanes, ("%r", &flat(r, self.s.m, self.s.n)), r.dtype, &at, mask))
+                        Some(load(t, lanes, ("%r", &self.p.flat(r, self.s.m, self.s.n)), r.dtype, &at, mask))
                     }
                     _ => None,
                 };
@@ -326,7 +326,7 @@ impl Writer<'_> {
     fn pack_b(&self, t: &mut Text, block: &Block) {
         let Blocking { lanes, nr, .. } = self.blocking;
         let side = Side::cols(self.s.b, self.s.n, self.s.k);
-        let (b_type, packed) = (flat(self.s.b, self.s.k, self.s.n), self.b_type());
+        let (b_type, packed) = (self.p.flat(self.s.b, self.s.k, self.s.n), self.b_type());
         Self::whole_and_edge(t, (&block.first_panel, &block.last_panel), (self.s.n, nr), |t, panel, edge| {
             let first = t.mul_const(panel, nr);
             let index = t.sub(panel, &block.first_panel);
@@ -344,7 +344,7 @@ impl Writer<'_> {
             let row = t.mul_const(index, mr);
             let (a, a_offset) = if self.blocking.pack_a {
                 let zero = t.index(0);
-                let (a_type, packed) = (flat(self.s.a, self.s.m, self.s.k), self.a_type());
+                let (a_type, packed) = (self.p.flat(self.s.a, self.s.m, self.s.k), self.a_type());
                 let panels = Panels { memref: ("%ap", &packed), width: strip };
                 // A strip is wider than its rows, so near the end it may reach beyond A.
                 let full = self.s.m.is_multiple_of(strip) && mr == strip;
