@@ -2,6 +2,7 @@
 
 pub mod autodiff;
 pub mod codegen;
+pub mod compile;
 pub mod dce;
 mod egraph;
 pub mod fuse;

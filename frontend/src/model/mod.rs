@@ -4,6 +4,7 @@
 
 mod check;
 pub mod flops;
+pub mod hf;
 mod gpt2;
 mod llama;
 

@@ -1,7 +1,7 @@
 //! Documents to token ids.
 
-use super::input::Raw;
 use super::options::{BuildOptions, SequenceLayout};
+use super::raw::Raw;
 use crate::data::codes;
 use crate::data::source::open_file;
 use athanor_ir::diag::{Diagnostic, Result};

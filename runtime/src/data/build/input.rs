@@ -1,12 +1,12 @@
 //! Input files cut into documents, in bounded memory.
 
 use super::options::{InputFormat, InputOptions, TextUnit};
+use super::raw::{Place, Raw, decode};
 use super::wikitext::WikitextCleaner;
 use crate::data::codes;
 use crate::data::source::open_file;
 use athanor_ir::diag::{Diagnostic, Result};
 use flate2::read::MultiGzDecoder;
-use serde_json::Value;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -19,53 +19,6 @@ const BATCH_BYTES: usize = 64 << 10;
 const BATCH_DOCUMENTS: usize = 1024;
 /// A file that is one document is handed over in parts of about this size.
 const PART_BYTES: usize = 256 << 10;
-
-/// A document or a part of one, as it lies in the file.
-#[derive(Debug)]
-pub(crate) struct Raw {
-    pub(crate) bytes: Vec<u8>,
-    /// The bytes are a JSON object; otherwise they are the text itself.
-    pub(crate) json: bool,
-    /// A document begins here.
-    pub(crate) starts: bool,
-    /// A document ends here.
-    pub(crate) ends: bool,
-    pub(crate) place: Place,
-}
-
-impl Raw {
-    /// The texts under each key; plain text has one text, whatever the key.
-    ///
-    /// # Errors
-    /// D0014 if the bytes are not UTF-8, not JSON, or lack a key.
-    pub(crate) fn texts(&self, keys: &[String]) -> Result<Vec<Vec<String>>> {
-        if self.json {
-            return parse_json(self, keys);
-        }
-        let text = decode(&self.bytes, &self.place)?;
-        Ok(keys.iter().map(|_| vec![text.clone()]).collect())
-    }
-}
-
-/// Where a document begins.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    path: Arc<str>,
-    line: u64,
-    offset: u64,
-}
-
-impl Place {
-    /// A D0014 error at `offset` bytes behind this place.
-    pub(crate) fn error<T>(&self, offset: usize, what: &str, help: &str) -> Result<T> {
-        Diagnostic::error(
-            &codes::INPUT_TEXT,
-            format!("{}: line {}, byte {}: {what}", self.path, self.line, self.offset + offset as u64),
-        )
-        .help(help)
-        .err()
-    }
-}
 
 /// Bytes read so far, shared with whoever shows progress.
 #[derive(Debug, Clone, Default)]
@@ -379,30 +332,48 @@ fn keep(paragraph: &str, ready: &mut VecDeque<String>) {
     }
 }
 
-/// Text of UTF-8 `bytes` with line ends as `\n`.
-fn decode(bytes: &[u8], place: &Place) -> Result<String> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if text.contains('\r') => Ok(text.replace("\r\n", "\n").replace('\r', "\n")),
-        Ok(text) => Ok(text.to_string()),
-        Err(e) => place.error(e.valid_up_to(), "this is not UTF-8 text", "convert the file to UTF-8"),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
 
-fn parse_json(raw: &Raw, keys: &[String]) -> Result<Vec<Vec<String>>> {
-    const HELP: &str =
-        "each line of a JSONL file is an object such as {\"text\": \"...\"}; name the keys with --json-keys";
-    let value: Value = match serde_json::from_slice(&raw.bytes) {
-        Ok(value) => value,
-        Err(e) => return raw.place.error(e.column().saturating_sub(1), &format!("this is no JSON: {e}"), HELP),
-    };
-    let of = |key: &String| -> Result<Vec<String>> {
-        let texts = match value.get(key) {
-            Some(Value::String(text)) => Some(vec![text.clone()]),
-            Some(Value::Array(items)) => items.iter().map(|i| i.as_str().map(str::to_string)).collect(),
-            Some(_) => None,
-            None => return raw.place.error(0, &format!("the document has no key {key:?}"), HELP),
-        };
-        texts.map_or_else(|| raw.place.error(0, &format!("{key:?} holds neither a text nor a list of texts"), HELP), Ok)
-    };
-    keys.iter().map(of).collect()
+    /// Everything that can be read from `bytes`, or the code of the error.
+    fn read(bytes: &[u8], format: InputFormat, text_unit: TextUnit) -> std::result::Result<Vec<Raw>, &'static str> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in");
+        std::fs::write(&path, bytes).unwrap();
+        let paths = vec![path.to_string_lossy().into_owned()];
+        let options = InputOptions { format, text_unit, max_document_bytes: 400, ..InputOptions::new(paths) };
+        let mut input = Input::open(&options).map_err(|e| e.code.id)?;
+        let mut all = vec![];
+        while let Some(batch) = input.next_batch().map_err(|e| e.code.id)? {
+            all.extend(batch);
+        }
+        Ok(all)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn any_bytes_give_documents_or_an_error(bytes in prop::collection::vec(prop_oneof![
+            prop::sample::select(&b"\n\r {}\"a:[]=.,'()"[..]), any::<u8>(),
+        ], 0..300)) {
+            let formats = [InputFormat::Jsonl, InputFormat::Text, InputFormat::Wikitext];
+            for format in formats {
+                for raw in read(&bytes, format, TextUnit::Paragraph).unwrap_or_default() {
+                    let _ = raw.texts(&["a".into()]);
+                }
+            }
+        }
+
+        #[test]
+        fn a_file_as_one_document_loses_no_byte(lines in prop::collection::vec("[ a-z]{0,20}\n", 0..40)) {
+            let text = lines.concat();
+            let parts = read(text.as_bytes(), InputFormat::Text, TextUnit::File).unwrap();
+            let joined: Vec<u8> = parts.iter().flat_map(|p| p.bytes.clone()).collect();
+            prop_assert_eq!(joined, text.as_bytes());
+            prop_assert_eq!(parts.iter().filter(|p| p.ends).count(), usize::from(!lines.is_empty()));
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod encode;
 mod input;
 mod options;
 mod pipeline;
+mod raw;
 mod sink;
 mod wikitext;
 
@@ -14,8 +15,9 @@ pub use encode::Encoder;
 pub use options::{BuildOptions, InputFormat, InputOptions, SequenceLayout, TextUnit};
 pub use wikitext::WikitextCleaner;
 
-pub(crate) use input::{Input, Raw};
+pub(crate) use input::Input;
 pub(crate) use pipeline::ordered;
+pub(crate) use raw::Raw;
 
 use super::codes;
 use super::indexed::with_extension;

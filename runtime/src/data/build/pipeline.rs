@@ -58,7 +58,6 @@ fn next<J>(jobs: &Mutex<Receiver<J>>) -> Option<J> {
     jobs.lock().ok()?.recv().ok()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "dropping the queue is what stops the reader")]
 fn drain<U>(results: Receiver<Receiver<Result<U>>>, write: &mut dyn FnMut(U) -> Result<()>) -> Result<()> {
     for result in results {
         write(result.recv().unwrap_or_else(|_| lost())?)?;
@@ -98,7 +97,7 @@ mod tests {
     #[test]
     fn results_come_in_order_whatever_the_workers_do() {
         let mut out = vec![];
-        let work = |_: &mut (), i: u64| {
+        let work = |(): &mut (), i: u64| {
             std::thread::sleep(Duration::from_micros((i * 7919) % 300));
             Ok(i)
         };

@@ -59,7 +59,9 @@ impl Sink {
     }
 
     fn stitch(&mut self, texts: &[Vec<u32>]) -> Result<()> {
-        texts.iter().for_each(|text| self.waiting.extend_from_slice(text));
+        for text in texts {
+            self.waiting.extend_from_slice(text);
+        }
         let whole = self.waiting.len() / self.chunk * self.chunk;
         for sequence in self.waiting[..whole].chunks_exact(self.chunk) {
             self.writer.add_sequence(sequence)?;

@@ -145,8 +145,8 @@ fn wikitext_is_cleaned_and_headings_are_dropped() {
 #[test]
 fn the_order_does_not_depend_on_the_workers() {
     let dir = workspace();
-    let lines: String =
-        (0..5000).map(|i| format!("{{\"text\": \"the cat {i} {}\"}}\n", "sat ".repeat(i % 50))).collect();
+    let line = |i: usize| format!("{{\"text\": \"the cat {i} {}\"}}\n", "sat ".repeat(i % 50));
+    let lines = (0..5000).map(line).collect::<Vec<_>>().concat();
     let o = BuildOptions { overwrite: true, ..file(&dir, "a.jsonl", lines) };
     let bytes = |workers| {
         run(&BuildOptions { workers, ..o.clone() }).unwrap();

@@ -19,6 +19,7 @@ type Pair = (u32, u32);
 
 /// Learns merges from words (in the byte-level alphabet) and their counts until the vocabulary has `vocab_size`
 /// tokens or no pair occurs `min_frequency` times.
+#[expect(clippy::implicit_hasher, reason = "the order of the map does not matter, nor does its hasher")]
 pub fn learn(words: HashMap<String, u64>, vocab_size: usize, min_frequency: u64, special: &[String]) -> Merges {
     let mut vocab: Vec<String> = special.to_vec();
     vocab.extend(alphabet().into_iter().map(String::from));

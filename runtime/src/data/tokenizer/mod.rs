@@ -161,7 +161,7 @@ fn count_words(options: &TrainOptions, words: &mut Words, progress: &mut dyn FnM
             let mut counts = HashMap::new();
             for raw in &batch {
                 for text in raw.texts(&keys)?.into_iter().flatten() {
-                    split(&splitter, text, &mut counts).or_else(|e| raw.place.error(0, &e, "check the text"))?;
+                    split(splitter, text, &mut counts).or_else(|e| raw.place.error(0, &e, "check the text"))?;
                 }
             }
             Ok((counts, batch.len() as u64))
@@ -176,7 +176,7 @@ fn count_words(options: &TrainOptions, words: &mut Words, progress: &mut dyn FnM
     )
 }
 
-fn split(splitter: &ByteLevel, text: String, counts: &mut HashMap<String, u64>) -> std::result::Result<(), String> {
+fn split(splitter: ByteLevel, text: String, counts: &mut HashMap<String, u64>) -> std::result::Result<(), String> {
     let mut cut = PreTokenizedString::from(text);
     splitter.pre_tokenize(&mut cut).map_err(|e| e.to_string())?;
     for (word, ..) in cut.get_splits(OffsetReferential::Original, OffsetType::Byte) {

@@ -46,7 +46,7 @@ fn the_same_text_gives_the_same_bytes() {
 #[test]
 fn rare_words_are_forgotten_when_there_are_too_many() {
     let dir = tempfile::tempdir().unwrap();
-    let text: String = (0..500).map(|i| format!("common rare{i} ")).collect();
+    let text = (0..500).map(|i| format!("common rare{i} ")).collect::<Vec<_>>().concat();
     let o = TrainOptions { max_words: 50, ..options(dir.path(), &text) };
     let report = train(&o, &mut |_| ()).unwrap();
     assert!(report.words <= 50 && report.forgotten > 400, "{report:?}");
