@@ -71,7 +71,9 @@ fn buffer(dtype: DType, elements: usize, seed: u32) -> Vec<Line> {
     match dtype {
         DType::BF16 => {
             let all: &mut [half::bf16] = bytemuck::cast_slice_mut(&mut all);
-            all.iter_mut().for_each(|v| *v = half::bf16::from_f32(next()));
+            for v in all {
+                *v = half::bf16::from_f32(next());
+            }
         }
         _ => bytemuck::cast_slice_mut::<_, f32>(&mut all).iter_mut().for_each(|v| *v = next()),
     }
@@ -124,9 +126,8 @@ fn main() {
         // SAFETY: the library was just built from the kernels above.
         let object = unsafe { libloading::Library::new(&out) }.expect("loads");
         // `KEEP=FILE` leaves the shared object for a disassembler.
-        match std::env::var_os("KEEP") {
-            Some(keep) => drop(std::fs::copy(&out, keep)),
-            None => (),
+        if let Some(keep) = std::env::var_os("KEEP") {
+            std::fs::copy(&out, keep).expect("copied");
         }
         let _ = std::fs::remove_file(&out);
 

@@ -70,6 +70,7 @@ struct Packing<'a> {
 }
 
 /// A block of C over a slice of k.
+#[derive(Clone, Copy)]
 struct Slice<'a> {
     row: &'a Value,
     col: &'a Value,
@@ -127,14 +128,14 @@ impl Writer<'_> {
         t.line(format_args!("func.func @{}({}) {{", self.p.symbol, self.p.params(scratch)));
         let start = t.mul_const(&Value::named("worker"), scratch);
         let scratch_type = format!("memref<{}xi8>", scratch * super::MAX_WORKERS);
-        let mut view = |t: &mut Text, name: &str, at: usize, ty: &str| {
+        let view = |t: &mut Text, name: &str, at: usize, ty: &str| {
             let at = t.add_const(&start, at);
             t.line(format_args!("%{name} = memref.view %scratch[{at}][] : {scratch_type} to {ty}"));
         };
         let b_bytes = self.b_rows() * STEP * 2;
-        view(t, "bp", 0, &self.packed_type(self.b_rows()));
+        view(t, "bp", 0, &packed_type(self.b_rows()));
         if self.pack_a {
-            view(t, "ap", b_bytes, &self.packed_type(self.a_rows()));
+            view(t, "ap", b_bytes, &packed_type(self.a_rows()));
         } else {
             t.line(format_args!(
                 "%at = memref.reinterpret_cast %a to offset: [0], sizes: [{m}, {k}], strides: [{}, 1] : {} to {}",
@@ -189,10 +190,6 @@ impl Writer<'_> {
         t.line("return\n}");
     }
 
-    fn packed_type(&self, rows: usize) -> String {
-        format!("memref<{rows}x{STEP}xbf16>")
-    }
-
     fn a_tile_type(&self) -> String {
         format!("memref<{}x{}xbf16, strided<[{}, 1]>>", self.s.m, self.s.k, self.s.a.row_stride)
     }
@@ -209,7 +206,7 @@ impl Writer<'_> {
     /// Packs a block of B and multiplies all strips of A with it.
     fn block(&self, t: &mut Text, strips: (&Value, &Value), packing: &Packing<'_>) {
         let GemmSpec { m, n, k, a, b, .. } = *self.s;
-        let packed = Packed { name: "%bp", ty: &self.packed_type(self.b_rows()), steps: self.steps() };
+        let packed = Packed { name: "%bp", ty: &packed_type(self.b_rows()), steps: self.steps() };
         let b_type = self.p.flat(b, k, n);
         let panels = (packing.first_panel, packing.last_panel);
         let depth = (packing.k_lo, packing.depth);
@@ -217,7 +214,7 @@ impl Writer<'_> {
         t.for_each(strips.0, strips.1, 1, |t, strip| {
             if self.pack_a {
                 let row = t.mul_const(strip, BLOCK);
-                let packed = Packed { name: "%ap", ty: &self.packed_type(self.a_rows()), steps: self.steps() };
+                let packed = Packed { name: "%ap", ty: &packed_type(self.a_rows()), steps: self.steps() };
                 let a_type = self.p.flat(a, m, k);
                 amx_pack::pack_a(t, Side::rows(a, m, k), ("%a", &a_type), &row, depth, packed);
             }
@@ -251,13 +248,7 @@ impl Writer<'_> {
         t.for_each(packing.first_panel, packing.last_panel, 1, |t, panel| {
             let col = &t.mul_const(panel, BLOCK);
             let slot = &t.sub(panel, packing.first_panel);
-            let sums = if self.keeps_sums() {
-                let strip = t.sub(strip, packing.chunk);
-                t.offset((&strip, self.panels * BLOCK), (slot, BLOCK))
-            } else {
-                t.mul_const(slot, BLOCK)
-            };
-            let sums = &sums;
+            let sums = &self.sums_row(t, packing, strip, slot);
             let slice = |direct| Slice { row, col, slot, sums, at, depth, resume, last, direct };
             if !self.pack_a {
                 self.prefetch(t, packing, &slice(false));
@@ -273,6 +264,22 @@ impl Writer<'_> {
             let both = t.op(format_args!("arith.andi {row_in}, {col_in} : i1"));
             t.choose(&both, |t| self.product(t, packing, &slice(true)), |t| self.product(t, packing, &slice(false)));
         });
+        if last && !self.direct() && (packing.last || !self.keeps_sums()) {
+            let col = &t.mul_const(packing.last_panel, BLOCK);
+            let slot = &t.sub(packing.last_panel, packing.first_panel);
+            let sums = &self.sums_row(t, packing, strip, slot);
+            self.finish_before(t, packing, &Slice { row, col, slot, sums, at, depth, resume, last, direct: false });
+        }
+    }
+
+    /// Row of the sums of a block.
+    fn sums_row(&self, t: &mut Text, packing: &Packing<'_>, strip: &Value, slot: &Value) -> Value {
+        if self.keeps_sums() {
+            let strip = t.sub(strip, packing.chunk);
+            t.offset((&strip, self.panels * BLOCK), (slot, BLOCK))
+        } else {
+            t.mul_const(slot, BLOCK)
+        }
     }
 
     /// One block of C over one slice of k.
@@ -300,12 +307,26 @@ impl Writer<'_> {
             })
             .collect();
         let sums = self.multiply(t, packing, slice, &init);
+        let finishes = slice.last && !slice.direct && (packing.last || !self.keeps_sums());
+        if finishes && !self.direct() {
+            // The block before: vectors move it to C while the tiles are still busy with this one.
+            let zero = t.index(0);
+            let second = t.compare("ugt", slice.slot, &zero);
+            t.when(&second, |t| self.finish_before(t, packing, slice));
+        }
         for (place, sum) in places.iter().zip(&sums) {
             t.line(format_args!("amx.tile_store {place}, {sum} : {ty}, {SUM}"));
         }
-        if slice.last && !slice.direct && (packing.last || !self.keeps_sums()) {
+        if finishes && self.direct() {
             self.finish(t, packing, slice);
         }
+    }
+
+    /// Finishes the block to the left of `slice`.
+    fn finish_before(&self, t: &mut Text, packing: &Packing<'_>, slice: &Slice<'_>) {
+        let block = t.index(BLOCK);
+        let (col, sums) = (&t.sub(slice.col, &block), &t.sub(slice.sums, &block));
+        self.finish(t, packing, &Slice { col, sums, ..*slice });
     }
 
     /// Fetches a share of what A will be read next, the next slice or the next strip, while this block is computed.
@@ -338,8 +359,8 @@ impl Writer<'_> {
     /// Adds the products of a slice to four tiles.
     fn multiply(&self, t: &mut Text, packing: &Packing<'_>, slice: &Slice<'_>, init: &[Value]) -> Vec<Value> {
         let (zero, depth) = (t.index(0), t.index(slice.depth));
-        let (b_type, at_type) = (self.packed_type(self.b_rows()), self.a_tile_type());
-        let ap_type = self.packed_type(self.a_rows());
+        let (b_type, at_type) = (packed_type(self.b_rows()), self.a_tile_type());
+        let ap_type = packed_type(self.a_rows());
         let rows: Vec<Value> = (0..2).map(|i| t.add_const(slice.row, i * 16)).collect();
         // STEP rows of packed data per step of k, so a depth is also a row.
         let b_row = t.offset((slice.slot, self.steps() * BLOCK), (slice.at, 1));
@@ -424,4 +445,9 @@ impl Writer<'_> {
             }
         });
     }
+}
+
+/// Packed steps: rows of tiles.
+fn packed_type(rows: usize) -> String {
+    format!("memref<{rows}x{STEP}xbf16>")
 }
