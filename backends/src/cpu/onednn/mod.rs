@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, c_int, c_void};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use athanor_ir::plan::{GemmSpec, MatRef};
 use athanor_ir::{DType, Diagnostic, Result};
@@ -20,8 +20,21 @@ const NAMES: [&str; 2] = ["libdnnl.so.3", "libdnnl.so.2"];
 /// Rows or columns of C that a worker's share is a multiple of: two AMX tiles.
 const UNIT: usize = 32;
 
+/// A cache line of scratch memory.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
+
+impl Default for Line {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
+
 /// The opened library and the products it has compiled.
 pub struct OneDnn {
+    /// Scratch memory of finished runs, one piece per worker at most, to be used again.
+    scratch: Mutex<Vec<Vec<Line>>>,
     cache: RwLock<HashMap<GemmSpec, Arc<api::Matmul>>>,
     api: api::Api,
 }
@@ -41,7 +54,7 @@ impl OneDnn {
 
     /// Opens the library file `name`.
     pub fn open(name: &OsStr) -> Option<Self> {
-        Some(Self { api: api::Api::open(name)?, cache: RwLock::default() })
+        Some(Self { api: api::Api::open(name)?, cache: RwLock::default(), scratch: Mutex::default() })
     }
 
     /// Major version of the library, 2 or 3.
@@ -91,7 +104,7 @@ impl OneDnn {
         c: *mut c_void,
     ) -> Result<()> {
         let (split, grid) = partition(spec);
-        let failed = std::sync::Mutex::new(None);
+        let failed = Mutex::new(None);
         let data = Operands([a.cast_mut(), b.cast_mut(), c]);
         pool.run(grid, &|_, lo, hi| {
             let (mine, offsets) = part(spec, split, (lo, hi));
@@ -112,9 +125,12 @@ impl OneDnn {
         let matmul = self.matmul(spec)?;
         // Also needed when the product was compiled before, by another thread.
         self.api.one_thread();
-        // SAFETY: the caller vouches for the operands, and `matmul` was made for `spec`.
-        unsafe { self.api.execute(&matmul, [a.cast_mut(), b.cast_mut(), c]) }
-            .map_err(|status| Box::new(refuse(spec, status)))
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        scratch.resize(scratch.len().max(matmul.scratch_bytes.div_ceil(size_of::<Line>())), Line::default());
+        // SAFETY: the caller vouches for the operands, `matmul` was made for `spec`, and the scratch is this call's own.
+        let done = unsafe { self.api.execute(&matmul, [a.cast_mut(), b.cast_mut(), c, scratch.as_mut_ptr().cast()]) };
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        done.map_err(|status| Box::new(refuse(spec, status)))
     }
 
     fn matmul(&self, spec: &GemmSpec) -> Result<Arc<api::Matmul>> {
