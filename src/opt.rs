@@ -61,6 +61,11 @@ fn io_error(verb: &str, path: &Path, why: &std::io::Error) -> Failure {
     Failure::from(Box::new(Diagnostic::error(&DUMP_IO, text).help("dumps are written by `--dump-ir DIR`")))
 }
 
+/// The text of a dump; `-` is standard input.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    read(path).map_err(|e| io_error("read", path, &e))
+}
+
 fn read(path: &Path) -> std::io::Result<String> {
     if path != Path::new("-") {
         return std::fs::read_to_string(path);
@@ -81,7 +86,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let text = read(&args.file).map_err(|e| io_error("read", &args.file, &e))?;
+    let text = read_text(&args.file)?;
     let observe = Observe {
         print_before: select(args.print_before.as_ref()),
         print_after: select(args.print_after.as_ref()),

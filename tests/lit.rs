@@ -103,7 +103,7 @@ fn run_command(command: &str, file: &Path, scratch: &Path) -> Result<(), String>
 /// Runs one stage of a pipeline on `input`; its output.
 fn run_stage(stage: &[String], input: &[u8]) -> Result<Vec<u8>, String> {
     let mut words: Vec<&str> = stage.iter().map(String::as_str).collect();
-    let join = words.iter().any(|w| *w == "2>&1");
+    let join = words.contains(&"2>&1");
     words.retain(|w| *w != "2>&1");
     let must_fail = words.first() == Some(&"not");
     let words = &words[usize::from(must_fail)..];

@@ -138,7 +138,7 @@ impl<'c> Emitter<'c> {
         let outs = self.tys(func, &returned)?;
         let mut attrs = vec![
             cx.named("sym_name", cx.text(&func.name)),
-            cx.named("function_type", cx.type_attr(cx.function(&ins, &outs))),
+            cx.named("function_type", cx.function(&ins, &outs).attribute()),
         ];
         if !arg_attrs.is_empty() {
             attrs.push(cx.named("arg_attrs", cx.array(&arg_attrs)));

@@ -165,7 +165,7 @@ pub struct MlirModule<'c> {
     source: Option<Arc<SourceFile>>,
 }
 
-impl<'c> MlirModule<'c> {
+impl MlirModule<'_> {
     fn root(&self) -> OpRef<'_> {
         OpRef::of(self.inner.as_operation())
     }

@@ -212,6 +212,7 @@ proptest! {
     }
 }
 
+#[allow(clippy::unnecessary_box_returns, reason = "errors come in a box")]
 fn error(text: &str) -> Box<Diagnostic> {
     let context = Context::new();
     match context.parse("t.mlir", text) {
