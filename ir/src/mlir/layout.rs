@@ -44,7 +44,8 @@ pub(super) fn check_depth(text: &str) -> Result<(), usize> {
     bad.map_or(Ok(()), Err)
 }
 
-/// Puts each parameter and each result of a function on a line of its own; MLIR prints them all on one.
+/// Puts each parameter and each result of a function on a line of its own; MLIR prints them all on one. Ends the text
+/// with a line break.
 pub(super) fn break_signatures(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 16);
     for line in text.split_inclusive('\n') {
@@ -82,6 +83,9 @@ pub(super) fn break_signatures(text: &str) -> String {
             from = at + line[at..].bytes().take_while(|b| *b == b' ').count();
         }
         out.push_str(&line[from..]);
+    }
+    if !out.ends_with('\n') {
+        out.push('\n');
     }
     out
 }

@@ -27,9 +27,11 @@ mod emit;
 mod ffi;
 mod json;
 mod layout;
+mod steps;
 mod table;
 
 pub use dialect::generate as generate_dialect;
+pub use steps::{Step, Stopped, View};
 
 use crate::diag::{Code, Diagnostic, Result, SourceFile};
 use crate::lr::{LrSchedule, Shape};
@@ -99,11 +101,6 @@ impl Context {
         Self { inner }
     }
 
-    /// The context of melior, for passes that work on MLIR itself.
-    pub fn melior(&self) -> &melior::Context {
-        &self.inner
-    }
-
     /// Reads MLIR text; `name` is the file name for messages and for ops without a location of their own.
     ///
     /// A single function without a module around it is taken as a module of that function.
@@ -152,15 +149,6 @@ impl Context {
         emit::emit_into(Cx::new(&self.inner), handle.root(), module)?;
         Ok(handle)
     }
-
-    /// Runs `work`; if it fails, what MLIR said meanwhile is the error, of kind `code`, or else `otherwise`.
-    ///
-    /// # Errors
-    /// As described.
-    pub fn explained<T>(&self, code: &'static Code, otherwise: &str, work: impl FnOnce() -> Option<T>) -> Result<T> {
-        let (result, heard) = diag::listen(&self.inner, work);
-        result.ok_or_else(|| Box::new(diag::explain(&heard, code, otherwise, None)))
-    }
 }
 
 impl Default for Context {
@@ -177,14 +165,9 @@ pub struct MlirModule<'c> {
     source: Option<Arc<SourceFile>>,
 }
 
-impl<'c> MlirModule<'c> {
+impl MlirModule<'_> {
     fn root(&self) -> OpRef<'_> {
         OpRef::of(self.inner.as_operation())
-    }
-
-    /// The module of melior, for MLIR's pass manager.
-    pub fn melior_mut(&mut self) -> &mut melior::ir::Module<'c> {
-        &mut self.inner
     }
 
     /// MLIR text with every location, one parameter of a function a line.
@@ -197,16 +180,8 @@ impl<'c> MlirModule<'c> {
     /// # Errors
     /// [`NOT_NN`], naming the op and its place.
     pub fn decode(&self) -> Result<Module> {
-        decode::decode(Cx::new(&self.context.inner), self.root()).map_err(|broken| {
-            let at = self.source.as_ref().and_then(|s| Some((s, diag::offset(s, &broken.loc)?)));
-            match at {
-                Some((source, at)) => {
-                    let end = source.text.ceil_char_boundary((at + 1).min(source.text.len()));
-                    Box::new(broken.diagnostic().at(source, at..end, ""))
-                }
-                None => Box::new(broken.diagnostic()),
-            }
-        })
+        decode::decode(Cx::new(&self.context.inner), self.root())
+            .map_err(|broken| Box::new(broken.diagnostic(self.source.as_ref())))
     }
 
     /// MLIR's verifier, then ours on the decoded form, which is returned.
@@ -214,43 +189,14 @@ impl<'c> MlirModule<'c> {
     /// # Errors
     /// [`REFUSED`], [`NOT_NN`] or [`crate::verify::INVALID_IR`].
     pub fn verify(&self) -> Result<Module> {
-        let check = || self.inner.as_operation().verify().then_some(());
-        self.context.explained(&REFUSED, "MLIR refuses the module", check)?;
+        let (valid, heard) = diag::listen(&self.context.inner, || self.inner.as_operation().verify());
+        if !valid {
+            return diag::explain(&heard, &REFUSED, "MLIR refuses the module", self.source.as_ref()).err();
+        }
         let module = self.decode()?;
         crate::verify::verify(&module)?;
         Ok(module)
     }
-}
-
-/// The decoded form of the `builtin.module` operation that an MLIR pass is run on.
-///
-/// # Errors
-/// [`NOT_NN`].
-pub fn decode_operation(context: &Context, operation: melior::ir::OperationRef<'_, '_>) -> Result<Module> {
-    decode::decode_or_explain(Cx::new(&context.inner), root_of(context, operation))
-}
-
-/// Puts `module` in place of what the `builtin.module` operation holds. On an error it keeps what it held.
-///
-/// # Errors
-/// As [`Context::emit`].
-pub fn replace_operation(
-    context: &Context,
-    operation: melior::ir::OperationRef<'_, '_>,
-    module: &Module,
-) -> Result<()> {
-    emit::emit_into(Cx::new(&context.inner), root_of(context, operation), module)
-}
-
-/// MLIR text of the operation that an MLIR pass is run on.
-pub fn print_operation(context: &Context, operation: melior::ir::OperationRef<'_, '_>) -> String {
-    layout::break_signatures(&root_of(context, operation).print())
-}
-
-/// The handle of `operation`, which must live in `context`.
-fn root_of<'a>(context: &'a Context, operation: melior::ir::OperationRef<'_, '_>) -> OpRef<'a> {
-    assert!(operation.context() == context.inner, "the operation lives in another context");
-    OpRef::of_raw(operation.to_raw(), context.melior())
 }
 
 /// The run specification of a module that states none: nothing to train.
