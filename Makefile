@@ -22,7 +22,7 @@ demo: build ## train the quickstart on real text, about two minutes of training 
 	@scripts/demo.sh
 
 test: setup ## all tests but the long ones
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 test-long: setup ## the long tests too
 	cargo test --workspace --release -- --include-ignored

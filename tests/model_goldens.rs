@@ -40,6 +40,11 @@ fn parity(name: &str) {
 }
 
 #[test]
+fn gpt2_with_learned_positions_and_one_matrix_for_q_k_v() {
+    parity("gpt2");
+}
+
+#[test]
 fn llama2() {
     parity("llama2");
 }

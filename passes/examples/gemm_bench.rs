@@ -34,7 +34,14 @@ fn specs(x: DType, grad: DType) -> Vec<(String, GemmSpec)> {
     let row = |dtype, cols| MatRef { dtype, row_stride: cols, col_stride: 1 };
     let col = |dtype, rows| MatRef { dtype, row_stride: 1, col_stride: rows };
     let mut all = vec![];
-    for (name, t, o, i) in LAYERS {
+    // `SHAPE=tokens,out,in` measures another linear layer instead.
+    let shape: Option<Vec<usize>> =
+        std::env::var("SHAPE").ok().map(|s| s.split(',').filter_map(|d| d.parse().ok()).collect());
+    let layers = match shape.as_deref() {
+        Some(&[t, o, i]) => vec![("SHAPE", t, o, i)],
+        _ => LAYERS.to_vec(),
+    };
+    for (name, t, o, i) in layers {
         // y = x·Wᵀ, dx = dy·W, dW = dyᵀ·x with W of shape [o, i].
         let forward = GemmSpec { m: t, n: o, k: i, a: row(x, i), b: col(x, i), c: row(x, o), accumulate: false };
         let dgrad = GemmSpec { m: t, n: i, k: o, a: row(x, o), b: row(x, i), c: row(x, i), accumulate: false };
@@ -48,9 +55,14 @@ fn specs(x: DType, grad: DType) -> Vec<(String, GemmSpec)> {
     all
 }
 
+/// A cache line. Buffers of a plan are aligned to it, and a tile row that straddles two lines costs double.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
+
 /// A buffer of `elements`, 64-byte aligned, with small values that differ.
-fn buffer(dtype: DType, elements: usize, seed: u32) -> Vec<[u64; 8]> {
-    let mut all = vec![[0u64; 8]; (elements * dtype.bytes()).div_ceil(64)];
+fn buffer(dtype: DType, elements: usize, seed: u32) -> Vec<Line> {
+    let mut all = vec![Line([0; 8]); (elements * dtype.bytes()).div_ceil(64)];
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -59,14 +71,16 @@ fn buffer(dtype: DType, elements: usize, seed: u32) -> Vec<[u64; 8]> {
     match dtype {
         DType::BF16 => {
             let all: &mut [half::bf16] = bytemuck::cast_slice_mut(&mut all);
-            all.iter_mut().for_each(|v| *v = half::bf16::from_f32(next()));
+            for v in all {
+                *v = half::bf16::from_f32(next());
+            }
         }
         _ => bytemuck::cast_slice_mut::<_, f32>(&mut all).iter_mut().for_each(|v| *v = next()),
     }
     all
 }
 
-fn value(dtype: DType, buffer: &[[u64; 8]], i: usize) -> f64 {
+fn value(dtype: DType, buffer: &[Line], i: usize) -> f64 {
     match dtype {
         DType::BF16 => bytemuck::cast_slice::<_, half::bf16>(buffer)[i].to_f64(),
         _ => f64::from(bytemuck::cast_slice::<_, f32>(buffer)[i]),
@@ -111,6 +125,10 @@ fn main() {
         println!("{} kernels compiled in {:.0?}, the slowest in {slowest:.0?}", texts.len(), report.total);
         // SAFETY: the library was just built from the kernels above.
         let object = unsafe { libloading::Library::new(&out) }.expect("loads");
+        // `KEEP=FILE` leaves the shared object for a disassembler.
+        if let Some(keep) = std::env::var_os("KEEP") {
+            std::fs::copy(&out, keep).expect("copied");
+        }
         let _ = std::fs::remove_file(&out);
 
         println!("{dtype:5} {:16} {:>6} {:>6} {:>6}  {:>8} {:>8}  ours/oneDNN", "", "m", "n", "k", "oneDNN", "ours");
@@ -146,9 +164,9 @@ fn bench(
 ) -> [f64; 2] {
     let a = buffer(spec.a.dtype, spec.m * spec.k, 1);
     let b = buffer(spec.b.dtype, spec.k * spec.n, 2);
-    let zero = vec![[0u64; 8]; (spec.m * spec.n * spec.c.dtype.bytes()).div_ceil(64)];
+    let zero = vec![Line([0; 8]); (spec.m * spec.n * spec.c.dtype.bytes()).div_ceil(64)];
     let mut results = [zero.clone(), zero];
-    let mut scratch = vec![[0u64; 8]; (generated.scratch_bytes_per_worker * pool.threads()).div_ceil(64)];
+    let mut scratch = vec![Line([0; 8]); (generated.scratch_bytes_per_worker * pool.threads()).div_ceil(64)];
     let pointers = results.each_mut().map(|c| c.as_mut_ptr() as usize);
     let scratch = scratch.as_mut_ptr() as usize;
     let run = |who: usize| {
@@ -181,7 +199,7 @@ fn bench(
             times[who].push((0..3).map(|_| run(who)).fold(f64::MAX, f64::min));
         }
     }
-    if library.is_some() {
+    if library.is_some() && std::env::var_os("NOCHECK").is_none() {
         let runs = if spec.accumulate { 4 * rounds() } else { 1 } as f64;
         for i in (0..spec.m * spec.n).step_by(997) {
             let [theirs, ours] = [0, 1].map(|who| value(spec.c.dtype, &results[who], i) / runs);

@@ -64,15 +64,15 @@ pub fn run_on(module: &mut MlirModule<'_>, passes: &[Box<dyn Pass>], observe: &O
         passes.iter().zip(&work).map(|(p, work)| Step { name: p.name(), summary: p.summary(), work }).collect();
     module.run(&steps).map_err(|stopped| match stopped.done.checked_sub(1) {
         // MLIR's verifier refused what the last pass made.
-        Some(last) if stopped.why.code == &REFUSED => broken(passes[last].name(), &stopped.why),
+        Some(last) if stopped.why.code == &REFUSED => Box::new(broken(passes[last].name(), &stopped.why)),
         _ => stopped.why,
     })?;
     Ok(Timings { passes: times.take(), total: start.elapsed() })
 }
 
-fn broken(pass: &str, why: &Diagnostic) -> Box<Diagnostic> {
+fn broken(pass: &str, why: &Diagnostic) -> Diagnostic {
     let text = format!("pass {pass} returned a module that is not valid: {why}");
-    Box::new(Diagnostic::error(&BROKEN_PASS, text).help("this is a bug of the pass; `athanor explain P0005` says more"))
+    Diagnostic::error(&BROKEN_PASS, text).help("this is a bug of the pass; `athanor explain P0005` says more")
 }
 
 /// One pass on the module operation.
@@ -146,6 +146,7 @@ mod tests {
     }
 
     /// Appends one exp to the first result.
+    #[allow(clippy::unnecessary_wraps, reason = "it is the body of a pass")]
     fn grow(m: &Module) -> Result<Module> {
         let mut m = m.clone();
         let f = &mut m.funcs[0];

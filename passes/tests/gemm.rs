@@ -139,9 +139,7 @@ fn specs() -> Vec<(GemmSpec, Epilogue)> {
     let mut all = vec![];
     let dtypes = [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)];
     for (x, y) in dtypes {
-        for (m, n, k) in
-            [(1, 1, 1), (37, 65, 19), (64, 96, 64), (3, 130, 33), (70, 5, 1100)]
-        {
+        for (m, n, k) in [(1, 1, 1), (37, 65, 19), (64, 96, 64), (3, 130, 33), (70, 5, 1100)] {
             for (ta, tb) in [(false, true), (false, false), (true, false)] {
                 let a = if ta { cols(x, m) } else { rows(x, k) };
                 let b = if tb { cols(x, k) } else { rows(x, n) };
@@ -149,6 +147,11 @@ fn specs() -> Vec<(GemmSpec, Epilogue)> {
                 all.push((GemmSpec { m, n, k, a, b, c: rows(y, n), accumulate }, Epilogue::None));
             }
         }
+        // Deep enough for several blocks of k, also where sums are kept apart.
+        let deep =
+            GemmSpec { m: 34, n: 33, k: 4200, a: rows(x, 4200), b: rows(x, 33), c: rows(y, 33), accumulate: true };
+        all.push((deep, Epilogue::None));
+        all.push((GemmSpec { accumulate: false, ..deep }, Epilogue::Residual(rows(y, 33))));
         let (m, n, k) = (45, 33, 530);
         let a = MatRef { dtype: x, row_stride: 2 * k + 2, col_stride: 2 };
         let strided = GemmSpec { m, n, k, a, b: rows(x, n + 4), c: rows(y, n + 7), accumulate: false };

@@ -35,7 +35,7 @@ pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
 
 /// A configuration of the model in `dir` (with a config.json), `extra` lines under `model_config`.
 pub fn config(dir: &Path, seq_length: usize, extra: &[&str]) -> Config {
-    let extra: String = extra.iter().map(|l| format!("    {l}\n")).collect();
+    let extra = extra.iter().map(|l| ["    ", l, "\n"].concat()).collect::<String>();
     let text = format!(
         "run_mode: train\nuse_legacy: False\npretrained_model_dir: {}\nrunner_config:\n  epochs: 1\n  batch_size: 2\n\
          model:\n  model_config:\n    seq_length: {seq_length}\n{extra}\

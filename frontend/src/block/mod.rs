@@ -88,8 +88,8 @@ impl<'a> Net<'a> {
     ///
     /// Weights of rank 1 and biases do not decay.
     pub fn weight(&mut self, name: &str, dims: &[usize], init: Init) -> ValueId {
+        let decay = dims.len() > 1 && name != "bias";
         let name = format!("{}.{name}", self.b.loc.block);
-        let decay = dims.len() > 1 && !name.ends_with(".bias");
         let loc = self.b.loc.clone();
         let ty = TensorType::new(DType::F32, dims);
         self.b.func.param(name, ty, Role::Weight { init, decay }, loc)

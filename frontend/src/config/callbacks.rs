@@ -111,12 +111,12 @@ fn one(mut s: Section<'_>, loss: &mut Option<LossMonitor>, checkpoint: &mut Opti
                 per_print_times: s.positive("per_print_times", 1),
                 check_for_nan_in_loss_and_grad: s.get("check_for_nan_in_loss_and_grad", false),
             });
-            s.finish_with(Rule::Strict, known::keys("callbacks.MFLossMonitor"));
+            s.finish_with(Rule::Strict, &known::keys("callbacks.MFLossMonitor"));
         }
         // The class was misspelt in releases 1.0 and 1.1, and so in the files written for them.
         "CheckpointMonitor" | "CheckpointMointor" => {
             *checkpoint = Some(checkpoint_monitor(&mut s));
-            s.finish_with(Rule::Strict, known::keys("callbacks.CheckpointMonitor"));
+            s.finish_with(Rule::Strict, &known::keys("callbacks.CheckpointMonitor"));
         }
         name if IDLE.contains(&name) => {
             if let Some(span) = kind.span {
@@ -158,5 +158,24 @@ fn async_save(s: &mut Section<'_>) -> Spanned<bool> {
     match how {
         Some((word, span)) if word == "thread" || word == "process" => Spanned::at(true, span),
         _ => s.get("async_save", false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CheckpointFormat;
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn monitors_and_the_misspelt_class() {
+        let value = "[{type: CheckpointMointor, prefix: p, keep_checkpoint_max: 2, async_save: thread, \
+                     checkpoint_format: safetensors}, {type: MFLossMonitor, per_print_times: 5}, {type: ObsMonitor}]";
+        let callbacks = with(&[("callbacks", value)]).callbacks;
+        let checkpoint = callbacks.checkpoint.unwrap();
+        assert_eq!((checkpoint.prefix.as_str(), checkpoint.keep_checkpoint_max.value), ("p", 2));
+        assert!(checkpoint.async_save.value && checkpoint.checkpoint_format.value == CheckpointFormat::Safetensors);
+        assert_eq!(callbacks.loss.per_print_times.value, 5);
+        let wrong = complaints(&[("callbacks", "[{type: MFLossMonitor, per_print_time: 5}]")]);
+        assert_eq!(wrong, ["C0003 unknown key: `per_print_time` in `callbacks[0]`"]);
     }
 }

@@ -50,7 +50,7 @@ codes! {
          anchors, aliases and merge keys may not expand to more than a million values.";
     DUPLICATE_KEY = "C0013", "a key is given twice",
         "YAML readers keep the last of two equal keys without a word. Remove one of them.";
-    BASE_CONFIG = "C0014", "base_config cannot be followed",
+    BASE_CONFIG = "C0014", "the chain of base files cannot be followed",
         "`base_config` names one file or a list of files whose settings this file builds on. The chain may be ten \
          files deep and may not lead back to a file that is already being read.";
     OVERRIDE = "C0015", "an override from the command line cannot be applied",

@@ -125,6 +125,7 @@ pub(super) fn read(report: &Report, top: &mut Section<'_>) -> Option<DatasetConf
     let mut task = top.section("train_dataset_task");
     let task_type = task.opt::<String>("type");
     let copy = task.field("dataset_config");
+    task.take(&["auto_register"]);
     task.finish(Rule::Strict);
     let own = top.field("train_dataset");
     let field = match (own, copy) {
@@ -209,7 +210,7 @@ fn data_loader(dataset: &mut Section<'_>) -> Option<DataLoader> {
         return None;
     };
     match kind.value.as_str() {
-        "BlendedMegatronDatasetDataLoader" => gpt_dataset(s).map(|d| DataLoader::Megatron(Box::new(d))),
+        "BlendedMegatronDatasetDataLoader" => Some(DataLoader::Megatron(Box::new(gpt_dataset(s)))),
         "TokenBinDataLoader" => token_bin(s).map(DataLoader::TokenBin),
         name if LOADERS.contains(&name) => {
             let help = "build Megatron `.bin` and `.idx` files and use BlendedMegatronDatasetDataLoader";
@@ -243,7 +244,7 @@ fn token_bin(mut s: Section<'_>) -> Option<TokenBin> {
     Some(TokenBin { path: path?, dtype: dtype?, stride })
 }
 
-fn gpt_dataset(mut s: Section<'_>) -> Option<GptDataset> {
+fn gpt_dataset(mut s: Section<'_>) -> GptDataset {
     let kinds = [("GPTDataset", true), ("MockGPTDataset", false), ("MultimodalDataset", false)];
     if let Some(kind) = s.opt_one_of("datasets_type", &kinds).filter(|v| !v.value) {
         s.not_supported(kind.span, "a `datasets_type` other than GPTDataset", "write `datasets_type: \"GPTDataset\"`");
@@ -259,7 +260,7 @@ fn gpt_dataset(mut s: Section<'_>) -> Option<GptDataset> {
     if seq_length.is_none() && c.peek("seq_length").is_none() {
         c.missing("seq_length", "add the tokens per sample");
     }
-    warn_random_seed(&c);
+    warn_random_seed(&mut c);
     let data_path = paths(&mut c, "data_path");
     let per_split = ["train_data_path", "valid_data_path", "test_data_path"].map(|key| paths(&mut c, key));
     let split = split(&mut c);
@@ -292,10 +293,11 @@ fn gpt_dataset(mut s: Section<'_>) -> Option<GptDataset> {
         add_extra_token_to_sequence: c.get("add_extra_token_to_sequence", true),
     };
     c.finish(Rule::Strict);
-    Some(config)
+    config
 }
 
-fn warn_random_seed(c: &Section<'_>) {
+fn warn_random_seed(c: &mut Section<'_>) {
+    c.take(&["random_seed"]);
     if let Some(field) = c.peek("random_seed") {
         let found = Diagnostic::warning(
             &codes::COMPATIBILITY,
@@ -337,7 +339,7 @@ fn paths<'a>(c: &mut Section<'a>, key: &'a str) -> Vec<DataPath> {
             return vec![];
         }
     };
-    let weighted = items.len() % 2 == 0 && items.iter().step_by(2).all(|i| f64::from_node(i).is_some());
+    let weighted = items.len().is_multiple_of(2) && items.iter().step_by(2).all(|i| f64::from_node(i).is_some());
     let mut read = vec![];
     for pair in items.chunks(if weighted { 2 } else { 1 }) {
         let (weight, prefix) = match pair {
@@ -376,5 +378,55 @@ fn split(c: &mut Section<'_>) -> Option<Spanned<[f64; 3]>> {
             c.error_at(found, text.span, "not shares");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DataLoader, GptDataset, TokenDtype};
+    use crate::config::testing::{LLAMA, accepted, complaints, load_with, with};
+
+    fn megatron(changes: &[(&str, &str)]) -> GptDataset {
+        let loader = "train_dataset:\n  data_loader:\n    type: BlendedMegatronDatasetDataLoader\n    \
+                      datasets_type: GPTDataset\n    sizes: [1000, 0, 0]\n    config:\n      seq_length: 512\n      \
+                      split: '949, 50, 1'\n      data_path: [a]\n";
+        let text = LLAMA.split("train_dataset:").next().unwrap().to_owned() + loader;
+        let paths: Vec<String> = changes.iter().map(|(k, _)| format!("train_dataset.data_loader.config.{k}")).collect();
+        let changes: Vec<_> = paths.iter().map(String::as_str).zip(changes.iter().map(|(_, v)| *v)).collect();
+        match accepted(load_with(&text, &changes)).dataset.loader {
+            DataLoader::Megatron(data) => *data,
+            DataLoader::TokenBin(_) => panic!("the other loader"),
+        }
+    }
+
+    #[test]
+    fn token_bin() {
+        let DataLoader::TokenBin(bin) = with(&[("train_dataset.data_loader.stride", "64")]).dataset.loader else {
+            panic!("the other loader")
+        };
+        assert_eq!((bin.path.as_str(), bin.dtype.value), ("tokens.bin", TokenDtype::Uint16));
+        assert_eq!(bin.stride.map(|s| s.value), Some(64));
+        let wrong = complaints(&[("train_dataset.data_loader.dtype", "int16")]);
+        assert_eq!(wrong, ["C0007 `train_dataset.data_loader.dtype` cannot be `int16`"]);
+    }
+
+    #[test]
+    fn defaults_of_gpt_dataset() {
+        let data = megatron(&[]);
+        assert_eq!((data.seed.value, data.eod.value, data.pad.value, data.eod_pad_length.value), (1234, -1, -1, 128));
+        assert!(data.create_attention_mask.value && data.add_extra_token_to_sequence.value);
+        assert_eq!(data.split.unwrap().value, [0.949, 0.05, 0.001]);
+        assert_eq!(megatron(&[("split", "1, 0, 0")]).split.unwrap().value, [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn weights_are_found_as_megatron_finds_them() {
+        let read = |list| -> Vec<_> {
+            megatron(&[("data_path", list)]).data_path.into_iter().map(|p| (p.weight, p.prefix)).collect()
+        };
+        assert_eq!(read("['1', wiki]"), [(Some(1.0), "wiki".into())]);
+        assert_eq!(read("[0.3, a, 0.7, b]"), [(Some(0.3), "a".into()), (Some(0.7), "b".into())]);
+        assert_eq!(read("[a, b]"), [(None, "a".into()), (None, "b".into())]);
+        assert_eq!(read("[a, b, c]").len(), 3);
     }
 }

@@ -79,25 +79,14 @@ const RUN_MODES: &[(&str, Option<RunMode>)] = &[
 ];
 
 pub(super) fn read(top: &mut Section<'_>) -> General {
-    let run_mode = match top.opt_one_of("run_mode", RUN_MODES) {
-        Some(mode) => {
-            if mode.value.is_none() {
-                top.not_supported(mode.span, "a `run_mode` other than training", "write `run_mode: train`");
-            }
-            mode.map(|m| m.unwrap_or(RunMode::Train))
-        }
-        None => {
-            if top.peek("run_mode").is_none() {
-                top.missing("run_mode", "add `run_mode: train`");
-            }
-            Spanned::default(RunMode::Train)
-        }
-    };
+    let run_mode = run_mode(top);
     let mut trainer = top.section("trainer");
     trainer.take(&["type"]);
     let model_name = trainer.opt("model_name");
     trainer.finish(Rule::Open);
-    top.take(&["use_legacy", "base_config"]);
+    // Its value has chosen the generation; here only its type is checked.
+    top.get("use_legacy", true);
+    top.take(&["base_config"]);
     refuse_switches(top);
     let not_empty = |s: &Spanned<String>| !s.value.is_empty();
     General {
@@ -117,6 +106,19 @@ pub(super) fn read(top: &mut Section<'_>) -> General {
         print_separate_loss: top.get("print_separate_loss", true),
         model_name,
     }
+}
+
+fn run_mode(top: &mut Section<'_>) -> Spanned<RunMode> {
+    let Some(mode) = top.opt_one_of("run_mode", RUN_MODES) else {
+        if top.peek("run_mode").is_none() {
+            top.missing("run_mode", "add `run_mode: train`");
+        }
+        return Spanned::default(RunMode::Train);
+    };
+    if mode.value.is_none() {
+        top.not_supported(mode.span, "a `run_mode` other than training", "write `run_mode: train`");
+    }
+    mode.map(|m| m.unwrap_or(RunMode::Train))
 }
 
 fn resume(top: &mut Section<'_>) -> Spanned<Resume> {

@@ -189,6 +189,14 @@ pub(super) fn read(mut s: Section<'_>, fallback: Option<&Spanned<f64>>) -> LrSch
     let total_steps = u64::try_from(total.value).ok().map(|value| Spanned { value, span: total.span });
     let warmup_lr_init = s.checked("warmup_lr_init", 0.0, "must not be negative", rate);
     let warmup = warmup(&mut s);
+    if let (Some(total), Steps::Count(steps)) = (&total_steps, warmup.value)
+        && steps > total.value
+    {
+        let message = format!("a warm-up of {steps} steps does not end in a run of {}", total.value);
+        let found = Diagnostic::warning(&codes::CONTRADICTION, message).help("the peak rate is never reached");
+        let found = s.report.mark(found, warmup.span, "warm-up");
+        s.report.push(s.report.mark(found, total.span, "all steps"));
+    }
     let shape = shape(&mut s, kind.unwrap_or(Kind::Constant), learning_rate);
     if kind.is_some() {
         s.finish(Rule::Strict);
@@ -222,12 +230,10 @@ fn read_kind(s: &mut Section<'_>) -> (Spanned<String>, Option<Kind>) {
         Some((_, kind)) => (name, Some(*kind)),
         None => {
             let message = format!("`{}` is not a learning rate schedule", name.value);
+            let classes = KINDS.iter().map(|(n, _)| *n).filter(|n| n.starts_with(char::is_uppercase));
             let help = match known::nearest(&name.value, KINDS.iter().map(|(n, _)| *n)) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => {
-                    let classes = KINDS.iter().map(|(n, _)| *n).filter(|n| n.starts_with(char::is_uppercase));
-                    format!("accepted: {}", classes.collect::<Vec<_>>().join(", "))
-                }
+                None => format!("accepted: {}", classes.collect::<Vec<_>>().join(", ")),
             };
             let found = Diagnostic::error(&codes::UNKNOWN_TYPE, message).help(help);
             s.error_at(found, name.span, "unknown class");
@@ -331,5 +337,70 @@ fn falls(s: &Section<'_>, peak: Spanned<f64>, end: Spanned<f64>) {
             .help("set `lr_end` to the rate to fall to; it is 1e-7 if it is not given");
         let found = s.report.mark(found, peak.span, "the peak");
         s.report.push(s.report.mark(found, end.span, "the end"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LrShape, Steps};
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn every_type_is_read_with_its_parameters() {
+        let shape = |kind: &str, more: &[(&str, &str)]| {
+            let keys: Vec<String> = more.iter().map(|(k, _)| format!("lr_schedule.{k}")).collect();
+            let mut changes = vec![("lr_schedule.type", kind)];
+            changes.extend(keys.iter().map(String::as_str).zip(more.iter().map(|(_, v)| *v)));
+            with(&changes).lr_schedule.shape
+        };
+        assert_eq!(shape("ConstantWarmUpLR", &[]), LrShape::Constant);
+        assert_eq!(shape("linear", &[]), LrShape::Linear);
+        assert_eq!(
+            shape("CosineWithWarmUpLR", &[("lr_end", "1e-5"), ("decay_ratio", "0.9")]),
+            LrShape::Cosine { num_cycles: 0.5, lr_end: 1e-5, decay_steps: Some(Steps::Ratio(0.9)) }
+        );
+        assert_eq!(
+            shape("cosine_with_restarts", &[("num_cycles", "3")]),
+            LrShape::CosineWithRestarts { num_cycles: 3.0, lr_end: 0.0, decay_steps: None }
+        );
+        assert_eq!(
+            shape("polynomial", &[("power", "2"), ("decay_steps", "10")]),
+            LrShape::Polynomial { power: 2.0, lr_end: 1e-7, decay_steps: Some(Steps::Count(10)) }
+        );
+        assert_eq!(
+            shape("WarmUpStableDecayLR", &[("decay_start_ratio", "0.8"), ("total_steps", "100")]),
+            LrShape::WarmUpStableDecay { decay_start: Steps::Ratio(0.8), lr_end: 1e-7 }
+        );
+        assert_eq!(
+            shape("ConstantWithCoolDownLR", &[("keep_steps", "5"), ("final_steps", "2"), ("lr_end2", "0")]),
+            LrShape::ConstantWithCoolDown {
+                keep_steps: 5,
+                decay_steps: None,
+                lr_end1: 0.0,
+                final_steps: 2,
+                lr_end2: None,
+                num_cycles: 0.5
+            }
+        );
+        assert_eq!(shape("CosineAnnealingLR", &[("t_max", "7")]), LrShape::CosineAnnealing { t_max: 7, eta_min: 0.0 });
+        assert_eq!(
+            shape("CosineAnnealingWarmRestarts", &[("t_0", "7"), ("t_mult", "2")]),
+            LrShape::CosineAnnealingWarmRestarts { t_0: 7, t_mult: 2, eta_min: 0.0 }
+        );
+    }
+
+    #[test]
+    fn warm_up_and_total() {
+        let schedule = with(&[("lr_schedule.warmup_ratio", "0.02"), ("lr_schedule.total_steps", "1e3")]).lr_schedule;
+        assert_eq!(schedule.warmup.value, Steps::Ratio(0.02));
+        assert_eq!(schedule.total_steps.map(|t| t.value), Some(1000));
+        assert_eq!(schedule.warmup.value.resolve(1000, 10), 20);
+        assert!(with(&[("lr_schedule.total_steps", "-1")]).lr_schedule.total_steps.is_none());
+        let long = complaints(&[("lr_schedule.warmup_steps", "11"), ("lr_schedule.total_steps", "10")]);
+        assert_eq!(long, ["C0016 a warm-up of 11 steps does not end in a run of 10"]);
+        let wrong = complaints(&[("lr_schedule.warmup_step", "10")]);
+        assert_eq!(wrong, ["C0003 unknown key: `warmup_step` in `lr_schedule`"]);
+        let missing = complaints(&[("lr_schedule.type", "CosineAnnealingLR")]);
+        assert_eq!(missing, ["C0008 `lr_schedule.t_max` is missing"]);
     }
 }

@@ -34,6 +34,8 @@ mod runner_wrapper;
 mod scalar;
 mod sources;
 mod span;
+#[cfg(test)]
+mod testing;
 mod validate;
 mod yaml;
 
@@ -159,6 +161,36 @@ impl Config {
             .fold(1usize, usize::saturating_mul)
     }
 
+    /// Checks that the configuration describes `devices` devices.
+    ///
+    /// # Errors
+    /// A contradiction that marks every degree of parallelism, if their product is another number.
+    pub fn check_devices(&self, devices: usize) -> athanor_ir::Result<()> {
+        let wanted = match (self.general.use_parallel.value, self.is_parallel()) {
+            (true, true) => self.parallel_config.world_size(),
+            // Data parallel over whatever there is.
+            (true, false) => devices.max(1),
+            (false, _) => 1,
+        };
+        if wanted == devices {
+            return Ok(());
+        }
+        let message = format!("the configuration is for {wanted} device(s), and there are {devices}");
+        let mut found = Diagnostic::error(&codes::CONTRADICTION, message)
+            .help("data_parallel · model_parallel · context_parallel · pipeline_stage must be the number of devices");
+        let p = &self.parallel_config;
+        for degree in [&p.data_parallel, &p.model_parallel, &p.context_parallel, &p.pipeline_stage] {
+            let span = degree.span.and_then(|s| Some((s, self.sources.get(s.file as usize)?)));
+            // One diagnostic shows one text; the degrees are nearly always in one.
+            if let Some((span, source)) = span
+                && found.source.as_ref().is_none_or(|s| Arc::ptr_eq(s, source))
+            {
+                found = found.at(source, span.start as usize..span.end as usize, degree.value.to_string());
+            }
+        }
+        found.err()
+    }
+
     /// `file:line` of a span, for messages.
     pub fn place(&self, span: Option<Span>) -> Option<String> {
         let span = span?;
@@ -214,7 +246,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
         top.section(idle).finish(Rule::Open);
     }
     top.finish(Rule::Open);
-    validate::mesh(report, &general, &parallel_config, &parallel);
+    validate::mesh(report, generation, &general, &parallel_config, &parallel);
     let config = Config {
         generation,
         sources: vec![],
@@ -234,4 +266,109 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
     };
     validate::check(report, &config);
     Some(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{LLAMA, complaints, with};
+    use super::{Resume, load, parse};
+
+    #[test]
+    fn global_batch_size() {
+        let accumulate = ("runner_config.gradient_accumulation_steps", "4");
+        assert_eq!(with(&[accumulate]).global_batch_size(1), 8);
+        // Without semi-automatic parallelism every device is a replica.
+        assert_eq!(with(&[accumulate]).global_batch_size(3), 24);
+        let parallel = with(&[accumulate, ("use_parallel", "True"), ("micro_batch_interleave_num", "2")]);
+        assert_eq!(parallel.global_batch_size(1), 16);
+    }
+
+    #[test]
+    fn devices() {
+        assert!(with(&[]).check_devices(1).is_ok());
+        assert!(with(&[("use_parallel", "True")]).check_devices(1).is_ok());
+        let config = with(&[("use_parallel", "True"), ("parallel_config.data_parallel", "1")]);
+        let found = config.check_devices(8).unwrap_err();
+        assert_eq!(found.message, "the configuration is for 1 device(s), and there are 8");
+        assert_eq!(found.labels.len(), 1);
+    }
+
+    #[test]
+    fn resuming() {
+        let resume = |value| with(&[("resume_training", value)]).general.resume_training.value;
+        assert_eq!(resume("True"), Resume::Auto);
+        assert_eq!(resume("False"), Resume::Off);
+        assert_eq!(resume("llama_rank_0-10_2"), Resume::From("llama_rank_0-10_2".into()));
+    }
+
+    #[test]
+    fn a_missing_file_is_one_error() {
+        let loaded = load(std::path::Path::new("/nowhere/at/all.yaml"), &[]);
+        assert!(loaded.config.is_none());
+        assert_eq!(loaded.diagnostics.len(), 1);
+    }
+
+    #[test]
+    fn a_text_wrong_all_over_is_bounded() {
+        let callbacks = "  - {type: ObsMonitor}\n  - {type: nothing, a: 1, b: 2}\n".repeat(5_000);
+        let loaded = parse("long.yaml", &format!("{LLAMA}callbacks:\n{callbacks}"), &[]);
+        assert!(loaded.config.is_none() && loaded.diagnostics.len() <= 1001);
+        let unknown: Vec<String> = (0..9000).map(|i| format!("unknown_{i}: 1")).collect();
+        let unknown = unknown.join("\n") + "\n";
+        let loaded = parse("wide.yaml", &format!("{LLAMA}{unknown}optimizer: {{type: AdamW, eps: 0}}\n"), &[]);
+        assert!(loaded.config.is_none() && loaded.diagnostics.len() <= 1001);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let found = complaints(&[
+            ("runner_config.epochs", "0"),
+            ("optimizer.type", "AdamV"),
+            ("lr_schedule.learning_rate", "fast"),
+            ("model.model_config.num_query_groups", "3"),
+            ("sede", "1"),
+        ]);
+        assert_eq!(found.len(), 5, "{found:#?}");
+    }
+
+    proptest! {
+        /// Whatever bytes a file holds, reading it ends, and without a panic.
+        #[test]
+        fn damaged_text_never_panics(
+            edits in proptest::collection::vec((0usize..LLAMA.len(), "[\\PC\n\t:{}\\[\\]&*!|>'\"%@`#,?-]{0,3}"), 1..6)
+        ) {
+            let mut text = LLAMA.to_owned();
+            for (at, what) in edits {
+                let at = text.floor_char_boundary(at.min(text.len()));
+                let end = text.ceil_char_boundary((at + 1).min(text.len()));
+                text.replace_range(at..end, &what);
+            }
+            let loaded = parse("damaged.yaml", &text, &[]);
+            prop_assert!(loaded.config.is_some() || !loaded.diagnostics.is_empty());
+        }
+
+        /// The same for any value of any key.
+        #[test]
+        fn any_value_of_any_key_never_panics(
+            key in prop::sample::select(vec![
+                "seed", "callbacks", "context.max_device_memory", "runner_config.epochs", "optimizer.betas",
+                "lr_schedule.total_steps", "lr_schedule.warmup_ratio", "model.model_config.hidden_size",
+                "model.model_config.num_attention_heads", "model.model_config.rope_scaling",
+                "model.model_config.kv_channels", "model.model_config.param_init_std_rules",
+                "model.model_config.architectures", "train_dataset.data_loader.stride", "recompute_config.recompute",
+                "parallel.dataset_strategy", "parallel_config.data_parallel", "runner_wrapper.scale_sense",
+            ]),
+            value in prop_oneof![
+                any::<i64>().prop_map(|v| v.to_string()),
+                any::<f64>().prop_map(|v| format!("{v:?}")),
+                "\\PC{0,12}",
+                Just("[]".to_owned()), Just("{}".to_owned()), Just("[[1], a, {b: c}]".to_owned()),
+            ]
+        ) {
+            let loaded = parse("any.yaml", LLAMA, &[(key.to_owned(), value)]);
+            prop_assert!(loaded.config.is_some() || !loaded.diagnostics.is_empty());
+        }
+    }
 }

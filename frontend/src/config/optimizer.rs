@@ -98,7 +98,15 @@ fn read_kind(s: &mut Section<'_>) -> (Spanned<String>, AdamVariant) {
         return fallback;
     };
     match KINDS.iter().find(|(name, _)| *name == kind.value) {
-        Some((_, Some(variant))) => (kind, *variant),
+        Some((_, Some(variant))) => {
+            if *variant == AdamVariant::NoBiasCorrection {
+                let message = format!("`{}` is Adam without bias correction, as in MindFormers", kind.value);
+                let found = Diagnostic::note(&codes::COMPATIBILITY, message)
+                    .help("write `type: AdamW` for the bias-corrected form");
+                s.error_at(found, kind.span, "");
+            }
+            (kind, *variant)
+        }
         Some((name, None)) => {
             s.not_supported(kind.span, &format!("the optimizer `{name}`"), "use `type: AdamW`");
             (kind, AdamVariant::AdamW)
@@ -138,5 +146,39 @@ fn betas(s: &mut Section<'_>) -> Spanned<[f64; 2]> {
             both
         }
         None => Spanned { value: merged, span: single_span },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AdamVariant;
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn names_select_the_formula_and_its_defaults() {
+        for (name, variant, eps) in [
+            ("AdamW", AdamVariant::AdamW, 1e-8),
+            ("FusedAdamW", AdamVariant::AdamW, 1e-8),
+            ("adamw", AdamVariant::NoBiasCorrection, 1e-6),
+            ("FP32StateAdamWeightDecay", AdamVariant::NoBiasCorrection, 1e-6),
+            ("FusedAdamWeightDecay", AdamVariant::NoBiasCorrection, 1e-6),
+            ("AdamWeightDecayX", AdamVariant::EpsBeforeCorrection, 1e-8),
+        ] {
+            let optimizer = with(&[("optimizer.type", name)]).optimizer;
+            assert_eq!((optimizer.variant, optimizer.eps.value), (variant, eps), "{name}");
+            assert_eq!(optimizer.betas.value, [0.9, 0.999]);
+        }
+    }
+
+    #[test]
+    fn betas_in_both_spellings() {
+        let one = with(&[("optimizer.betas", "[0.9, 0.95]")]).optimizer;
+        let two = with(&[("optimizer.beta2", "0.95"), ("optimizer.eps", "1e-5")]).optimizer;
+        assert_eq!(one.betas.value, two.betas.value);
+        assert_eq!(two.eps.value, 1e-5);
+        let both = complaints(&[("optimizer.betas", "[0.9, 0.95]"), ("optimizer.beta1", "0.8")]);
+        assert_eq!(both, ["C0009 `betas` and `beta1` have different values"]);
+        let range = complaints(&[("optimizer.betas", "[0.9, 1.0]")]);
+        assert_eq!(range, ["C0007 `optimizer.betas` must be at least 0 and below 1, found a list of 2"]);
     }
 }

@@ -11,6 +11,9 @@ use super::report::Report;
 use super::scalar;
 use super::span::{Span, Spanned};
 
+/// Unknown keys of one section that are reported; each is compared with every known one.
+const MAX_UNKNOWN: usize = 200;
+
 /// A value type that a node can be read as.
 pub(super) trait FromNode: Sized {
     /// What a user should write, for "expected …".
@@ -108,7 +111,7 @@ pub(super) struct Section<'a> {
     pub report: &'a Report,
     /// Dotted path from the top, empty at the top.
     pub path: String,
-    /// Where the section's own key stands; `None` if the section is absent.
+    /// Where the section's own key stands, or that of the section around it if this one is absent.
     pub span: Option<Span>,
     fields: BTreeMap<&'a str, Field<'a>>,
     taken: BTreeSet<&'a str>,
@@ -238,7 +241,9 @@ impl<'a> Section<'a> {
     pub fn section(&mut self, key: &'a str) -> Section<'a> {
         let path = self.path_of(key);
         self.taken.insert(key);
-        Section::new(self.report, path, self.peek(key))
+        let section = Section::new(self.report, path, self.peek(key));
+        // What is missing from an absent section is missing from the one around it.
+        Section { span: section.span.or(self.span), ..section }
     }
 
     /// Reports `diagnostic` at `span`, or at the section's key if there is no span.
@@ -267,7 +272,7 @@ impl<'a> Section<'a> {
     /// Reports every key that was not asked for: known ones in one note, unknown ones each by `rule`.
     pub fn finish(self, rule: Rule) {
         let known = known::keys(&self.path);
-        self.finish_with(rule, known);
+        self.finish_with(rule, &known);
     }
 
     /// What was not asked for so far, with the names to look it up by.
@@ -288,7 +293,7 @@ impl<'a> Section<'a> {
             self.report.idle(&self.path, field.written, field.key_span);
         }
         let candidates = || self.taken.iter().chain(known).chain(more).copied();
-        for field in unknown {
+        for field in unknown.into_iter().take(MAX_UNKNOWN) {
             let place = if self.path.is_empty() { "at the top level".into() } else { format!("in `{}`", self.path) };
             let (code, verb) = match rule {
                 Rule::Strict => (&codes::UNKNOWN_KEY, "unknown key"),
@@ -308,7 +313,7 @@ impl<'a> Section<'a> {
                 help.push(format!("`{}` belongs to {}", field.written, homes.join(" or ")));
             }
             if help.is_empty() {
-                help.push("remove it, or see docs/configuration for the keys of this section".into());
+                help.push("remove it".into());
             }
             self.report.push(self.report.mark(found.help(help.join(" ")), Some(field.key_span), "unknown"));
         }

@@ -135,3 +135,30 @@ pub(super) fn read_swap(mut s: Section<'_>) {
     }
     s.finish(Rule::Strict);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Amount, Selection};
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn selections_in_every_form() {
+        let read = |value| with(&[("recompute_config.recompute", value)]).recompute.recompute.value;
+        assert_eq!(read("True"), Selection::All(true));
+        assert_eq!(read("[3, True]"), Selection::PerStage(vec![Amount::Layers(3), Amount::All(true)]));
+        assert_eq!(
+            read("[[1, 2], [0, False]]"),
+            Selection::PerChunk(vec![
+                vec![Amount::Layers(1), Amount::Layers(2)],
+                vec![Amount::Layers(0), Amount::All(false)]
+            ])
+        );
+        let pattern = with(&[("recompute_config.select_recompute", "['mlp\\.mul']")]).recompute;
+        assert_eq!(pattern.select_recompute.value, Selection::Patterns(vec!["mlp\\.mul".into()]));
+        assert!(!pattern.is_off() && with(&[]).recompute.is_off());
+        let by_pattern = with(&[("recompute_config.select_recompute", "{mul: [1, 2]}")]).recompute;
+        let want = Selection::PatternAmounts(vec![("mul".into(), vec![Amount::Layers(1), Amount::Layers(2)])]);
+        assert_eq!(by_pattern.select_recompute.value, want);
+        assert_eq!(complaints(&[("recompute_config.recompute", "3")]).len(), 1);
+    }
+}

@@ -10,6 +10,9 @@ use athanor_ir::diag::{Severity, SourceFile, line_col};
 use super::codes;
 use super::span::Span;
 
+const MAX_DIAGNOSTICS: usize = 1000;
+const MAX_IDLE_SHOWN: usize = 200;
+
 /// The texts read so far and what is wrong with them.
 #[derive(Default)]
 pub(super) struct Report {
@@ -31,8 +34,16 @@ impl Report {
         self.sources.borrow().get(file as usize).cloned()
     }
 
+    /// Adds a diagnostic. Of a text that is wrong all over, the first [`MAX_DIAGNOSTICS`] are kept.
     pub fn push(&self, diagnostic: Diagnostic) {
-        self.diagnostics.borrow_mut().push(diagnostic);
+        let mut diagnostics = self.diagnostics.borrow_mut();
+        // An error is kept even when the room is taken by notes, so that it still prevents a configuration.
+        if diagnostics.len() < MAX_DIAGNOSTICS {
+            diagnostics.push(diagnostic);
+        } else if diagnostic.severity == Severity::Error && !diagnostics.iter().any(|d| d.severity == Severity::Error) {
+            diagnostics.pop();
+            diagnostics.push(diagnostic);
+        }
     }
 
     /// Marks `span` in `diagnostic`. A diagnostic shows one text; a place in another one goes into the help line.
@@ -54,7 +65,7 @@ impl Report {
     pub fn idle(&self, section: &str, key: impl Into<String>, span: Span) {
         let mut idle = self.idle.borrow_mut();
         // An aliased section is read once per place it is used at.
-        if !idle.iter().any(|(_, _, s)| *s == span) {
+        if idle.len() < MAX_DIAGNOSTICS && !idle.iter().any(|(_, _, s)| *s == span) {
             idle.push((section.to_owned(), key.into(), span));
         }
     }
@@ -71,8 +82,10 @@ impl Report {
         let mut idle = self.idle.take();
         let Some(first) = idle.iter().map(|(_, _, s)| *s).min() else { return };
         idle.sort_by_key(|(_, _, span)| *span);
+        // More would not be read, and each line number costs a pass over the text.
+        let shown = idle.len().min(MAX_IDLE_SHOWN);
         let mut sections: Vec<(&str, Vec<String>)> = vec![];
-        for (section, key, span) in &idle {
+        for (section, key, span) in &idle[..shown] {
             let text = format!("{key} ({})", self.line(*span));
             match sections.iter_mut().find(|(name, _)| name == section) {
                 Some((_, keys)) => keys.push(text),

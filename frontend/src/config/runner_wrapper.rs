@@ -105,3 +105,23 @@ fn scale_sense(s: &mut Section<'_>) -> Spanned<LossScale> {
     };
     Spanned::at(value, field.node.span)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::LossScale;
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn loss_scale_is_a_number_or_a_mapping() {
+        let wrapper = |value| {
+            with(&[("runner_wrapper.type", "MFTrainOneStepCell"), ("runner_wrapper.scale_sense", value)]).wrapper
+        };
+        assert_eq!(wrapper("1").scale_sense.value, LossScale::Static(1.0));
+        let dynamic = wrapper("{type: DynamicLossScaleUpdateCell, loss_scale_value: 4096}");
+        let want = LossScale::Dynamic { initial: 4096.0, factor: 2.0, window: 1000 };
+        assert_eq!(dynamic.scale_sense.value, want);
+        assert!(!dynamic.use_clip_grad.value);
+        let missing = complaints(&[("runner_wrapper.use_clip_grad", "True")]);
+        assert_eq!(missing, ["C0008 `runner_wrapper.type` is missing"]);
+    }
+}

@@ -29,14 +29,12 @@ pub(super) fn integer(text: &str) -> Option<i64> {
         let octal = digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| (b'0'..b'8').contains(&b));
         i64::from_str_radix(digits, if octal { 8 } else { 10 })
     });
-    match parsed {
-        Ok(value) => value.checked_mul(sign),
-        Err(_) => {
-            let value = float(text)?;
-            // 2^53: beyond it a float no longer names one integer.
-            (value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0).then_some(value as i64)
-        }
+    if let Ok(value) = parsed {
+        return value.checked_mul(sign);
     }
+    let value = float(text)?;
+    // 2^53: beyond it a float no longer names one integer.
+    (value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0).then_some(value as i64)
 }
 
 /// A float, with or without a dot before the exponent.

@@ -110,14 +110,14 @@ pub(super) fn resolve(text: &str, dir: Option<&Path>) -> PathBuf {
 /// `child` over `base`: mappings merge key by key, everything else replaces.
 fn overlay(base: &Arc<Node>, child: &Arc<Node>) -> Arc<Node> {
     let (Kind::Map(below), Kind::Map(above)) = (&base.kind, &child.kind) else { return Arc::clone(child) };
-    let mut entries: Vec<Entry> = above
+    let mut entries: Vec<Entry> = below
         .iter()
-        .map(|e| match base.get(&e.key) {
-            Some(b) => Entry { value: overlay(&b.value, &e.value), ..e.clone() },
-            None => e.clone(),
+        .map(|b| match child.get(&b.key) {
+            Some(e) => Entry { value: overlay(&b.value, &e.value), ..e.clone() },
+            None => b.clone(),
         })
         .collect();
-    entries.extend(below.iter().filter(|b| child.get(&b.key).is_none()).cloned());
+    entries.extend(above.iter().filter(|e| base.get(&e.key).is_none()).cloned());
     Node::new(child.span, Kind::Map(entries))
 }
 
@@ -204,4 +204,77 @@ fn restamp(node: &Arc<Node>, span: Span) -> Arc<Node> {
         ),
     };
     Node::new(span, kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::config::testing::{LLAMA, accepted, complaints, load_with, with};
+    use crate::config::{codes, load};
+
+    #[test]
+    fn overrides_have_the_types_that_the_key_wants() {
+        let config = with(&[
+            ("use_parallel", "True"),
+            ("runner_config.epochs", "3"),
+            ("optimizer.eps", "1e-6"),
+            ("optimizer.betas", "(0.8, 0.9)"),
+            ("load_checkpoint", ""),
+        ]);
+        assert!(config.general.use_parallel.value);
+        assert_eq!(config.runner.epochs.value, 3);
+        assert_eq!(config.optimizer.betas.value, [0.8, 0.9]);
+        assert!(config.general.load_checkpoint.is_none());
+        let span = config.runner.epochs.span.unwrap();
+        let source = &config.sources[span.file as usize];
+        assert_eq!(&source.text[span.start as usize..span.end as usize], "3");
+    }
+
+    #[test]
+    fn overrides_that_name_nothing() {
+        assert_eq!(complaints(&[("a..b", "1")]), ["C0015 `a..b` does not name a key"]);
+        let wrong = complaints(&[("runner_config.epochs", "many")]);
+        assert_eq!(
+            wrong[0],
+            "C0006 `runner_config.epochs` must be an integer that is not negative, found the string \"many\""
+        );
+        let text = format!("{LLAMA}callbacks: [{{type: MFLossMonitor}}]\n");
+        let found = load_with(&text, &[("callbacks.type", "X")]).diagnostics;
+        assert_eq!(found[0].code.id, codes::OVERRIDE.id);
+    }
+
+    #[test]
+    fn base_config_merges_mappings_and_replaces_lists() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(
+            dir.path().join("base.yaml"),
+            LLAMA.to_owned() + "seed: 7\ncallbacks: [{type: MFLossMonitor, per_print_times: 9}]\n",
+        )
+        .unwrap();
+        fs::write(dir.path().join("sub/more.yaml"), "runner_config: {epochs: 5}\noutput_dir: there\n").unwrap();
+        let child = "base_config: [base.yaml, sub/more.yaml]\nrunner_config: {batch_size: 4}\ncallbacks: [{type: MFLossMonitor}]\n";
+        fs::write(dir.path().join("child.yaml"), child).unwrap();
+        let config = accepted(load(&dir.path().join("child.yaml"), &[]));
+        assert_eq!((config.runner.epochs.value, config.runner.batch_size.value, config.general.seed.value), (5, 4, 7));
+        assert_eq!(config.general.output_dir.as_str(), "there");
+        assert_eq!(config.callbacks.loss.per_print_times.value, 1);
+        assert!(config.place(config.runner.epochs.span).unwrap().ends_with("more.yaml:1"));
+    }
+
+    #[test]
+    fn chains_of_bases_end() {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..12 {
+            fs::write(dir.path().join(format!("{i}.yaml")), format!("base_config: {}.yaml\n", i + 1)).unwrap();
+        }
+        fs::write(dir.path().join("12.yaml"), LLAMA).unwrap();
+        let found = load(&dir.path().join("0.yaml"), &[]).diagnostics;
+        assert_eq!(found[0].code.id, codes::BASE_CONFIG.id);
+        assert!(load(&dir.path().join("4.yaml"), &[]).config.is_some());
+        fs::write(dir.path().join("latin1.yaml"), b"run_mode: tr\xe4in\n").unwrap();
+        let found = load(&dir.path().join("latin1.yaml"), &[]).diagnostics;
+        assert!(found[0].message.ends_with("it is not UTF-8 at byte 12"), "{}", found[0].message);
+    }
 }

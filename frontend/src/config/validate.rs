@@ -3,6 +3,7 @@
 use athanor_ir::Diagnostic;
 
 use super::general::General;
+use super::generation::Generation;
 use super::model::{ModelConfig, PositionEmbedding};
 use super::optimizer::OptimizerConfig;
 use super::parallel::{Parallel, ParallelMode};
@@ -103,7 +104,13 @@ fn gpt_dataset(report: &Report, m: &ModelConfig, d: &GptDataset) {
 }
 
 /// The rules of the mesh, and what of it cannot be run yet. They hold whatever the model is.
-pub(super) fn mesh(report: &Report, general: &General, p: &ParallelConfig, parallel: &Parallel) {
+pub(super) fn mesh(
+    report: &Report,
+    generation: Generation,
+    general: &General,
+    p: &ParallelConfig,
+    parallel: &Parallel,
+) {
     if !general.use_parallel.value || matches!(parallel.parallel_mode.value, ParallelMode::DataParallel) {
         let split = degrees(p).into_iter().find(|(_, d)| d.value > 1);
         if let Some((name, degree)) = split {
@@ -133,6 +140,11 @@ pub(super) fn mesh(report: &Report, general: &General, p: &ParallelConfig, paral
             format!("{} micro batches cannot fill {} pipeline stages", p.micro_batch_num.value, p.pipeline_stage.value);
         let help = "raise `micro_batch_num` to at least `pipeline_stage`";
         pair(report, &message, p.pipeline_stage.span, "stages", p.micro_batch_num.span, "micro batches", help);
+    }
+    if generation == Generation::G2 && p.use_seq_parallel.value && p.model_parallel.value == 1 {
+        let message = "`use_seq_parallel` needs `model_parallel` above 1";
+        let help = "write `use_seq_parallel: False`";
+        pair(report, message, p.use_seq_parallel.span, "on", p.model_parallel.span, "one rank", help);
     }
     if p.expert_parallel.value > p.data_parallel.value.saturating_mul(p.model_parallel.value) {
         let message =

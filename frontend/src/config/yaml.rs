@@ -96,13 +96,13 @@ impl Builder<'_> {
                     self.open(span, anchor, Items::Map { entries: vec![], seen: HashMap::new(), key: None })?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => self.close(span)?,
-                Event::Alias(id) => match self.anchors.get(&id) {
-                    Some(node) => self.place(Arc::clone(node), 0)?,
-                    None => {
+                Event::Alias(id) => {
+                    let Some(node) = self.anchors.get(&id).cloned() else {
                         let found = Diagnostic::error(&codes::SYNTAX, "an alias inside of the value it stands for");
                         return self.fail(found, span, "refers to a value that is not complete yet");
-                    }
-                },
+                    };
+                    self.place(node, 0)?;
+                }
                 Event::DocumentStart(..) if self.root.is_some() => {
                     let found = Diagnostic::error(&codes::SYNTAX, "more than one YAML document in the file")
                         .help("keep one document: remove the `---` line and what follows it");
@@ -155,13 +155,13 @@ impl Builder<'_> {
         match &mut frame.items {
             Items::Seq(items) => items.push(node),
             Items::Map { entries, seen, key } => match key.take() {
-                None => match node.text() {
-                    Some(text) => *key = Some((text.to_owned(), node.span)),
-                    None => {
+                None => {
+                    let Some(text) = node.text() else {
                         let found = Diagnostic::error(&codes::SYNTAX, "a key must be a word, not a list or mapping");
                         return self.fail(found, node.span, "used as a key");
-                    }
-                },
+                    };
+                    *key = Some((text.to_owned(), node.span));
+                }
                 Some((key, key_span)) => {
                     if entries.len() >= MAX_KEYS {
                         let message = format!("a mapping has more than {MAX_KEYS} keys");

@@ -9,7 +9,7 @@ use crate::config::{Activation, Dtype, Family, ModelConfig, PositionEmbedding, S
 
 /// The description asks for something that no block does.
 pub const UNSUPPORTED_MODEL: Code = Code {
-    id: "C0101",
+    id: "C0110",
     title: "the model asks for something that cannot be built",
     explain: "The setting is understood and changes what the model computes, but there is no implementation of it: \
               dropout above 0, the exact (erf) GELU, initial values by regular expression, or a setting that the family \

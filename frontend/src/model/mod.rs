@@ -4,8 +4,8 @@
 
 mod check;
 pub mod flops;
-pub mod hf;
 mod gpt2;
+pub mod hf;
 mod llama;
 
 use std::sync::Arc;

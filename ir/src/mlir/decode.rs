@@ -4,13 +4,14 @@ use super::emit::{BUNDLE, DTYPES};
 use super::ffi::{Attr, Cx, OpRef, Place, Ty, Val};
 use super::table::{Fields, build};
 use super::{NOT_NN, bare_run, json};
-use crate::diag::Diagnostic;
+use crate::diag::{Diagnostic, SourceFile};
 use crate::func::{Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
 use crate::module::{Axis, Level, Mesh, Module};
 use crate::op::{F64, Op};
 use crate::run::RunSpec;
 use crate::types::{DType, TensorType};
-use std::collections::{HashMap, HashSet};
+use rustc_hash::FxHashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Elements a tensor may have: byte counts and flops of any op on such tensors fit 64 bits.
@@ -27,39 +28,39 @@ type Partly<T> = std::result::Result<T, Broken>;
 
 struct Decoder<'c> {
     cx: Cx<'c>,
-    dtypes: HashMap<usize, DType>,
-    types: HashMap<usize, TensorType>,
-    places: HashMap<usize, Loc>,
+    dtypes: FxHashMap<usize, DType>,
+    types: FxHashMap<usize, TensorType>,
+    places: FxHashMap<usize, Loc>,
     texts: HashSet<Arc<str>>,
 }
 
 /// What the values of a function stand for.
 #[derive(Default)]
 struct Values {
-    tensors: HashMap<usize, ValueId>,
+    tensors: FxHashMap<usize, ValueId>,
     /// Tuples made of tensors.
-    tuples: HashMap<usize, Vec<ValueId>>,
+    tuples: FxHashMap<usize, Vec<ValueId>>,
     /// Tuples that the node of this index returned and that are not taken apart yet.
-    unopened: HashMap<usize, usize>,
+    unopened: FxHashMap<usize, usize>,
 }
 
 /// Reads the builtin.module `root`.
 pub(super) fn decode<'c>(cx: Cx<'c>, root: OpRef<'c>) -> std::result::Result<Module, Broken> {
     let dtypes = DTYPES.into_iter().map(|d| (cx.element(d).key(), d)).collect();
-    let mut decoder = Decoder { cx, dtypes, types: HashMap::new(), places: HashMap::new(), texts: HashSet::new() };
+    let mut decoder =
+        Decoder { cx, dtypes, types: FxHashMap::default(), places: FxHashMap::default(), texts: HashSet::new() };
     decoder.module(root)
 }
 
 impl Broken {
-    /// The diagnostic, with the place in its message.
-    pub(super) fn diagnostic(self) -> Diagnostic {
-        let place = super::diag::place_text(&self.loc);
-        Diagnostic::error(&NOT_NN, format!("{}{place}", self.text))
+    /// The diagnostic, marked in `source` if the place is there.
+    pub(super) fn diagnostic(self, source: Option<&Arc<SourceFile>>) -> Diagnostic {
+        super::diag::located(&NOT_NN, &self.text, &self.loc, source)
             .help("compare with what `athanor opt --passes ''` prints for a module that it accepts")
     }
 }
 
-/// Refuses what a match of `known` names does not take.
+/// Refuses something at `loc`.
 fn fail<T>(loc: Loc, text: impl Into<String>) -> Partly<T> {
     Err(Broken { text: text.into(), loc })
 }

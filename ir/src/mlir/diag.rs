@@ -42,7 +42,7 @@ pub(super) fn listen<T>(context: &Context, work: impl FnOnce() -> T) -> (T, Vec<
 }
 
 /// ` (at …)`, or nothing for an unknown place.
-pub(super) fn place_text(loc: &Loc) -> String {
+fn place_text(loc: &Loc) -> String {
     let file = if loc.line > 0 { format!("{}:{}:{}", loc.file, loc.line, loc.col) } else { loc.file.to_string() };
     match (loc.block.is_empty(), file.is_empty()) {
         (true, true) => String::new(),
@@ -61,18 +61,21 @@ pub(super) fn explain(
 ) -> Diagnostic {
     let first = heard.iter().find(|h| h.error).or(heard.first());
     let Some(first) = first else { return Diagnostic::error(code, otherwise) };
-    match source.and_then(|s| Some((s, offset(s, &first.loc)?))) {
-        Some((source, at)) => {
-            let d = Diagnostic::error(code, format!("{}{}", first.text, place_text(&first.loc)));
-            let end = source.text.ceil_char_boundary((at + 1).min(source.text.len()));
-            d.at(source, at..end, "")
-        }
-        None => Diagnostic::error(code, format!("{}{}", first.text, place_text(&first.loc))),
-    }
+    located(code, &first.text, &first.loc, source)
+}
+
+/// A diagnostic at `loc`: marked in `source` if that is the file, else with the place in its message.
+pub(super) fn located(code: &'static Code, text: &str, loc: &Loc, source: Option<&Arc<SourceFile>>) -> Diagnostic {
+    let Some((source, at)) = source.and_then(|s| Some((s, offset(s, loc)?))) else {
+        return Diagnostic::error(code, format!("{text}{}", place_text(loc)));
+    };
+    let block = Loc { block: Arc::clone(&loc.block), ..Loc::default() };
+    let end = source.text.ceil_char_boundary((at + 1).min(source.text.len()));
+    Diagnostic::error(code, format!("{text}{}", place_text(&block))).at(source, at..end, "here")
 }
 
 /// Byte offset of a place in `source`; MLIR counts columns in bytes from 1.
-pub(super) fn offset(source: &SourceFile, loc: &Loc) -> Option<usize> {
+fn offset(source: &SourceFile, loc: &Loc) -> Option<usize> {
     if *loc.file != *source.name || loc.line == 0 {
         return None;
     }

@@ -10,7 +10,7 @@ use crate::op::Op;
 use crate::types::{DType, TensorType};
 use crate::verify::INVALID_IR;
 use mlir_sys::MlirNamedAttribute;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// Name of the op that bundles values of differing types for a variadic op, and unbundles its results.
 pub(super) const BUNDLE: &str = "builtin.unrealized_conversion_cast";
@@ -18,8 +18,8 @@ pub(super) const BUNDLE: &str = "builtin.unrealized_conversion_cast";
 /// Emits functions into one context, remembering types and places that come again.
 struct Emitter<'c> {
     cx: Cx<'c>,
-    types: HashMap<TensorType, Ty<'c>>,
-    places: HashMap<Loc, Place<'c>>,
+    types: FxHashMap<TensorType, Ty<'c>>,
+    places: FxHashMap<Loc, Place<'c>>,
 }
 
 /// Writes `module` into the empty or filled builtin.module `root`, in place of what it holds.
@@ -28,7 +28,7 @@ pub(super) fn emit_into<'c>(cx: Cx<'c>, root: OpRef<'c>, module: &Module) -> Res
         return Diagnostic::error(&INVALID_IR, "a module has one block").err();
     };
     let old: Vec<OpRef<'c>> = body.operations().collect();
-    let mut emitter = Emitter { cx, types: HashMap::new(), places: HashMap::new() };
+    let mut emitter = Emitter { cx, types: FxHashMap::default(), places: FxHashMap::default() };
     for func in &module.funcs {
         if let Err(e) = emitter.func(func).map(|op| body.append(op)) {
             // What was emitted so far goes again, so that the old module stays whole.
@@ -138,7 +138,7 @@ impl<'c> Emitter<'c> {
         let outs = self.tys(func, &returned)?;
         let mut attrs = vec![
             cx.named("sym_name", cx.text(&func.name)),
-            cx.named("function_type", cx.type_attr(cx.function(&ins, &outs))),
+            cx.named("function_type", cx.function(&ins, &outs).attribute()),
         ];
         if !arg_attrs.is_empty() {
             attrs.push(cx.named("arg_attrs", cx.array(&arg_attrs)));

@@ -5,6 +5,7 @@
 //! and value handles also need their operation alive: the callers hold the module that owns it.
 
 use melior::Context;
+#[allow(clippy::wildcard_imports, reason = "every name of the C interface starts with mlir")]
 use mlir_sys::*;
 use std::marker::PhantomData;
 
@@ -152,10 +153,6 @@ impl<'c> Cx<'c> {
         Self::attr(unsafe { mlirFlatSymbolRefAttrGet(self.raw, text_in(name)) })
     }
 
-    pub(super) fn type_attr(self, ty: Ty<'c>) -> Attr<'c> {
-        Self::attr(unsafe { mlirTypeAttrGet(ty.0) })
-    }
-
     pub(super) fn element(self, name: crate::DType) -> Ty<'c> {
         use crate::DType;
         Ty(
@@ -203,6 +200,7 @@ impl<'c> Cx<'c> {
     }
 
     /// An operation without an owner: the caller appends it to a block at once.
+    #[allow(clippy::unused_self, reason = "operations are made in a context, if only by way of their place")]
     pub(super) fn operation(
         self,
         name: &str,
@@ -324,6 +322,11 @@ impl<'c> Attr<'c> {
 
 #[allow(clippy::undocumented_unsafe_blocks, reason = "the module's documentation is the argument for every call")]
 impl<'c> Ty<'c> {
+    /// The type as an attribute.
+    pub(super) fn attribute(self) -> Attr<'c> {
+        Attr(unsafe { mlirTypeAttrGet(self.0) }, PhantomData)
+    }
+
     /// Element type and dims of a ranked tensor without encoding; −1 for a dim that is not static.
     pub(super) fn as_tensor(self) -> Option<(Self, Vec<i64>)> {
         unsafe {

@@ -165,7 +165,7 @@ pub struct MlirModule<'c> {
     source: Option<Arc<SourceFile>>,
 }
 
-impl<'c> MlirModule<'c> {
+impl MlirModule<'_> {
     fn root(&self) -> OpRef<'_> {
         OpRef::of(self.inner.as_operation())
     }
@@ -180,16 +180,8 @@ impl<'c> MlirModule<'c> {
     /// # Errors
     /// [`NOT_NN`], naming the op and its place.
     pub fn decode(&self) -> Result<Module> {
-        decode::decode(Cx::new(&self.context.inner), self.root()).map_err(|broken| {
-            let at = self.source.as_ref().and_then(|s| Some((s, diag::offset(s, &broken.loc)?)));
-            match at {
-                Some((source, at)) => {
-                    let end = source.text.ceil_char_boundary((at + 1).min(source.text.len()));
-                    Box::new(broken.diagnostic().at(source, at..end, ""))
-                }
-                None => Box::new(broken.diagnostic()),
-            }
-        })
+        decode::decode(Cx::new(&self.context.inner), self.root())
+            .map_err(|broken| Box::new(broken.diagnostic(self.source.as_ref())))
     }
 
     /// MLIR's verifier, then ours on the decoded form, which is returned.

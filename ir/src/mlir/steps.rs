@@ -33,7 +33,7 @@ impl View<'_> {
     /// # Errors
     /// [`super::NOT_NN`].
     pub fn decode(self) -> Result<Module> {
-        decode::decode(self.cx, self.root).map_err(|broken| Box::new(broken.diagnostic()))
+        decode::decode(self.cx, self.root).map_err(|broken| Box::new(broken.diagnostic(None)))
     }
 
     /// Puts `module` in place of what is there. On an error the old module stays.

@@ -212,6 +212,7 @@ proptest! {
     }
 }
 
+#[allow(clippy::unnecessary_box_returns, reason = "errors come in a box")]
 fn error(text: &str) -> Box<Diagnostic> {
     let context = Context::new();
     match context.parse("t.mlir", text) {
@@ -220,20 +221,25 @@ fn error(text: &str) -> Box<Diagnostic> {
     }
 }
 
+/// Line and column of the mark.
+fn place(e: &Diagnostic) -> Option<(u32, u32)> {
+    let source = e.source.as_ref()?;
+    Some(crate::diag::line_col(&source.text, e.labels.first()?.range.start))
+}
+
 #[test]
 fn errors_say_where() {
     let e = error("module {\n  func.func @f() {\n    \"nn.foo\"() : () -> ()\n    return\n  }\n}\n");
     assert_eq!(e.code, &BAD_TEXT);
-    assert!(e.message.contains("nn.foo") && e.message.contains("t.mlir:3:5"), "{e}");
-    assert_eq!(e.labels[0].range, 32..33);
+    assert!(e.message.contains("nn.foo") && place(&e) == Some((3, 5)), "{e}");
     let e = error("module {\n  oh\n}\n");
-    assert!(e.code == &BAD_TEXT && e.message.contains("t.mlir:2:3"), "{e}");
+    assert!(e.code == &BAD_TEXT && place(&e) == Some((2, 3)), "{e}");
     let e = error(
         "func.func @f(%a: tensor<2xf32>) {\n  %b = \"nn.cast\"(%a) {x = 1} : (tensor<2xf32>) -> tensor<2xf16>\n  return\n}",
     );
-    assert!(e.code == &NOT_NN && e.message.contains("\"x\"") && e.message.contains("t.mlir:2:8"), "{e}");
+    assert!(e.code == &NOT_NN && e.message.contains("\"x\"") && place(&e) == Some((2, 8)), "{e}");
     let e = error("func.func @f(%a: tensor<?xf32>) {\n  return\n}");
-    assert!(e.code == &NOT_NN && e.message.contains("static") && e.message.contains("t.mlir:1:14"), "{e}");
+    assert!(e.code == &NOT_NN && e.message.contains("static") && place(&e) == Some((1, 14)), "{e}");
     let e = error("func.func @f(%a: tensor<2xf32> {nn.role = \"boss\"}) {\n  return\n}");
     assert!(e.code == &NOT_NN && e.message.contains("boss"), "{e}");
     let e = error("module attributes {nn.run = {seed = 1}} {}");

@@ -72,7 +72,7 @@ pub fn cross_entropy_grad(spec: &CrossEntropySpec, to: GradTo, level: CpuLevel, 
         e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, t| {
             let label = row.label(e, t);
             let (lse, weight) = (e.load(&lse, &[t]), e.load(&drow, &[t]));
-            label.fill_gradient(e, &simd, out, t, weight, |e| row.exp_rows(e, &simd, t, out, lse, weight), lse);
+            label.fill_gradient(e, &simd, (out, t), (lse, weight), |e| row.exp_rows(e, &simd, (out, t), (lse, weight)));
         });
     });
     row.finish(e, symbol, params.len())
@@ -104,10 +104,10 @@ pub fn cross_entropy_with_grad(spec: &CrossEntropySpec, level: CpuLevel, symbol:
                         simd.store(e, x, &row.logits, &[t, c]);
                     });
                 } else {
-                    row.exp_rows(e, &simd, t, &row.logits, lse, weight);
+                    row.exp_rows(e, &simd, (&row.logits, t), (lse, weight));
                 }
             };
-            label.fill_gradient(e, &simd, &row.logits, t, weight, fill, lse);
+            label.fill_gradient(e, &simd, (&row.logits, t), (lse, weight), fill);
         });
     });
     row.finish(e, symbol, 4)
@@ -252,7 +252,7 @@ impl Row {
     }
 
     /// `out[t] = exp(logits[t] − lse) · weight`.
-    fn exp_rows(&self, e: &mut Emit, simd: &Simd, t: Val, out: &Buf, lse: Val, weight: Val) {
+    fn exp_rows(&self, e: &mut Emit, simd: &Simd, (out, t): (&Buf, Val), (lse, weight): (Val, Val)) {
         self.each(e, simd, |e, simd, c| {
             let x = simd.widen(e, &self.logits, &[t, c], simd.lanes);
             let p = exp_above(e, simd, x, lse);
@@ -278,11 +278,9 @@ impl Label {
         &self,
         e: &mut Emit,
         simd: &Simd,
-        out: &Buf,
-        t: Val,
-        weight: Val,
+        (out, t): (&Buf, Val),
+        (lse, weight): (Val, Val),
         fill: impl FnOnce(&mut Emit),
-        lse: Val,
     ) {
         e.either(
             self.counts,

@@ -1,10 +1,11 @@
-//! Every derivative against central differences in f64.
+//! Every derivative against central differences in f64, and the training step that is made of them.
 //!
 //! Each property draws shapes and attributes, builds a function whose loss is a random weighting of one op's result, and
 //! compares the gradient of every element of every operand with (f(x+h) − f(x−h)) / 2h.
 
 mod layers;
 mod ops;
+mod step;
 
 use athanor_backends::cpu::reference::{Tensor, interpret};
 use athanor_ir::lr::{LrSchedule, Shape};

@@ -6,7 +6,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, c_int, c_void};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use athanor_ir::plan::{GemmSpec, MatRef};
 use athanor_ir::{DType, Diagnostic, Result};
@@ -23,8 +23,15 @@ const UNIT: usize = 32;
 /// The opened library and the products it has compiled.
 pub struct OneDnn {
     cache: RwLock<HashMap<GemmSpec, Arc<api::Matmul>>>,
+    /// Scratchpads that no execution is using: at most one per worker in the end, each as large as its largest product.
+    scratch: Mutex<Vec<Vec<Line>>>,
     api: api::Api,
 }
+
+/// A cache line, for alignment.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code, reason = "only its size and alignment matter")] [u8; 64]);
 
 /// How a product is shared out: by rows or by columns of C.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +48,7 @@ impl OneDnn {
 
     /// Opens the library file `name`.
     pub fn open(name: &OsStr) -> Option<Self> {
-        Some(Self { api: api::Api::open(name)?, cache: RwLock::default() })
+        Some(Self { api: api::Api::open(name)?, cache: RwLock::default(), scratch: Mutex::default() })
     }
 
     /// Major version of the library, 2 or 3.
@@ -91,7 +98,7 @@ impl OneDnn {
         c: *mut c_void,
     ) -> Result<()> {
         let (split, grid) = partition(spec);
-        let failed = std::sync::Mutex::new(None);
+        let failed = Mutex::new(None);
         let data = Operands([a.cast_mut(), b.cast_mut(), c]);
         pool.run(grid, &|_, lo, hi| {
             let (mine, offsets) = part(spec, split, (lo, hi));
@@ -112,9 +119,15 @@ impl OneDnn {
         let matmul = self.matmul(spec)?;
         // Also needed when the product was compiled before, by another thread.
         self.api.one_thread();
-        // SAFETY: the caller vouches for the operands, and `matmul` was made for `spec`.
-        unsafe { self.api.execute(&matmul, [a.cast_mut(), b.cast_mut(), c]) }
-            .map_err(|status| Box::new(refuse(spec, status)))
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let lines = matmul.scratch_bytes.div_ceil(64);
+        if scratch.len() < lines {
+            scratch = vec![Line([0; 64]); lines];
+        }
+        // SAFETY: the caller vouches for the operands, `matmul` was made for `spec`, and this scratchpad is out of the list.
+        let done = unsafe { self.api.execute(&matmul, [a.cast_mut(), b.cast_mut(), c], scratch.as_mut_ptr().cast()) };
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        done.map_err(|status| Box::new(refuse(spec, status)))
     }
 
     fn matmul(&self, spec: &GemmSpec) -> Result<Arc<api::Matmul>> {

@@ -69,10 +69,14 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     ALIASES.iter().flat_map(|(name, aliases)| std::iter::once(*name).chain(aliases.iter().copied()))
 }
 
-/// The entries of `layer` by canonical name. Two names of one setting with different values are reported.
-pub(super) fn resolve<'a>(report: &Report, layer: &'a Node) -> BTreeMap<&'a str, Field<'a>> {
+/// The entries of `layer` (`hf`: a config.json) by canonical name. Two names of one setting with different values are reported.
+pub(super) fn resolve<'a>(report: &Report, layer: &'a Node, hf: bool) -> BTreeMap<&'a str, Field<'a>> {
     let mut fields: BTreeMap<&str, Field> = BTreeMap::new();
     for entry in layer.entries() {
+        // In a config.json this is a sum of two others, not the setting that MindFormers calls so.
+        if hf && entry.key == "qk_head_dim" {
+            continue;
+        }
         let field = Field::from(entry);
         let name = canonical(&entry.key);
         let Some(first) = fields.get(name).copied() else {

@@ -34,6 +34,7 @@ pub enum Convention {
 
 /// What a family takes for granted.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // Each is a switch of the model under its own name.
 pub(super) struct Defaults {
     pub normalization: Normalization,
     pub layernorm_epsilon: f64,

@@ -49,100 +49,29 @@ const SWITCHES: &[(&str, Asks, &str)] = &[
 ];
 
 /// Keys of experts, latent attention and multi-token prediction: known, and without effect in a dense decoder.
-pub(super) const KNOWN: &[&str] = &[
-    "num_moe_experts",
-    "multi_latent_attention",
-    "sandwich_norm",
-    "moe_ffn_hidden_size",
-    "moe_router_topk",
-    "moe_router_num_groups",
-    "moe_router_group_topk",
-    "moe_router_topk_scaling_factor",
-    "moe_router_score_function",
-    "moe_router_dtype",
-    "moe_router_enable_expert_bias",
-    "moe_router_bias_update_rate",
-    "moe_grouped_gemm",
-    "moe_z_loss_coeff",
-    "moe_expert_capacity_factor",
-    "moe_token_drop_policy",
-    "use_pad_tokens",
-    "shared_expert_num",
-    "mtp_num_layers",
-    "mtp_loss_scaling_factor",
-    "moe_intermediate_size",
-    "num_experts_chosen",
-    "num_experts_per_tok",
-    "n_group",
-    "topk_group",
-    "routed_scaling_factor",
-    "use_gating_sigmoid",
-    "scoring_func",
-    "router_dense_type",
-    "balance_via_topk_bias",
-    "topk_bias_update_rate",
-    "use_gmm",
-    "z_loss_factor",
-    "capacity_factor",
-    "enable_sdrop",
-    "enable_gmm_safe_tokens",
-    "n_shared_experts",
-    "mtp_depth",
-    "num_nextn_predict_layers",
-    "mtp_loss_factor",
-    "moe_router_load_balancing_type",
-    "moe_aux_loss_coeff",
-    "moe_layer_freq",
-    "first_k_dense_replace",
-    "moe_shared_expert_overlap",
-    "moe_shared_expert_intermediate_size",
-    "moe_router_pre_softmax",
-    "moe_token_dispatcher_type",
-    "group_wise_a2a",
-    "comp_comm_parallel",
-    "comp_comm_parallel_degree",
-    "norm_topk_prob",
-    "use_shared_expert_gating",
-    "topk_method",
-    "callback_moe_droprate",
-    "moe_router_force_expert_balance",
-    "moe_router_fusion",
-    "moe_apply_probs_on_input",
-    "print_expert_load",
-    "enable_expert_relocation",
-    "expert_relocation_initial_iteration",
-    "expert_relocation_freq",
-    "q_lora_rank",
-    "kv_lora_rank",
-    "qk_head_dim",
-    "qk_nope_head_dim",
-    "qk_pos_emb_head_dim",
-    "qk_rope_head_dim",
-    "v_head_dim",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-    "rotary_scaling_factor",
-    "factor",
-    "scaling_factor",
-    "original_max_position_embeddings",
-    "virtual_pipeline_model_parallel_size",
-    "pp_interleave_num",
-    "coeff",
-    "expert_num",
-    "n_routed_experts",
-    "num_experts",
-    "use_eod_reset",
-    "rope_scaling",
-    "rope_parameters",
-    "sliding_window",
-    "activation_func",
-    "layer_types",
-    "ep_size",
-    "aux_loss_alpha",
-    "seq_aux",
-];
+const KNOWN: &str = "\
+    num_moe_experts multi_latent_attention sandwich_norm moe_ffn_hidden_size moe_router_topk moe_router_num_groups \
+    moe_router_group_topk moe_router_topk_scaling_factor moe_router_score_function moe_router_dtype \
+    moe_router_enable_expert_bias moe_router_bias_update_rate moe_grouped_gemm moe_z_loss_coeff \
+    moe_expert_capacity_factor moe_token_drop_policy use_pad_tokens shared_expert_num mtp_num_layers \
+    mtp_loss_scaling_factor moe_intermediate_size num_experts_chosen num_experts_per_tok n_group topk_group \
+    routed_scaling_factor use_gating_sigmoid scoring_func router_dense_type balance_via_topk_bias \
+    topk_bias_update_rate use_gmm z_loss_factor capacity_factor enable_sdrop enable_gmm_safe_tokens n_shared_experts \
+    mtp_depth num_nextn_predict_layers mtp_loss_factor moe_router_load_balancing_type moe_aux_loss_coeff \
+    moe_layer_freq first_k_dense_replace moe_shared_expert_overlap moe_shared_expert_intermediate_size \
+    moe_router_pre_softmax moe_token_dispatcher_type group_wise_a2a comp_comm_parallel comp_comm_parallel_degree \
+    norm_topk_prob use_shared_expert_gating topk_method callback_moe_droprate moe_router_force_expert_balance \
+    moe_router_fusion moe_apply_probs_on_input print_expert_load enable_expert_relocation \
+    expert_relocation_initial_iteration expert_relocation_freq q_lora_rank kv_lora_rank qk_head_dim qk_nope_head_dim \
+    qk_pos_emb_head_dim qk_rope_head_dim v_head_dim beta_fast beta_slow mscale mscale_all_dim rotary_scaling_factor \
+    factor scaling_factor original_max_position_embeddings virtual_pipeline_model_parallel_size pp_interleave_num \
+    coeff expert_num n_routed_experts num_experts use_eod_reset rope_scaling rope_parameters sliding_window \
+    activation_func layer_types ep_size aux_loss_alpha seq_aux";
+
+/// The keys in [`KNOWN`].
+pub(super) fn known() -> impl Iterator<Item = &'static str> {
+    KNOWN.split_whitespace()
+}
 
 /// Reports every switch that is on, and returns true if the model is not a dense decoder because of one.
 pub(super) fn needs_more<'a>(s: &mut Section<'a>, top: &mut Section<'a>, legacy: bool) -> bool {

@@ -53,7 +53,7 @@ pub enum RopeScaling {
         /// Context length before the extension.
         original_max_position_embeddings: usize,
     },
-    /// YaRN.
+    /// `YaRN`.
     Yarn(Yarn),
     /// NTK scaling by the length of the sequence, beyond `original_max_position_embeddings`.
     Dynamic {
@@ -64,7 +64,7 @@ pub enum RopeScaling {
     },
 }
 
-/// Parameters of YaRN.
+/// Parameters of `YaRN`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
     /// Factor of the context length.
@@ -83,7 +83,7 @@ pub struct Yarn {
     pub truncate: bool,
 }
 
-/// What YaRN's magnitude multiplies. The two agree when the magnitude is 1.
+/// What `YaRN`'s magnitude multiplies. The two agree when the magnitude is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum YarnMagnitude {
     /// Cosine and sine: the paper, Hugging Face and legacy `MindFormers`.
@@ -308,6 +308,13 @@ fn yarn(s: &mut Section<'_>, factor: f64, original: usize, convention: Conventio
         // MindFormers has one default for both, so they cancel.
         (one, all, _) => magnitude(one.unwrap_or(0.707)) / magnitude(all.unwrap_or(0.707)),
     });
+    if convention == Convention::Mcore && attention_factor != 1.0 {
+        let message =
+            "the magnitude of YaRN multiplies the angle, as in Mcore models; Hugging Face multiplies cos and sin";
+        let found = Diagnostic::note(&codes::COMPATIBILITY, message)
+            .help("read the model from a config.json with `pretrained_model_dir` for the other");
+        s.error_at(found, s.span, "");
+    }
     RopeScaling::Yarn(Yarn {
         factor,
         original_max_position_embeddings: original,

@@ -8,6 +8,7 @@ use athanor_ir::target::CpuLevel;
 
 use super::AttentionSpec;
 use super::layout::{Plan, Scratch};
+use super::pack::prefetch_row;
 use super::tile::{columns, product};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
@@ -177,6 +178,7 @@ impl Plan {
             let (zero, seq, rows) = (e.index(0), e.index(spec.seq), e.index(self.rows));
             let log2e = e.val(format_args!("arith.constant {} : f32", f32_text(std::f64::consts::LOG2_E)));
             e.each(zero, seq, 1, |e, r| {
+                prefetch_row(e, &out, [b, r, h], false);
                 let natural = e.load(&lse, &[b, h, r]);
                 let binary = e.val(format_args!("arith.mulf {natural}, {log2e} : f32"));
                 e.store(binary, lse2, &[r]);

@@ -6,7 +6,7 @@
 
 use super::AttentionSpec;
 use super::layout::{DEPTH, Plan, Scratch};
-use super::tiles::{Part, SUMS, load_sums, multiply, store_sums};
+use super::tiles::{Part, SUMS, load_sums, multiply, score_block, store_sums};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
 use crate::codegen::llvm::KernelText;
@@ -235,10 +235,10 @@ impl Plan {
             e.each(from, block.q1, DEPTH, |e, qq| {
                 let panel = e.idx_c("divui", qq, DEPTH);
                 let pair = e.idx_c("muli", panel, self.d / 2);
-                let sums = self.score_block(e, (&open.k, kk), (&open.qt, pair), self.d);
+                let sums = score_block(e, (&open.k, kk), (&open.qt, pair), self.d);
                 store_sums(e, &sums, &open.s, zero, zero);
                 let pair = e.idx_c("muli", panel, self.dv / 2);
-                let sums = self.score_block(e, (&open.v, kk), (&open.gt, pair), self.dv);
+                let sums = score_block(e, (&open.v, kk), (&open.gt, pair), self.dv);
                 store_sums(e, &sums, &open.dp, zero, zero);
                 if self.spec.causal {
                     let diagonal = e.test("eq", kk, qq);

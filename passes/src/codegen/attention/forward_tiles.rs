@@ -5,7 +5,7 @@
 
 use super::AttentionSpec;
 use super::layout::{DEPTH, Plan, Scratch};
-use super::tiles::{Part, SUMS, load_sums, multiply, store_sums};
+use super::tiles::{Part, SUMS, load_sums, multiply, score_block, store_sums};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
 use crate::codegen::llvm::KernelText;
@@ -186,7 +186,7 @@ impl Plan {
             let count = e.idx("subi", k1, k0);
             e.each(zero, count, DEPTH, |e, r| {
                 let key = e.idx("addi", k0, r);
-                let sums = self.score_block(e, (&open.k, key), (&open.qt, first_pair), self.d);
+                let sums = score_block(e, (&open.k, key), (&open.qt, first_pair), self.d);
                 store_sums(e, &sums, &open.s, r, zero);
             });
             if self.spec.causal || self.spec.seq != self.rows {

@@ -3,6 +3,20 @@
 use super::layout::Plan;
 use crate::codegen::emit::{Buf, Emit, Val};
 
+/// Rows that copies from and to the graph's tensors ask for ahead: a head's rows lie too far apart for the hardware to
+/// foresee them.
+const AHEAD: usize = 8;
+
+/// Prefetches the row `AHEAD` rows after `row` of a `[b,s,heads,width]` tensor.
+pub(super) fn prefetch_row(e: &mut Emit, buf: &Buf, [b, row, head]: [Val; 3], write: bool) {
+    let row = e.idx_c("addi", row, AHEAD);
+    let per_line = if buf.element == "f32" { 16 } else { 32 };
+    for c in (0..buf.dims[3]).step_by(per_line) {
+        let c = e.index(c);
+        e.prefetch(buf, &[b, row, head, c], write);
+    }
+}
+
 impl Plan {
     /// Writes a helper `(src [b,s,heads,width], dst [rows,padded]; b, head, first, count)` that copies rows
     /// `first..first+count` of one head, widening if `dst` is wider; rows past the sequence and columns past the width become 0.
@@ -24,6 +38,7 @@ impl Plan {
             };
             e.each(zero, real, 1, |e, r| {
                 let row = e.idx("addi", first, r);
+                prefetch_row(e, &src, [b, row, head], false);
                 pad(e, r, width / simd.lanes * simd.lanes);
                 for (c, n) in simd.chunks(width) {
                     let c = e.index(c);
@@ -49,6 +64,7 @@ impl Plan {
             let zero = e.index(0);
             e.each(zero, Val::Arg("count"), 1, |e, r| {
                 let row = e.idx("addi", Val::Arg("first"), r);
+                prefetch_row(e, &dst, [Val::Arg("b"), row, Val::Arg("head")], true);
                 for (c, n) in simd.chunks(width) {
                     let c = e.index(c);
                     let x = simd.widen(e, &src, &[r, c], n);
@@ -72,7 +88,7 @@ impl Plan {
                 let whole = dst.dims[1] / lanes * lanes;
                 let hi = e.index(whole);
                 e.each(zero, hi, lanes, |e, c| {
-                    self.transpose_square(e, (&src, r, c), (&dst, panel, lane), lanes, factor)
+                    self.transpose_square(e, (&src, r, c), (&dst, panel, lane), lanes, factor);
                 });
                 if whole < dst.dims[1] {
                     let c = e.index(whole);

@@ -10,6 +10,9 @@ use crate::codegen::emit::{Buf, Emit, Val};
 pub(super) const SUMS: &str = "!amx.tile<16x16xf32>";
 const HALF: usize = DEPTH / 2;
 
+/// Score of a key that a query does not see; not so low that its product with a scale would overflow.
+const HIDDEN: f64 = -1.0e30;
+
 /// A buffer of a worker's scratch: its shape, its element type, and where it starts.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
@@ -43,7 +46,7 @@ impl Part {
     }
 }
 
-/// Where the four sum tiles of a 32 × 32 block lie: rows `r`, columns `c`.
+/// Loads the four sum tiles of the 32 × 32 block at row `r` and column `c`.
 pub(super) fn load_sums(e: &mut Emit, buf: &Buf, r: Val, c: Val) -> Vec<Val> {
     corners(e, r, c).map(|(r, c)| load(e, buf, r, c, SUMS)).into()
 }
@@ -86,20 +89,20 @@ fn load(e: &mut Emit, buf: &Buf, r: Val, c: Val, tile: &str) -> Val {
     e.val(format_args!("amx.tile_load {}[{r}, {c}] : {} into {tile}", buf.val, buf.ty()))
 }
 
-impl Plan {
-    /// The product of 32 packed rows from `r` on with 32 columns of `panels`, both `width` deep; the columns are those of
-    /// the panel whose first row is `panel`.
-    pub fn score_block(&self, e: &mut Emit, rows: (&Buf, Val), panels: (&Buf, Val), width: usize) -> Vec<Val> {
-        let zero = e.index(0);
-        let mut sums = zero_sums(e);
-        for step in (0..width).step_by(DEPTH) {
-            let column = e.index(step);
-            let pair = e.idx_c("addi", panels.1, step / 2);
-            sums = multiply(e, &sums, (rows.0, rows.1, column), (panels.0, pair, zero));
-        }
-        sums
+/// The product of 32 packed rows from `r` on with 32 columns of `panels`, both `width` deep; the columns are those of
+/// the panel whose first row is `panel`.
+pub(super) fn score_block(e: &mut Emit, rows: (&Buf, Val), panels: (&Buf, Val), width: usize) -> Vec<Val> {
+    let zero = e.index(0);
+    let mut sums = zero_sums(e);
+    for step in (0..width).step_by(DEPTH) {
+        let column = e.index(step);
+        let pair = e.idx_c("addi", panels.1, step / 2);
+        sums = multiply(e, &sums, (rows.0, rows.1, column), (panels.0, pair, zero));
     }
+    sums
+}
 
+impl Plan {
     /// Writes a helper `(src bf16 [rows,width], dst f32 [rows/2,width])` that puts elements of rows 2i and 2i + 1 side by
     /// side.
     pub fn emit_pairs(&self, e: &mut Emit, name: &str, src: &Part, dst: &Part) {
@@ -158,7 +161,7 @@ impl Plan {
     /// keys after the query on the diagonal, or keys past the sequence.
     pub fn hide_unseen(&self, e: &mut Emit, scores: &Buf, row: Val) {
         let simd = self.simd;
-        let lowest = simd.splat(e, super::tiles::lowest());
+        let lowest = simd.splat(e, HIDDEN);
         let zero = e.index(0);
         let depth = e.index(DEPTH);
         if !self.spec.causal {
@@ -188,9 +191,4 @@ impl Plan {
             }
         });
     }
-}
-
-/// The lowest score, after which a multiplication by scale · log2(e) must not overflow.
-fn lowest() -> f64 {
-    -1.0e30
 }

@@ -53,16 +53,18 @@ fn mask(t: &mut Text, first: &Value, extent: usize, size: usize) -> Option<Value
     })
 }
 
-/// Packs columns `panels.0 · 32 .. panels.1 · 32` of B, k from `k.0` to `k.1`.
+/// Packs columns `panels.0 · 32 .. panels.1 · 32` of B, k.1 of k from k.0.
 pub fn pack_b(
     t: &mut Text,
     side: Side,
     source: (&str, &str),
     panels: (&Value, &Value),
-    (k_lo, k_hi): (&Value, &Value),
+    (k_lo, depth): (&Value, usize),
     packed: Packed<'_>,
 ) {
     // Steps outside, panels inside: rows of B are then read along their length.
+    let depth = t.index(depth);
+    let k_hi = &t.add(k_lo, &depth);
     t.for_each(k_lo, k_hi, STEP, |t, k| {
         t.for_each(panels.0, panels.1, 1, |t, panel| {
             let col = t.mul_const(panel, BLOCK);
@@ -93,19 +95,28 @@ pub fn pack_b(
     });
 }
 
-/// Packs rows `row .. row + 32` of A, k from `k.0` to `k.1`.
+/// Packs rows `row .. row + 32` of A, k.1 of k from k.0.
 pub fn pack_a(
     t: &mut Text,
     side: Side,
     source: (&str, &str),
     row: &Value,
-    (k_lo, k_hi): (&Value, &Value),
+    (k_lo, depth): (&Value, usize),
     packed: Packed<'_>,
 ) {
+    let depth = t.index(depth);
+    let k_hi = &t.add(k_lo, &depth);
     t.for_each(k_lo, k_hi, STEP, |t, k| {
         let target = t.sub(k, k_lo);
         if side.across == 1 {
             let rows = depth_rows(t, side, source, row, k);
+            // The rows of the next strip lie beside these, each in a page of its own, where no hardware prefetcher looks.
+            for i in 0..STEP {
+                let k = t.add_const(k, i);
+                let at = t.offset((&k, side.along), (row, 1));
+                let at = t.add_const(&at, BLOCK);
+                t.line(format_args!("memref.prefetch {}[{at}], read, locality<2>, data : {}", source.0, source.1));
+            }
             let pairs = interleaved(t, &rows);
             for h in 0..2 {
                 let half: Vec<Value> = pairs.iter().map(|p| p[h].clone()).collect();

@@ -99,6 +99,10 @@ fn copy_panel(
     });
     t.for_each(k_lo, k_hi, 1, |t, k| {
         let from = t.offset((k, side.along), (first, 1));
+        // The next panel lies beside this one, but each k may be in a page of its own, where no hardware prefetcher looks.
+        let (name, ty) = reader.source;
+        let next = t.add_const(&from, panels.width);
+        t.line(format_args!("memref.prefetch {name}[{next}], read, locality<2>, data : {ty}"));
         let k = t.sub(k, k_lo);
         let to = t.offset((&k, panels.width), (target, 1));
         for h in (0..panels.width).step_by(lanes) {

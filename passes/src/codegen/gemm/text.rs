@@ -140,18 +140,12 @@ impl Text {
         self.line("}");
     }
 
-    /// `if condition { yes } else { no }`; both get the `context`.
-    pub fn choose<C>(
-        &mut self,
-        condition: &Value,
-        context: &mut C,
-        yes: impl FnOnce(&mut Self, &mut C),
-        no: impl FnOnce(&mut Self, &mut C),
-    ) {
+    /// `if condition { yes } else { no }`.
+    pub fn choose(&mut self, condition: &Value, yes: impl FnOnce(&mut Self), no: impl FnOnce(&mut Self)) {
         self.line(format_args!("scf.if {condition} {{"));
-        yes(self, context);
+        yes(self);
         self.line("} else {");
-        no(self, context);
+        no(self);
         self.line("}");
     }
 }

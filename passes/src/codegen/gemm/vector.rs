@@ -204,9 +204,8 @@ impl Writer<'_> {
             } else {
                 t.choose(
                     &Value::named("first"),
-                    &mut (),
-                    |t, ()| self.write_tile(t, rows, lanes, sums, initial),
-                    |t, ()| self.write_tile(t, rows, lanes, sums, Addend::C),
+                    |t| self.write_tile(t, rows, lanes, sums, initial),
+                    |t| self.write_tile(t, rows, lanes, sums, Addend::C),
                 );
             }
         }
@@ -346,10 +345,18 @@ impl Writer<'_> {
                 let zero = t.index(0);
                 let (a_type, packed) = (self.p.flat(self.s.a, self.s.m, self.s.k), self.a_type());
                 let panels = Panels { memref: ("%ap", &packed), width: strip };
-                // A strip is wider than its rows, so near the end it may reach beyond A.
-                let full = self.s.m.is_multiple_of(strip) && mr == strip;
                 let k = (&block.k_lo, &block.k_hi);
-                pack_panel(t, lanes, side, ("%a", &a_type), (&row, full), k, panels, &zero);
+                let pack = |t: &mut Text, full: bool| {
+                    pack_panel(t, lanes, side, ("%a", &a_type), (&row, full), k, panels, &zero);
+                };
+                if side.across == 1 && self.s.m >= strip {
+                    // A packed strip is wider than the tile, so near the end it would reach beyond A.
+                    let inside = t.index(self.s.m - strip + 1);
+                    let inside = t.compare("ult", &row, &inside);
+                    t.choose(&inside, |t| pack(t, true), |t| pack(t, false));
+                } else {
+                    pack(t, false);
+                }
                 ("%ap", zero)
             } else {
                 let base = t.mul_const(&row, self.s.a.row_stride);

@@ -1,21 +1,25 @@
 //! The configuration as it will be used, every default filled in.
 
+mod model;
+mod writer;
+
 use std::fmt::Write as _;
 
+use self::writer::{Writer, float, quoted};
 use super::general::Resume;
 use super::lr_schedule::{LrShape, Steps};
-use super::model::{Activation, Normalization, PositionEmbedding, RopeScaling};
 use super::recompute::{Amount, Selection};
-use super::{CheckpointFormat, Config, DataLoader, DataPath, GptDataset, LossScale, ModelConfig, RunMode, TokenDtype};
+use super::{CheckpointFormat, Config, DataLoader, DataPath, GptDataset, LossScale, RunMode, TokenDtype};
 
 /// The effective configuration as YAML in the G2 layout, canonical names throughout.
 ///
-/// Reading it again gives the same effective configuration.
+/// Reading it again gives the same effective configuration. It is for people: which convention `YaRN`'s magnitude follows
+/// ([`super::YarnMagnitude`]) has no key and is not in it.
 pub fn effective(config: &Config) -> String {
     let mut out = Writer::default();
     general(&mut out, config);
     runner(&mut out, config);
-    model(&mut out, &config.model);
+    model::write(&mut out, &config.model);
     optimizer(&mut out, config);
     lr_schedule(&mut out, config);
     dataset(&mut out, config);
@@ -23,70 +27,6 @@ pub fn effective(config: &Config) -> String {
     recompute(&mut out, config);
     callbacks(&mut out, config);
     out.text
-}
-
-/// Writes `key: value` lines at an indentation.
-#[derive(Default)]
-struct Writer {
-    text: String,
-    depth: usize,
-}
-
-impl Writer {
-    fn section(&mut self, key: &str, body: impl FnOnce(&mut Self)) {
-        self.raw(key, "");
-        self.depth += 1;
-        body(self);
-        self.depth -= 1;
-    }
-
-    fn raw(&mut self, key: &str, value: &str) {
-        let space = if value.is_empty() { "" } else { " " };
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "{:indent$}{key}:{space}{value}", "", indent = self.depth * 2);
-    }
-
-    fn string(&mut self, key: &str, value: &str) {
-        self.raw(key, &quoted(value));
-    }
-
-    fn number(&mut self, key: &str, value: impl std::fmt::Display) {
-        self.raw(key, &value.to_string());
-    }
-
-    fn float(&mut self, key: &str, value: f64) {
-        self.raw(key, &float(value));
-    }
-
-    fn boolean(&mut self, key: &str, value: bool) {
-        self.raw(key, if value { "True" } else { "False" });
-    }
-}
-
-/// A double-quoted scalar.
-fn quoted(value: &str) -> String {
-    let mut out = String::from("\"");
-    for c in value.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() => {
-                let _ = write!(out, "\\x{:02x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out + "\""
-}
-
-/// A float that every YAML reader takes for one: with a dot before the exponent.
-fn float(value: f64) -> String {
-    let plain = format!("{value:?}");
-    match plain.split_once('e') {
-        Some((mantissa, exponent)) if !mantissa.contains('.') => format!("{mantissa}.0e{exponent}"),
-        _ => plain,
-    }
 }
 
 fn format_name(format: CheckpointFormat) -> &'static str {
@@ -166,130 +106,6 @@ fn runner(out: &mut Writer, config: &Config) {
     });
 }
 
-fn model(out: &mut Writer, m: &ModelConfig) {
-    out.section("model", |out| {
-        out.section("model_config", |out| {
-            out.string("model_type", m.family.model_type());
-            out.raw("architectures", &format!("[{}]", m.family.architecture()));
-            for (key, size) in [
-                ("vocab_size", &m.vocab_size),
-                ("hidden_size", &m.hidden_size),
-                ("num_layers", &m.num_layers),
-                ("num_attention_heads", &m.num_attention_heads),
-                ("num_query_groups", &m.num_query_groups),
-                ("ffn_hidden_size", &m.ffn_hidden_size),
-                ("kv_channels", &m.kv_channels),
-                ("seq_length", &m.seq_length),
-                ("max_position_embeddings", &m.max_position_embeddings),
-                ("chunk_loss_num", &m.chunk_loss_num),
-            ] {
-                out.number(key, size.value);
-            }
-            out.raw(
-                "normalization",
-                if m.normalization.value == Normalization::RmsNorm { "RMSNorm" } else { "LayerNorm" },
-            );
-            out.float("layernorm_epsilon", m.layernorm_epsilon.value);
-            for (key, on) in [
-                ("add_bias_linear", false),
-                ("add_qkv_bias", m.add_qkv_bias.value),
-                ("attn_proj_has_bias", m.attention_output_bias.value),
-                ("mlp_bias", m.mlp_bias.value),
-                ("gated_linear_unit", m.gated_linear_unit.value),
-                ("qk_layernorm", m.qk_layernorm.value),
-                ("tie_word_embeddings", m.tie_word_embeddings.value),
-                ("fp32_residual_connection", m.fp32_residual_connection.value),
-                ("calculate_per_token_loss", m.calculate_per_token_loss.value),
-                ("input_sliced_sig", m.input_sliced_sig.value),
-            ] {
-                out.boolean(key, on);
-            }
-            out.raw("hidden_act", activation(m.hidden_act.value));
-            positions(out, &m.position_embedding.value);
-            if let Some(scale) = &m.softmax_scale {
-                out.float("softmax_scale", scale.value);
-            }
-            for (key, p) in [
-                ("hidden_dropout", &m.hidden_dropout),
-                ("attention_dropout", &m.attention_dropout),
-                ("embedding_dropout", &m.embedding_dropout),
-                ("init_method_std", &m.init_method_std),
-            ] {
-                out.float(key, p.value);
-            }
-            if !m.param_init_std_rules.is_empty() {
-                out.raw("param_init_std_rules", "");
-                for rule in &m.param_init_std_rules {
-                    let (target, std) = (quoted(&rule.target), float(rule.init_method_std.value));
-                    let _ = writeln!(out.text, "    - {{target: {target}, init_method_std: {std}}}");
-                }
-            }
-            for (key, dtype) in [
-                ("params_dtype", &m.params_dtype),
-                ("embedding_params_dtype", &m.embedding_params_dtype),
-                ("compute_dtype", &m.compute_dtype),
-                ("layernorm_compute_dtype", &m.layernorm_compute_dtype),
-                ("softmax_compute_dtype", &m.softmax_compute_dtype),
-                ("rotary_dtype", &m.rotary_dtype),
-            ] {
-                out.string(key, dtype.name());
-            }
-            out.number("ignore_token_id", m.ignore_token_id.value);
-            out.number("pad_token_id", m.pad_token_id.value);
-        });
-    });
-}
-
-fn activation(act: Activation) -> &'static str {
-    match act {
-        Activation::Gelu => "gelu_erf",
-        Activation::GeluTanh => "gelu_new",
-        Activation::QuickGelu => "quick_gelu",
-        Activation::Silu => "silu",
-        Activation::Relu => "relu",
-    }
-}
-
-fn positions(out: &mut Writer, positions: &PositionEmbedding) {
-    let rope = match positions {
-        PositionEmbedding::LearnedAbsolute => return out.raw("position_embedding_type", "learned_absolute"),
-        PositionEmbedding::None => return out.raw("position_embedding_type", "none"),
-        PositionEmbedding::Rope(rope) => rope,
-    };
-    out.raw("position_embedding_type", "rope");
-    out.float("rotary_base", rope.theta.value);
-    out.float("partial_rotary_factor", rope.partial_rotary_factor.value);
-    out.boolean("rotary_interleaved", rope.interleaved.value);
-    out.section("rope_scaling", |out| match rope.scaling.value {
-        RopeScaling::Default => out.raw("rope_type", "default"),
-        RopeScaling::Linear { factor } => {
-            out.raw("rope_type", "linear");
-            out.float("factor", factor);
-        }
-        RopeScaling::Dynamic { factor, original_max_position_embeddings } => {
-            out.raw("rope_type", "dynamic");
-            out.float("factor", factor);
-            out.number("original_max_position_embeddings", original_max_position_embeddings);
-        }
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-            out.raw("rope_type", "llama3");
-            out.float("factor", factor);
-            out.float("low_freq_factor", low_freq_factor);
-            out.float("high_freq_factor", high_freq_factor);
-            out.number("original_max_position_embeddings", original_max_position_embeddings);
-        }
-        RopeScaling::Yarn(yarn) => {
-            out.raw("rope_type", "yarn");
-            out.float("factor", yarn.factor);
-            out.number("original_max_position_embeddings", yarn.original_max_position_embeddings);
-            out.float("beta_fast", yarn.beta_fast);
-            out.float("beta_slow", yarn.beta_slow);
-            out.float("attention_factor", yarn.attention_factor);
-            out.boolean("truncate", yarn.truncate);
-        }
-    });
-}
-
 fn optimizer(out: &mut Writer, config: &Config) {
     let o = &config.optimizer;
     out.section("optimizer", |out| {
@@ -306,6 +122,12 @@ fn steps(out: &mut Writer, name: &str, steps: Steps) {
         Steps::Count(n) => out.number(&format!("{name}_steps"), n),
         Steps::Ratio(r) => out.float(&format!("{name}_ratio"), r),
         Steps::Epochs(n) => out.number(&format!("{name}_epochs"), n),
+    }
+}
+
+fn optional_steps(out: &mut Writer, name: &str, given: Option<Steps>) {
+    if let Some(given) = given {
+        steps(out, name, given);
     }
 }
 
@@ -326,12 +148,12 @@ fn lr_schedule(out: &mut Writer, config: &Config) {
             | LrShape::CosineWithRestarts { num_cycles, lr_end, decay_steps } => {
                 out.float("num_cycles", *num_cycles);
                 out.float("lr_end", *lr_end);
-                decay_steps.iter().for_each(|s| steps(out, "decay", *s));
+                optional_steps(out, "decay", *decay_steps);
             }
             LrShape::Polynomial { power, lr_end, decay_steps } => {
                 out.float("power", *power);
                 out.float("lr_end", *lr_end);
-                decay_steps.iter().for_each(|s| steps(out, "decay", *s));
+                optional_steps(out, "decay", *decay_steps);
             }
             LrShape::WarmUpStableDecay { decay_start, lr_end } => {
                 steps(out, "decay_start", *decay_start);
@@ -339,10 +161,12 @@ fn lr_schedule(out: &mut Writer, config: &Config) {
             }
             LrShape::ConstantWithCoolDown { keep_steps, decay_steps, lr_end1, final_steps, lr_end2, num_cycles } => {
                 out.number("keep_steps", keep_steps);
-                decay_steps.iter().for_each(|s| steps(out, "decay", *s));
+                optional_steps(out, "decay", *decay_steps);
                 out.float("lr_end1", *lr_end1);
                 out.number("final_steps", final_steps);
-                lr_end2.iter().for_each(|end| out.float("lr_end2", *end));
+                if let Some(end) = lr_end2 {
+                    out.float("lr_end2", *end);
+                }
                 out.float("num_cycles", *num_cycles);
             }
             LrShape::CosineAnnealing { t_max, eta_min } => {
@@ -481,11 +305,7 @@ fn recompute(out: &mut Writer, config: &Config) {
         }
         out.boolean("parallel_optimizer_comm_recompute", r.parallel_optimizer_comm_recompute.value);
         out.boolean("mp_comm_recompute", r.mp_comm_recompute.value);
-        if config.generation == super::Generation::G1 && r.recompute_slice_activation.value {
-            // The Mcore layout has no such key; on one device it means nothing.
-            return;
-        }
-        out.boolean("recompute_slice_activation", r.recompute_slice_activation.value);
+        // `recompute_slice_activation` exists only in the legacy layout, for tensor parallel ranks.
     });
 }
 
@@ -537,4 +357,30 @@ fn callbacks(out: &mut Writer, config: &Config) {
         out.boolean("save_network_params", checkpoint.save_network_params.value);
     }
     out.depth = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::effective;
+    use crate::config::parse;
+    use crate::config::testing::{accepted, with};
+
+    #[test]
+    fn reading_it_again_changes_nothing() {
+        for changes in [
+            &[][..],
+            &[("model.model_config.rope_scaling", "{type: yarn, factor: 4.0, original_max_position_embeddings: 128}")],
+            &[("lr_schedule.type", "ConstantWithCoolDownLR"), ("lr_schedule.decay_steps", "8")],
+            &[("output_dir", "a \"b\"\\c"), ("optimizer.eps", "1e-30"), ("resume_training", "step_3")],
+            &[
+                ("recompute_config.select_recompute", "{'a.b': [1, True]}"),
+                ("model.model_config.param_init_std_rules", "[{target: '.*', init_method_std: 0.1}]"),
+            ],
+            &[("model.model_config.model_type", "gpt2"), ("model.model_config.hidden_act", "gelu_erf")],
+        ] {
+            let first = effective(&with(changes));
+            let second = effective(&accepted(parse("effective.yaml", &first, &[])));
+            assert_eq!(first, second);
+        }
+    }
 }
