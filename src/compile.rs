@@ -18,7 +18,7 @@ use athanor_passes::plan::{Compiled, PlanOptions, build};
 use athanor_passes::registry;
 use athanor_runtime::plan_dir::Writer;
 use clap::{Parser, ValueEnum};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What both `compile` and `train` need to know to make a plan.
@@ -198,16 +198,4 @@ pub fn one_line(plan: &Plan, took: Duration) -> String {
         bytes(arena),
         took.as_secs_f64()
     )
-}
-
-/// A new directory for a plan that nobody asked to keep; it goes away when it is dropped.
-pub fn temporary() -> Result<tempfile::TempDir, Failure> {
-    let dir = std::env::temp_dir();
-    tempfile::Builder::new().prefix("athanor-plan-").tempdir_in(&dir).map_err(|e| cannot(&dir, &e))
-}
-
-fn cannot(path: &Path, e: &std::io::Error) -> Failure {
-    let message = format!("cannot make a directory in {}: {e}", path.display());
-    let d = athanor_ir::Diagnostic::error(&crate::codes::FILE, message);
-    Failure::from(Box::new(d.help("set TMPDIR to a directory that can be written to")))
 }

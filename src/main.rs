@@ -17,6 +17,7 @@ mod mindformers;
 mod opt;
 mod output;
 mod text;
+mod train;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
@@ -34,6 +35,7 @@ struct Cli {
 const HELP: &str = "\
 Examples:
   athanor check examples/quickstart.yaml
+  athanor train examples/quickstart.yaml
   athanor compile examples/quickstart.yaml -o plan --dump-ir plan/ir
   athanor explain C0003
 
@@ -44,6 +46,7 @@ const HELP: &str = "\
 This is the runner: it has no compiler in it and runs plans that `athanor compile` made.
 
 Examples:
+  athanor train plan --metrics-json metrics.jsonl
   athanor inspect plan
 
 Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted.";
@@ -54,6 +57,7 @@ enum Command {
     Check(check::Args),
     #[cfg(feature = "compiler")]
     Compile(compile::Args),
+    Train(train::Args),
     #[cfg(feature = "compiler")]
     Opt(opt::Args),
     Inspect(inspect::Args),
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         #[cfg(feature = "compiler")]
         Command::Compile(args) => compile::run(&args),
+        Command::Train(args) => train::run(&args),
         #[cfg(feature = "compiler")]
         Command::Opt(args) => opt::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -39,7 +39,7 @@ pub struct Flags {
     gradient_accumulation_steps: Option<String>,
     /// `output_dir`
     #[arg(long, alias = "output-dir", value_name = "DIR")]
-    output_dir: Option<String>,
+    pub output_dir: Option<String>,
     /// `train_dataset.data_loader.dataset_dir`
     #[arg(long, aliases = ["train_dataset", "train_data"], value_name = "DIR")]
     train_dataset_dir: Option<String>,
@@ -140,7 +140,7 @@ pub fn rewrite(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
             out.extend(value.map(OsString::from));
         } else if key.contains('.') {
             // A value that is missing stays missing, and clap says so.
-            let next = || rest.next_if(|n| !n.to_str().is_some_and(|n| n.starts_with("--")));
+            let mut next = || rest.next_if(|n| !n.to_str().is_some_and(|n| n.starts_with("--")));
             let value = value.or_else(|| next().map(|n| n.to_string_lossy().into_owned()));
             out.push("--set".into());
             out.push(value.map_or_else(|| key.to_owned(), |v| format!("{key}={v}")).into());

@@ -1,6 +1,7 @@
 //! `athanor data`: from text to what training reads.
 
 mod build;
+mod index;
 mod input;
 mod inspect;
 mod progress;
@@ -18,6 +19,8 @@ pub enum Command {
     Build(build::Args),
     /// Learn a byte-level BPE tokenizer from text
     TrainTokenizer(tokenizer::Args),
+    /// Build the sample index of a run ahead of it
+    Index(index::Args),
     /// Look into a Megatron data set
     Inspect(inspect::Args),
 }
@@ -26,6 +29,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Build(args) => build::run(args),
         Command::TrainTokenizer(args) => tokenizer::run(args),
+        Command::Index(args) => index::run(args),
         Command::Inspect(args) => inspect::run(args),
     }
 }
