@@ -3,17 +3,21 @@
 use crate::codes::DEVICES;
 use crate::compile::{Job, Options, Planned};
 use crate::config_args::{Overrides, read};
-use crate::failure::Failure;
+use crate::failure::{Failure, print};
 use crate::output::{emit, say};
-use crate::text::{bytes, grouped, scaled, table};
+use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_frontend::config::{Config, ParallelMode, effective};
 use athanor_ir::func::Role;
 use athanor_ir::plan::{BufferRole, Stage};
+use athanor_ir::run::RunSpec;
 use athanor_ir::{Diagnostic, Module};
 use athanor_passes::observe::Observe;
+use athanor_runtime::codes::CKPT_OPEN;
+use athanor_runtime::data::codes::FILE_OPEN;
+use athanor_runtime::data::spec::DataSpec;
 use clap::Parser;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Check a configuration: report every mistake at once, or say what the run would cost. Nothing is trained.
 #[derive(Parser)]
@@ -47,6 +51,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let job = Job::new(&config, &args.options, false)?;
+    print(&missing_files(&job.module().run));
     let planned = job.plan(&Observe::default())?;
     say!("{}: no errors", path.display());
     emit(&model(&config, job.module()));
@@ -68,10 +73,43 @@ fn devices(config: &Config, given: usize) -> Result<(), Failure> {
         (1, "`use_parallel` is False; set it and `parallel_config` to use several devices")
     };
     if asked != given {
-        let message = format!("the configuration is for {asked} devices, and there are {given}");
+        let message = format!("the configuration is for {}, not for {given}", count(asked as u64, "device"));
         return Err(Diagnostic::error(&DEVICES, message).help(help).into());
     }
     Ok(())
+}
+
+/// Warns of data and weights that are not there: a run would stop at once.
+fn missing_files(run: &RunSpec) -> Vec<Diagnostic> {
+    let data = run.data.as_ref().and_then(|d| serde_json::from_value::<DataSpec>(d.clone()).ok());
+    let files: Vec<String> = match data {
+        None => vec![],
+        Some(DataSpec::TokenBin(t)) => vec![t.path.to_string_lossy().into_owned()],
+        Some(DataSpec::Megatron(m)) => {
+            let lists = [&m.data_path, &m.train_data_path];
+            let items = lists.into_iter().flatten().flatten();
+            // Weights stand between the prefixes.
+            let prefixes = items.filter(|p| p.parse::<f64>().is_err());
+            prefixes.flat_map(|p| [".bin", ".idx"].map(|e| format!("{p}{e}"))).collect()
+        }
+    };
+    let absent = |path: &String| !path.is_empty() && !Path::new(path).exists();
+    let mut found: Vec<Diagnostic> = files
+        .iter()
+        .filter(|f| absent(f))
+        .map(|f| {
+            Diagnostic::warning(&FILE_OPEN, format!("the training data {f} is not there")).help(
+                "make it with `athanor data build` before training; relative paths start where training is started",
+            )
+        })
+        .collect();
+    if absent(&run.load_checkpoint) {
+        found.push(
+            Diagnostic::warning(&CKPT_OPEN, format!("the checkpoint {} is not there", run.load_checkpoint))
+                .help("put it there, or clear `load_checkpoint` to start from new weights"),
+        );
+    }
+    found
 }
 
 fn model(config: &Config, module: &Module) -> String {
@@ -100,7 +138,7 @@ fn model(config: &Config, module: &Module) -> String {
 }
 
 fn times(n: usize) -> String {
-    if n > 1 { format!("in {n} layers") } else { String::new() }
+    if n > 1 { format!("in {}", count(n as u64, "layer")) } else { String::new() }
 }
 
 /// Parameters by block, in the order of the model: the path of a weight with its layer's number as `*`, up to the part
@@ -148,7 +186,7 @@ fn run_of(config: &Config, module: &Module, devices: usize) -> String {
     let rows = [
         ("tokens a step", format!("{} ({sequences} sequences of {})", grouped(tokens), run.seq_length)),
         ("steps", grouped(run.steps)),
-        ("tokens", format!("{} ({:.1} a parameter)", grouped(total), total as f64 / parameters.max(1) as f64)),
+        ("tokens", format!("{} ({:.2} per parameter)", grouped(total), total as f64 / parameters.max(1) as f64)),
         ("FLOPs a token", format!("{} forward and backward", scaled(per_token))),
         ("FLOPs", format!("{} for the whole run", scaled(per_token * total as f64))),
         ("learning rate", format!("{} at most", run.lr.learning_rate)),
@@ -163,10 +201,10 @@ fn memory(planned: &Planned) -> String {
     for stage in &plan.stages {
         let _ = writeln!(
             out,
-            "\nMemory of a rank ({} {}, {} threads): {}",
+            "\nMemory of a rank ({} {}, {}): {}",
             plan.target.device,
             plan.target.cpu,
-            plan.target.threads,
+            count(plan.target.threads as u64, "thread"),
             bytes(stage.arena_bytes as u64)
         );
         let rows: Vec<Vec<String>> =

@@ -4,7 +4,7 @@ use crate::config_args::{Overrides, read};
 use crate::failure::Failure;
 use crate::opt::Looking;
 use crate::output::{emit, say};
-use crate::text::bytes;
+use crate::text::{bytes, count};
 use athanor_backends::cpu::features;
 use athanor_frontend::{config, model, run as run_section};
 use athanor_ir::mlir::Context;
@@ -103,7 +103,11 @@ pub struct Job<'a> {
 impl<'a> Job<'a> {
     /// The model of `config` and the passes for it; `forward` compiles it without training.
     pub fn new(config: &'a config::Config, options: &'a Options, forward: bool) -> Result<Self, Failure> {
-        let run = run_section::spec(config)?;
+        let run = run_section::spec(config).map_err(|e| {
+            // Both are mistakes of the configuration: they are told together.
+            let model = model::forward(&config.model, &config.sources, 1, model::Outputs::default());
+            [*e].into_iter().chain(model.err().map(|e| *e)).collect::<Vec<_>>()
+        })?;
         let module = model::build(config, run, forward)?;
         let level = if options.opt_level == 0 { OptLevel::O0 } else { OptLevel::O1 };
         let pipeline = pipeline(&module, level, !forward, config.model.chunk_loss_num.value);
@@ -189,12 +193,13 @@ pub fn one_line(plan: &Plan, took: Duration) -> String {
     let arena: u64 = plan.stages.iter().map(|s| s.arena_bytes as u64).max().unwrap_or(0);
     let steps: usize = plan.stages.iter().flat_map(|s| &s.programs).map(|p| p.steps.len()).sum();
     format!(
-        "{} for {} {} with {} threads: {steps} steps, {} kernels, {} of memory, compiled in {:.2} s",
+        "{} for {} {} with {}: {}, {}, {} of memory, compiled in {:.2} s",
         plan.model,
         plan.target.device,
         plan.target.cpu,
-        plan.target.threads,
-        plan.kernels.len(),
+        count(plan.target.threads as u64, "thread"),
+        count(steps as u64, "step"),
+        count(plan.kernels.len() as u64, "kernel"),
         bytes(arena),
         took.as_secs_f64()
     )

@@ -8,10 +8,13 @@ use std::path::PathBuf;
 
 /// Flags of `run_mindformer.py`. Those that are keys of the configuration override them.
 #[derive(Args, Clone, Default)]
-#[command(next_help_heading = "MindSpore Transformers' own flags (`--a.b.c VALUE` works too)")]
+#[command(
+    next_help_heading = "MindSpore Transformers' own flags (`--a.b.c VALUE` works too)",
+    rename_all = "snake_case"
+)]
 pub struct Flags {
     /// The YAML file
-    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    #[arg(long = "config", value_name = "FILE", conflicts_with = "config")]
     pub config_file: Option<PathBuf>,
     /// `run_mode`
     #[arg(long, value_name = "MODE")]
@@ -108,7 +111,6 @@ const WITH_CONFIG: [&str; 3] = ["train", "check", "compile"];
 /// The arguments with MindSpore Transformers' forms in those that clap reads:
 ///
 /// - `run_mindformer.py …` and a line that starts with `--config` are `train …`,
-/// - `--config X` is `--config-file X`,
 /// - `--a.b.c V` and `--a.b.c=V` are `--set a.b.c=V`.
 pub fn rewrite(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
@@ -135,10 +137,7 @@ pub fn rewrite(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
             out.push(arg);
             continue;
         };
-        if key == "config" {
-            out.push("--config-file".into());
-            out.extend(value.map(OsString::from));
-        } else if key.contains('.') {
+        if key.contains('.') {
             // A value that is missing stays missing, and clap says so.
             let mut next = || rest.next_if(|n| !n.to_str().is_some_and(|n| n.starts_with("--")));
             let value = value.or_else(|| next().map(|n| n.to_string_lossy().into_owned()));
@@ -175,9 +174,9 @@ mod tests {
     fn a_line_for_the_script_is_training() {
         assert_eq!(
             rewritten("athanor run_mindformer.py --config x.yaml --use_parallel False"),
-            "athanor train --config-file x.yaml --use_parallel False"
+            "athanor train --config x.yaml --use_parallel False"
         );
-        assert_eq!(rewritten("athanor --config=x.yaml"), "athanor train --config-file x.yaml");
+        assert_eq!(rewritten("athanor --config=x.yaml"), "athanor train --config=x.yaml");
         assert_eq!(rewritten("athanor explain C0003"), "athanor explain C0003");
     }
 }

@@ -15,6 +15,11 @@ pub fn grouped(n: u64) -> String {
     out
 }
 
+/// `1 step`, `2 steps`, `1,000 steps`.
+pub fn count(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{} {noun}s", grouped(n)) }
+}
+
 /// A size in the binary unit that keeps it below 1024.
 pub fn bytes(n: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -65,6 +70,7 @@ mod tests {
     #[test]
     fn numbers_are_short() {
         assert_eq!([0, 999, 1000, 1234567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1, 2].map(|n| count(n, "step")), ["0 steps", "1 step", "2 steps"]);
         assert_eq!([0, 1023, 1024, 3 << 19, u64::MAX].map(bytes), ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "16.0 EiB"]);
         assert_eq!([0.0, 999.0, 1000.0, 6.553e9].map(scaled), ["0", "999", "1.00 k", "6.55 G"]);
     }

@@ -48,8 +48,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// Go on from the newest checkpoint of the run, or from the one at PATH
-    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    resume: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true)]
+    resume: Option<Option<PathBuf>>,
     /// Measure every kernel and print where the time went
     #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true,
           hide_possible_values = true, action = clap::ArgAction::Set, hide_default_value = true, value_name = "BOOL")]
@@ -92,8 +92,8 @@ impl Args {
             plot: self.plot.clone(),
             resume: match &self.resume {
                 None => Resume::No,
-                Some(path) if path.as_os_str().is_empty() => Resume::Latest,
-                Some(path) => Resume::From(path.clone()),
+                Some(None) => Resume::Latest,
+                Some(Some(path)) => Resume::From(path.clone()),
             },
             steps: self.steps,
             profile: self.profile,

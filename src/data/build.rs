@@ -5,7 +5,7 @@ use super::progress::Meter;
 use crate::codes::{NO_EFFECT, NOT_DONE};
 use crate::failure::{Failure, print};
 use crate::output::say;
-use crate::text::grouped;
+use crate::text::{count, grouped};
 use athanor_ir::Diagnostic;
 use athanor_runtime::data::build::{BuildOptions, SequenceLayout, build};
 use athanor_runtime::data::dtype::TokenType;
@@ -135,16 +135,12 @@ impl Scripts {
         ];
         let idle: Vec<&str> = given.into_iter().filter_map(|(name, on)| on.then_some(name)).collect();
         if !idle.is_empty() {
-            let message = format!("{} without an effect: {}", plural(idle.len(), "option"), idle.join(", "));
+            let message = format!("{} without an effect: {}", count(idle.len() as u64, "option"), idle.join(", "));
             let help = "tokenizer.json says what the tokenizer is, and samples always stay in order; see `athanor explain A0001`";
             print(&[Diagnostic::note(&NO_EFFECT, message).help(help)]);
         }
         Ok(())
     }
-}
-
-fn plural(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
 fn boolean(text: &str) -> Result<bool, String> {
@@ -209,10 +205,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let report = build(&args.options(), &mut |p| meter.update(p))?;
     let seconds = meter.finish();
     for d in &report.datasets {
-        let (tokens, sequences) = (grouped(d.tokens), grouped(d.sequences));
-        say!("{}: {tokens} tokens in {sequences} sequences (.bin and .idx)", d.prefix.display());
+        let (tokens, sequences) = (count(d.tokens, "token"), count(d.sequences, "sequence"));
+        say!("{}: {tokens} in {sequences} (.bin and .idx)", d.prefix.display());
     }
-    let mut notes = vec![format!("{} documents in {seconds:.1} s", grouped(report.documents))];
+    let mut notes = vec![format!("{} in {seconds:.1} s", count(report.documents, "document"))];
     if report.empty > 0 {
         notes.push(format!("{} were empty", grouped(report.empty)));
     }

@@ -3,7 +3,7 @@
 use super::{Args, json};
 use crate::failure::Failure;
 use crate::output::emit;
-use crate::text::{bytes, grouped, table};
+use crate::text::{bytes, count, grouped, table};
 use athanor_ir::Diagnostic;
 use athanor_runtime::codes::{CKPT_OPEN, SAFETENSORS};
 use safetensors::tensor::Metadata;
@@ -146,8 +146,8 @@ fn header(path: &Path) -> athanor_ir::Result<(u64, Metadata, u64)> {
 fn render(s: &Summary, top: usize) -> String {
     let mut out = String::new();
     let dtypes: Vec<String> = s.dtypes.iter().map(|(d, n)| format!("{} {d}", grouped(*n))).collect();
-    let files = if s.files.len() == 1 { "1 file".into() } else { format!("{} files", s.files.len()) };
-    let _ = writeln!(out, "{}: {} tensors in {files}, {}", s.path.display(), s.tensors.len(), bytes(s.bytes));
+    let (tensors, files) = (count(s.tensors.len() as u64, "tensor"), count(s.files.len() as u64, "file"));
+    let _ = writeln!(out, "{}: {tensors} in {files}, {}", s.path.display(), bytes(s.bytes));
     let _ = writeln!(out, "  elements    {}", if dtypes.is_empty() { "none".into() } else { dtypes.join(", ") });
     for (key, value) in &s.metadata {
         let short: String = value.chars().take(80).collect();

@@ -4,7 +4,7 @@ use super::{Args, json, quoted};
 use crate::failure::Failure;
 use crate::opt::read_text;
 use crate::output::emit;
-use crate::text::{bytes, grouped, scaled, table};
+use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_ir::func::{Func, Role};
 use athanor_ir::mlir::Context;
 use athanor_ir::{Module, TensorType};
@@ -108,20 +108,22 @@ fn function(f: &Func) -> Function<'_> {
 fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
     let mut out = String::new();
     let name = if s.name.is_empty() { "a module" } else { s.name };
-    let _ = writeln!(out, "{}: {name}, level {}, {} functions", path.display(), s.level, s.functions.len());
+    let _ = writeln!(out, "{}: {name}, level {}, {}", path.display(), s.level, count(s.functions.len() as u64, "function"));
     for f in &s.functions {
         let cost = if f.flops > 0 {
             format!(", {} FLOPs, {} moved", scaled(f.flops as f64), bytes(f.bytes))
         } else {
             String::new()
         };
-        let _ = writeln!(out, "\n@{}: {} ops{cost}", f.name, f.ops);
+        let _ = writeln!(out, "\n@{}: {}{cost}", f.name, count(f.ops as u64, "op"));
         let row = |p: &Parameters| {
             vec![p.role.to_owned(), p.count.to_string(), format!("{} elements", grouped(p.elements)), bytes(p.bytes)]
         };
         out.push_str(&table(&f.parameters.iter().map(row).collect::<Vec<_>>(), &[]));
-        let results: Vec<String> = f.results.iter().take(top).map(|(n, t)| format!("{n} {t}")).collect();
-        let more = f.results.len().saturating_sub(top);
+        // A training module returns every weight; a few show what they look like.
+        let shown = top / 4;
+        let results: Vec<String> = f.results.iter().take(shown).map(|(n, t)| format!("{n} {t}")).collect();
+        let more = f.results.len().saturating_sub(shown);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         let _ = writeln!(out, "  results: {}{more}", results.join(", "));
         let ops: Vec<String> = f.by_name.iter().map(|(n, count)| format!("{n} {count}")).collect();

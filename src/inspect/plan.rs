@@ -3,7 +3,7 @@
 use super::{Args, json, quoted};
 use crate::failure::Failure;
 use crate::output::emit;
-use crate::text::{bytes, grouped, scaled, table};
+use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_ir::TensorType;
 use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step};
 use athanor_runtime::plan_dir;
@@ -226,7 +226,7 @@ fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
     let mut out = String::new();
     let hash = s.config_hash.get(..12).unwrap_or(s.config_hash);
     let tokens = s.batch_size.saturating_mul(s.accumulation).saturating_mul(s.seq_length);
-    let _ = writeln!(out, "{}: {} for {} {}, {} threads", path.display(), s.model, s.device, s.cpu, s.threads);
+    let _ = writeln!(out, "{}: {} for {} {}, {}", path.display(), s.model, s.device, s.cpu, count(s.threads as u64, "thread"));
     let _ = writeln!(out, "  compiled    by {} from configuration {hash}", s.compiler);
     let _ = writeln!(out, "  parameters  {}", grouped(s.parameters));
     let _ = writeln!(
@@ -240,7 +240,7 @@ fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
     );
     for stage in &s.stages {
         let _ = writeln!(out, "\nMemory: {} in one arena", bytes(stage.arena_bytes as u64));
-        let row = |m: &Memory| vec![m.role.to_owned(), bytes(m.bytes as u64), format!("{} buffers", m.buffers)];
+        let row = |m: &Memory| vec![m.role.to_owned(), bytes(m.bytes as u64), count(m.buffers as u64, "buffer")];
         out.push_str(&table(&stage.memory.iter().map(row).collect::<Vec<_>>(), &[]));
         let _ = writeln!(out, "\nLargest buffers");
         let row = |b: &&Buffer| {
