@@ -110,13 +110,6 @@ pub fn pack_a(
         let target = t.sub(k, k_lo);
         if side.across == 1 {
             let rows = depth_rows(t, side, source, row, k);
-            // The rows of the next strip lie beside these, each in a page of its own, where no hardware prefetcher looks.
-            for i in 0..STEP {
-                let k = t.add_const(k, i);
-                let at = t.offset((&k, side.along), (row, 1));
-                let at = t.add_const(&at, BLOCK);
-                t.line(format_args!("memref.prefetch {}[{at}], read, locality<2>, data : {}", source.0, source.1));
-            }
             for h in 0..2 {
                 let half = interleaved_in_blocks(t, &rows, h * 4);
                 for (i, row) in transpose_pairs(t, &half).iter().enumerate() {
