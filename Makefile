@@ -22,13 +22,13 @@ demo: build ## train the quickstart on real text, about two minutes of training 
 	@scripts/demo.sh
 
 test: setup ## all tests but the long ones
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 test-long: setup ## the long tests too
 	cargo test --workspace --release -- --include-ignored
 
 test-interop: build $(VENV)/.interop ## Hugging Face transformers loads what we save and says the same
-	$(PYTHON) tests/interop/run.py
+	$(PYTHON) tests/interop/run.py $(wildcard output/quickstart)
 
 bench: build $(VENV)/.torch ## step time and memory beside PyTorch on this machine, interleaved
 	$(PYTHON) benches/w1/bench.py

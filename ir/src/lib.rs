@@ -4,6 +4,8 @@ pub mod diag;
 pub mod func;
 pub mod infer;
 pub mod lr;
+#[cfg(feature = "mlir")]
+pub mod mlir;
 pub mod module;
 pub mod op;
 pub mod plan;

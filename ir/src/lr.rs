@@ -59,6 +59,8 @@ pub enum Shape {
         final_steps: u64,
         /// Rate for the rest.
         lr_end2: f64,
+        /// Waves of the fall (½: one fall).
+        num_cycles: f64,
     },
     /// `CosineAnnealingLR`: half a wave every `t_max` steps, up and down.
     CosineAnnealing {
@@ -128,12 +130,12 @@ impl LrSchedule {
                 let left = 1.0 - (step - decay_start_steps) as f64 / length;
                 if left <= 0.0 { lr_end } else { lr_end + (lr - lr_end) * left }
             }
-            Shape::ConstantWithCoolDown { keep_steps, decay_steps, lr_end1, final_steps, lr_end2 } => {
+            Shape::ConstantWithCoolDown { keep_steps, decay_steps, lr_end1, final_steps, lr_end2, num_cycles } => {
                 let (keep, fall, last) = (keep_steps as f64, decay_steps as f64, final_steps as f64);
                 if after < keep {
                     lr
                 } else if after < keep + fall {
-                    lr_end1 + (lr - lr_end1) * 0.5 * (1.0 + (PI * (after - keep) / fall).cos())
+                    lr_end1 + (lr - lr_end1) * 0.5 * (1.0 + (2.0 * PI * num_cycles * (after - keep) / fall).cos())
                 } else if after < keep + fall + last {
                     lr_end1
                 } else {
@@ -205,6 +207,7 @@ mod tests {
             lr_end1: 0.5,
             final_steps: 10,
             lr_end2: 0.1,
+            num_cycles: 0.5,
         };
         let s = schedule(shape);
         close(s.at(49), 1.0);

@@ -64,3 +64,36 @@ pub struct RunSpec {
     /// Hugging Face `config.json` of the model, written beside saved weights.
     pub hf_config: serde_json::Value,
 }
+
+impl RunSpec {
+    /// A run of one step on nothing, for tests of passes that need a module but not its run.
+    pub fn for_tests() -> Self {
+        Self {
+            seed: 1,
+            steps: 1,
+            epochs: 1,
+            batch_size: 1,
+            accumulation: 1,
+            seq_length: 1,
+            vocab_size: 1,
+            optimizer: AdamWSpec { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 },
+            max_grad_norm: None,
+            per_token_loss: false,
+            lr: LrSchedule {
+                learning_rate: 1e-3,
+                warmup_steps: 0,
+                warmup_lr_init: 0.0,
+                shape: crate::lr::Shape::Constant,
+            },
+            flops_per_sequence: 0.0,
+            data: None,
+            load_checkpoint: String::new(),
+            output_dir: String::new(),
+            save_steps: 0,
+            keep_checkpoint_max: 1,
+            checkpoint_prefix: String::new(),
+            log_steps: 1,
+            hf_config: serde_json::Value::Null,
+        }
+    }
+}

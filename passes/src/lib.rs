@@ -2,14 +2,22 @@
 
 pub mod autodiff;
 pub mod codegen;
+pub mod compile;
 pub mod dce;
+mod egraph;
+pub mod fuse;
+pub mod manager;
+pub mod observe;
+pub mod opt;
 pub mod optimizer;
 pub mod options;
 pub mod pass;
 pub mod pipeline;
 pub mod plan;
 pub mod registry;
+pub mod simplify;
 
+pub use observe::{Observe, Select, Timings};
 pub use pass::Pass;
 
 use athanor_ir::Code;
@@ -20,6 +28,9 @@ pub const CODES: &[&Code] = &[
     &options::UNKNOWN_OPTION,
     &options::BAD_OPTION,
     &pipeline::BAD_PIPELINE,
+    &manager::BROKEN_PASS,
+    &manager::INTERNAL,
+    &observe::CANNOT_DUMP,
     &codegen::BAD_KERNEL,
     &codegen::NO_LINKER,
     &codegen::LINK_FAILED,

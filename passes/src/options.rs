@@ -108,10 +108,10 @@ impl Options {
     }
 
     fn parsed<T: std::str::FromStr>(&self, name: &str) -> T {
-        match self.text(name).parse() {
-            Ok(value) => value,
-            Err(_) => panic!("option {name} of pass {} is not declared with this type", self.pass),
-        }
+        let Ok(value) = self.text(name).parse() else {
+            panic!("option {name} of pass {} is not declared with this type", self.pass)
+        };
+        value
     }
 
     /// A [`Kind::Bool`] option.

@@ -1,3 +1,16 @@
-//! Plan to training: data, and what will run it.
+//! Plan to training: data, execution, checkpoints, metrics.
+//!
+//! [`trainer::train`] runs a plan directory from its first step, or from a checkpoint, to its last.
 
+pub mod checkpoint;
+pub mod codes;
 pub mod data;
+pub mod executor;
+pub mod init;
+pub mod metrics;
+pub mod plan_dir;
+pub mod source;
+pub mod trainer;
+
+#[cfg(test)]
+mod toy;

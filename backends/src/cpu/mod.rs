@@ -1,8 +1,13 @@
 //! The CPU device: feature checks, the thread pool, library products, and the reference implementation of every op.
 
+mod arena;
+pub mod check;
+pub mod device;
 pub mod features;
+mod gemm;
 pub mod onednn;
 pub mod pool;
+pub mod profile;
 pub mod reference;
 
 use athanor_ir::Code;
@@ -40,4 +45,15 @@ pub const ONEDNN_FAILED: Code = Code {
 };
 
 /// Codes of the CPU device.
-pub const CODES: &[&Code] = &[&UNSUPPORTED_CPU, &WORKER_FAILED, &NO_THREADS, &ONEDNN_FAILED];
+pub const CODES: &[&Code] = &[
+    &UNSUPPORTED_CPU,
+    &WORKER_FAILED,
+    &NO_THREADS,
+    &ONEDNN_FAILED,
+    &check::BAD_PLAN,
+    &device::KERNELS,
+    &device::NO_MEMORY,
+    &device::STEP_FAILED,
+    &device::BAD_THREADS,
+    &device::NO_PROGRAM,
+];

@@ -74,7 +74,7 @@ pub(super) fn unary(back: &mut Backward<'_>, f: Unary, node: &Node, dy: ValueId)
     Ok(())
 }
 
-pub(super) fn binary(back: &mut Backward<'_>, f: Binary, node: &Node, dy: ValueId) -> Result<()> {
+pub(super) fn binary(back: &mut Backward<'_>, f: Binary, node: &Node, dy: ValueId) {
     let [a, c] = [node.inputs[0], node.inputs[1]];
     let (need_a, need_c) = (back.needs(a), back.needs(c));
     let b = &mut back.b;
@@ -106,7 +106,6 @@ pub(super) fn binary(back: &mut Backward<'_>, f: Binary, node: &Node, dy: ValueI
             back.add(x, dx);
         }
     }
-    Ok(())
 }
 
 /// 1 where x > y, else 0: the difference times a huge number, cut to \[0, 1\].
@@ -124,10 +123,9 @@ pub(super) fn exceeds(b: &mut Builder<'_>, x: ValueId, y: ValueId) -> ValueId {
     b.cast(cut, dtype)
 }
 
-pub(super) fn cast(back: &mut Backward<'_>, node: &Node, dy: ValueId) -> Result<()> {
+pub(super) fn cast(back: &mut Backward<'_>, node: &Node, dy: ValueId) {
     let x = node.inputs[0];
     let dtype = back.b.ty(x).dtype;
     let dx = back.b.cast(dy, dtype);
     back.add(x, dx);
-    Ok(())
 }

@@ -13,23 +13,21 @@ fn add_each(back: &mut Backward<'_>, xs: &[ValueId], grads: &[ValueId]) {
     }
 }
 
-pub(super) fn embed(back: &mut Backward<'_>, node: &Node, dy: ValueId) -> Result<()> {
+pub(super) fn embed(back: &mut Backward<'_>, node: &Node, dy: ValueId) {
     let [ids, table] = [node.inputs[0], node.inputs[1]];
     let ty = back.b.ty(table).with_dtype(back.kept_as[table.0 as usize]);
     let op = Op::EmbedGrad { vocab: ty.dims[0] };
     let loc = back.b.loc.clone();
     let dtable = back.b.func.push(op, &[ids, dy], vec![ty], &loc)[0];
     back.add(table, dtable);
-    Ok(())
 }
 
 /// `RmsNorm` and `LayerNorm`: the gradients of (x, gain[, bias]) in one op.
-pub(super) fn norm(back: &mut Backward<'_>, op: Op, node: &Node, dy: ValueId) -> Result<()> {
+pub(super) fn norm(back: &mut Backward<'_>, op: Op, node: &Node, dy: ValueId) {
     let dtype = back.b.ty(node.inputs[0]).dtype;
     let dy = back.b.cast(dy, dtype);
     let grads = back.b.many(op, &[node.inputs[0], node.inputs[1], dy]);
     add_each(back, &node.inputs, &grads);
-    Ok(())
 }
 
 /// Rotation back; the tables are constants of the model.
@@ -57,7 +55,7 @@ pub(super) fn attention(back: &mut Backward<'_>, scale: F64, causal: bool, node:
 }
 
 /// Through the loss, (softmax − onehot)·dloss; through the log-sum-exp, softmax·dlse.
-pub(super) fn cross_entropy(back: &mut Backward<'_>, node: &Node) -> Result<()> {
+pub(super) fn cross_entropy(back: &mut Backward<'_>, node: &Node) {
     let [logits, labels] = [node.inputs[0], node.inputs[1]];
     let [loss, lse] = [node.outputs[0], node.outputs[1]];
     if let Some(dloss) = back.grad(loss) {
@@ -76,5 +74,4 @@ pub(super) fn cross_entropy(back: &mut Backward<'_>, node: &Node) -> Result<()> 
         let dlogits = b.cast(product, to.dtype);
         back.add(logits, dlogits);
     }
-    Ok(())
 }

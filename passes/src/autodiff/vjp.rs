@@ -13,8 +13,8 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
     let dy = node.outputs.iter().find_map(|o| back.grad(*o)).unwrap_or(node.outputs[0]);
     match &node.op {
         // Nothing flows into an op without operands.
-        Op::Constant { .. } | Op::RopeTable { .. } => Ok(()),
-        Op::Unary(f) => elementwise::unary(back, *f, node, dy),
+        Op::Constant { .. } | Op::RopeTable { .. } => {}
+        Op::Unary(f) => elementwise::unary(back, *f, node, dy)?,
         Op::Binary(f) => elementwise::binary(back, *f, node, dy),
         Op::Cast => elementwise::cast(back, node, dy),
         Op::Reshape => shape::reshape(back, node, dy),
@@ -23,12 +23,12 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         Op::Slice { dim, start, len } => shape::slice(back, (*dim, *start, *len), node, dy),
         Op::Concat { dim } => shape::concat(back, *dim, node, dy),
         Op::Reduce { kind, dims } => shape::reduce(back, *kind, dims, node, dy),
-        Op::Einsum { spec } => contraction::einsum(back, spec, node, dy),
+        Op::Einsum { spec } => contraction::einsum(back, spec, node, dy)?,
         Op::Embed => layers::embed(back, node, dy),
         Op::RmsNorm { eps } => layers::norm(back, Op::RmsNormGrad { eps: *eps }, node, dy),
         Op::LayerNorm { eps } => layers::norm(back, Op::LayerNormGrad { eps: *eps }, node, dy),
-        Op::Rope { interleaved, inverse } => layers::rope(back, *interleaved, *inverse, node, dy),
-        Op::Attention { scale, causal } => layers::attention(back, *scale, *causal, node),
+        Op::Rope { interleaved, inverse } => layers::rope(back, *interleaved, *inverse, node, dy)?,
+        Op::Attention { scale, causal } => layers::attention(back, *scale, *causal, node)?,
         Op::CrossEntropy => layers::cross_entropy(back, node),
         Op::EmbedGrad { .. }
         | Op::RmsNormGrad { .. }
@@ -36,10 +36,11 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::AttentionGrad { .. }
         | Op::CrossEntropyGrad
         | Op::SumSquares
-        | Op::AdamW { .. } => no_derivative(node, ""),
+        | Op::AdamW { .. } => return no_derivative(node, ""),
         // Calls are inlined before.
-        Op::Call { .. } => no_derivative(node, ""),
+        Op::Call { .. } => return no_derivative(node, ""),
     }
+    Ok(())
 }
 
 /// The error that `node` has no derivative, `through` one of its parts.

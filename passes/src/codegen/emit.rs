@@ -239,6 +239,12 @@ impl Emit {
         self.stmt(format_args!("memref.store {value}, {}[{}] : {}", buf.val, list(at), buf.ty()));
     }
 
+    /// Asks for the cache line of an element that will soon be read or written; the place may lie outside the buffer.
+    pub fn prefetch(&mut self, buf: &Buf, at: &[Val], write: bool) {
+        let how = if write { "write" } else { "read" };
+        self.stmt(format_args!("memref.prefetch {}[{}], {how}, locality<3>, data : {}", buf.val, list(at), buf.ty()));
+    }
+
     fn fresh_number(&mut self) -> u32 {
         self.next += 1;
         self.next - 1

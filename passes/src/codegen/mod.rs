@@ -1,6 +1,8 @@
 //! Kernels: from loop-level MLIR text to one shared object that the runtime loads.
 
 pub mod attention;
+pub mod cross_entropy;
+pub mod embed;
 pub mod emit;
 pub mod gemm;
 mod generated;
@@ -8,7 +10,9 @@ mod link;
 pub mod llvm;
 mod llvm_c;
 pub mod loops;
+pub mod rope;
 pub mod simd;
+pub mod squares;
 
 pub use generated::Generated;
 

@@ -59,6 +59,44 @@ impl Simd {
         }
     }
 
+    /// Two registers of f32 rounded to one of bf16, the lanes of `a` first. For levels that round in one instruction.
+    pub fn join_bf16(&self, e: &mut Emit, a: Val, b: Val) -> Val {
+        let n = 2 * self.lanes;
+        let lanes: Vec<String> = (0..n).map(|l| l.to_string()).collect();
+        let ty = self.ty();
+        let both = e.val(format_args!("vector.shuffle {a}, {b} [{}] : {ty}, {ty}", lanes.join(", ")));
+        e.val(format_args!("arith.truncf {both} : vector<{n}xf32> to vector<{n}xbf16>"))
+    }
+
+    /// Two registers of f32 rounded to one of bf16, lanes of `a` and `b` alternating.
+    pub fn pair_bf16(&self, e: &mut Emit, a: Val, b: Val) -> Val {
+        let n = 2 * self.lanes;
+        let both = self.join_bf16(e, a, b);
+        let lanes: Vec<String> = (0..n).map(|l| (l / 2 + self.lanes * (l % 2)).to_string()).collect();
+        let ty = format!("vector<{n}xbf16>");
+        e.val(format_args!("vector.shuffle {both}, {both} [{}] : {ty}, {ty}", lanes.join(", ")))
+    }
+
+    /// The first (`part` 0) or second half of the lanes of two bf16 registers, alternating.
+    pub fn weave_bf16(&self, e: &mut Emit, a: Val, b: Val, part: usize) -> Val {
+        let n = 2 * self.lanes;
+        let lanes: Vec<String> = (0..n).map(|l| (part * self.lanes + l / 2 + n * (l % 2)).to_string()).collect();
+        let ty = format!("vector<{n}xbf16>");
+        e.val(format_args!("vector.shuffle {a}, {b} [{}] : {ty}, {ty}", lanes.join(", ")))
+    }
+
+    /// Stores a full register of bf16.
+    pub fn store_bf16(&self, e: &mut Emit, value: Val, buf: &Buf, at: &[Val]) {
+        let ty = format!("vector<{}xbf16>", 2 * self.lanes);
+        e.stmt(format_args!("vector.store {value}, {}[{}] : {}, {ty}", buf.val, list(at), buf.ty()));
+    }
+
+    /// The same instructions on vectors of `lanes`, for what is left of a row.
+    #[must_use]
+    pub fn narrowed(self, lanes: usize) -> Self {
+        Self { lanes, ..self }
+    }
+
     /// Type of a full register of f32.
     pub fn ty(&self) -> String {
         format!("vector<{}xf32>", self.lanes)
@@ -114,6 +152,23 @@ impl Simd {
         let lanes: Vec<String> = (0..self.lanes).map(|l| from(l).to_string()).collect();
         let ty = self.ty();
         e.val(format_args!("vector.shuffle {a}, {b} [{}] : {ty}, {ty}", lanes.join(", ")))
+    }
+
+    /// Transposes a square of `lanes` registers.
+    pub fn transpose(&self, e: &mut Emit, square: &mut [Val]) {
+        let lanes = self.lanes;
+        // Swaps the off-diagonal quarters of ever larger squares: rows i and i + step exchange every other `step` lanes.
+        let mut step = 1;
+        while step < lanes {
+            for i in (0..lanes).filter(|i| i & step == 0) {
+                let (a, b) = (square[i], square[i + step]);
+                let low = |l: usize| if l & step == 0 { l } else { lanes + l - step };
+                let high = |l: usize| if l & step == 0 { l + step } else { lanes + l };
+                square[i] = self.shuffle(e, a, b, low);
+                square[i + step] = self.shuffle(e, a, b, high);
+            }
+            step *= 2;
+        }
     }
 
     /// Loads one register from an f32 buffer.
@@ -219,10 +274,18 @@ impl Simd {
         ));
     }
 
+    /// Copies `width` elements between buffers of the same element type.
+    pub fn copy(&self, e: &mut Emit, (src, at): (&Buf, &[Val]), (dst, to): (&Buf, &[Val]), width: usize) {
+        let ty = format!("vector<{width}x{}>", src.element);
+        let x = e.val(format_args!("vector.load {}[{}] : {}, {ty}", src.val, list(at), src.ty()));
+        e.stmt(format_args!("vector.store {x}, {}[{}] : {}, {ty}", dst.val, list(to), dst.ty()));
+    }
+
     /// Rounds `width` lanes of f32 to bf16.
     pub fn round_bf16(&self, e: &mut Emit, value: Val, width: usize) -> Val {
         let (f32s, ints) = (format!("vector<{width}xf32>"), format!("vector<{width}xi32>"));
-        if self.rounds_bf16 {
+        // Narrower than an instruction, LLVM would call a library function.
+        if self.rounds_bf16 && width >= 4 {
             return e.val(format_args!("arith.truncf {value} : {f32s} to vector<{width}xbf16>"));
         }
         let int = |e: &mut Emit, n: i64| e.val(format_args!("arith.constant dense<{n}> : {ints}"));

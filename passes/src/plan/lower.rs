@@ -1,16 +1,42 @@
 //! One node to steps: a library product, a generated kernel, or the reference op.
 
+use super::layout::Place;
 use super::matrix::as_gemm;
 use super::{Draft, KernelTable, PlanOptions};
+use crate::codegen::attention::{self, AttentionSpec};
+use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
+use crate::codegen::embed::{self, EmbedSpec};
+use crate::codegen::rope::{self, Pairing, RopeSpec};
+use crate::codegen::simd::Float;
+use crate::codegen::{Generated, gemm, loops, squares};
 use athanor_ir::diag::Result;
+use athanor_ir::func::{Func, Node, Role};
 use athanor_ir::module::Module;
-use athanor_ir::op::Op;
+use athanor_ir::op::{Op, ReduceKind};
 use athanor_ir::plan::{Action, GemmSpec, Kernel, KernelKind};
-use athanor_ir::types::TensorType;
+use athanor_ir::types::{DType, TensorType};
+
+/// Values below this many elements are computed by the reference op: a kernel launch costs more.
+const SMALL: usize = 64;
+
+/// A node with its operands and results in memory.
+struct Site {
+    index: usize,
+    inputs: Vec<(Place, TensorType)>,
+    outputs: Vec<(Place, TensorType)>,
+    flops: u64,
+    bytes: u64,
+}
+
+impl Site {
+    fn types(side: &[(Place, TensorType)]) -> Vec<TensorType> {
+        side.iter().map(|x| x.1.clone()).collect()
+    }
+}
 
 /// Appends the steps of node `i` to `draft`.
 pub(crate) fn node(
-    _module: &Module,
+    module: &Module,
     draft: &mut Draft<'_>,
     i: usize,
     kernels: &mut KernelTable,
@@ -19,30 +45,281 @@ pub(crate) fn node(
     let node = &draft.func.nodes[i];
     let inputs: Vec<_> = node.inputs.iter().map(|v| draft.of(*v)).collect();
     let outputs: Vec<_> = node.outputs.iter().map(|v| draft.of(*v)).collect();
-    let ins: Vec<TensorType> = inputs.iter().map(|x| x.1.clone()).collect();
-    let outs: Vec<TensorType> = outputs.iter().map(|x| x.1.clone()).collect();
-    if !options.reference
-        && let Op::Einsum { spec } = &node.op
-        && let Some((gemm, swapped)) = as_gemm(spec, &ins[0], &ins[1], &outs[0], ins.len() == 3)
-    {
-        let kernel = gemm_kernel(kernels, gemm, node.op.flops(&ins, &outs), node.op.bytes(&ins, &outs))?;
-        if let Some(acc) = inputs.get(2)
-            && acc.0 != outputs[0].0
-        {
-            draft.push(i, Action::Op(Op::Reshape), vec![acc.clone()], outputs.clone());
-        }
-        let [a, b] = if swapped { [1, 0] } else { [0, 1] };
-        draft.run(i, kernels, kernel, vec![inputs[a].clone(), inputs[b].clone()], outputs);
+    let (ins, outs) = (Site::types(&inputs), Site::types(&outputs));
+    let callee = if let Op::Call { callee } = &node.op { module.func(callee) } else { None };
+    let flops = callee.map_or_else(|| node.op.flops(&ins, &outs), func_flops);
+    let site = Site { index: i, flops, bytes: node.op.bytes(&ins, &outs), inputs, outputs };
+    if options.reference {
+        draft.push(i, Action::Op(node.op.clone()), site.inputs, site.outputs);
         return Ok(());
     }
-    draft.push(i, Action::Op(node.op.clone()), inputs, outputs);
+    let done = match (&node.op, callee) {
+        (Op::Einsum { spec }, _) => product(draft, kernels, options, &site, spec)?,
+        (Op::Attention { .. } | Op::AttentionGrad { .. }, _) => attend(draft, kernels, options, &site, &node.op)?,
+        (Op::Rope { .. } | Op::Embed | Op::EmbedGrad { .. }, _) => positions(draft, kernels, options, &site, &node.op)?,
+        (Op::CrossEntropy | Op::CrossEntropyGrad, _) => loss(draft, kernels, options, &site, &node.op)?,
+        (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
+        (_, Some(func)) => group(draft, kernels, options, &site, func)?,
+        _ if outs.iter().all(|t| t.elements() < SMALL) => false,
+        (op, None) => group(draft, kernels, options, &site, &alone(node, op, &ins, &outs))?,
+    };
+    if !done {
+        draft.push(i, Action::Op(node.op.clone()), site.inputs, site.outputs);
+    }
     Ok(())
 }
 
-/// The kernel for a matrix product.
-fn gemm_kernel(kernels: &mut KernelTable, spec: GemmSpec, flops: u64, bytes: u64) -> Result<usize> {
-    kernels.get(format!("{spec:?}"), |_| {
-        let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
-        Ok((Kernel { name, kind: KernelKind::Gemm { spec, fallback: None }, flops, bytes }, 0, None))
+fn func_flops(func: &Func) -> u64 {
+    let types = |vs: &[athanor_ir::ValueId]| vs.iter().map(|v| func.ty(*v).clone()).collect::<Vec<_>>();
+    func.nodes.iter().map(|n| n.op.flops(&types(&n.inputs), &types(&n.outputs))).sum()
+}
+
+/// A matrix product.
+fn product(
+    draft: &mut Draft<'_>,
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    site: &Site,
+    spec: &str,
+) -> Result<bool> {
+    let [a, b] = [&site.inputs[0], &site.inputs[1]];
+    let acc = site.inputs.get(2);
+    let Some((gemm, swapped)) = as_gemm(spec, &a.1, &b.1, &site.outputs[0].1, acc.is_some()) else {
+        return Ok(false);
+    };
+    let kernel = gemm_kernel(kernels, options, gemm, site)?;
+    if let Some(acc) = acc
+        && acc.0 != site.outputs[0].0
+    {
+        draft.push(site.index, Action::Op(Op::Reshape), vec![acc.clone()], site.outputs.clone());
+    }
+    let operands = if swapped { [b, a] } else { [a, b] };
+    draft.run(site.index, kernels, kernel, operands.map(Clone::clone).to_vec(), site.outputs.clone());
+    Ok(true)
+}
+
+/// The product by the library, with the generated kernel beside it for machines without the library.
+fn gemm_kernel(kernels: &mut KernelTable, options: &PlanOptions, spec: GemmSpec, site: &Site) -> Result<usize> {
+    let (flops, bytes) = (site.flops, site.bytes);
+    let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
+    let fallback = kernels.get(format!("generated {spec:?}"), |table| {
+        let symbol = table.symbol("gemm");
+        let g = gemm::generate(&spec, options.level, &symbol)?;
+        let kind = KernelKind::Generated { symbol, grid: g.grid };
+        let kernel = Kernel { name: format!("{name} generated"), kind, flops, bytes };
+        Ok((kernel, g.scratch_bytes_per_worker * options.threads, Some(g.text)))
+    })?;
+    let scratch = kernels.scratch(fallback);
+    kernels.get(format!("library {spec:?}"), |_| {
+        Ok((Kernel { name, kind: KernelKind::Gemm { spec, fallback: Some(fallback) }, flops, bytes }, scratch, None))
     })
+}
+
+/// Rotary embedding and table lookups.
+fn positions(
+    draft: &mut Draft<'_>,
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    site: &Site,
+    op: &Op,
+) -> Result<bool> {
+    let ty = |i: usize| &site.inputs[i].1;
+    let key = format!("{} {:?} {:?}", op.name(), Site::types(&site.inputs), Site::types(&site.outputs));
+    let out = &site.outputs[0].1;
+    let kernel = match op {
+        Op::Rope { interleaved, inverse } => {
+            let (Some(dtype), DType::F32) = (float(ty(0).dtype), ty(1).dtype) else { return Ok(false) };
+            let [batch, seq, heads, head_dim] = ty(0).dims[..] else { return Ok(false) };
+            let pairing = if *interleaved { Pairing::Neighbours } else { Pairing::Halves };
+            let rotary_dim = 2 * ty(1).dims[1];
+            let spec = RopeSpec { batch, seq, heads, head_dim, rotary_dim, pairing, inverse: *inverse, dtype };
+            let make = |symbol: &str| rope::rope(&spec, options.level, symbol);
+            generated(kernels, options, site, (format!("{key} {spec:?}"), op.name()), make)?
+        }
+        Op::Embed => {
+            let Some(dtype) = float(out.dtype) else { return Ok(false) };
+            let spec = EmbedSpec { tokens: ty(0).elements(), vocab: ty(1).dims[0], hidden: ty(1).dims[1], dtype };
+            generated(kernels, options, site, (key, op.name()), |symbol| embed::embed(&spec, options.level, symbol))?
+        }
+        Op::EmbedGrad { vocab } => {
+            let (Some(dtype), DType::F32) = (float(ty(1).dtype), out.dtype) else { return Ok(false) };
+            let spec = EmbedSpec { tokens: ty(0).elements(), vocab: *vocab, hidden: out.dims[1], dtype };
+            let make = |symbol: &str| embed::embed_grad(&spec, options.level, symbol);
+            generated(kernels, options, site, (key, op.name()), make)?
+        }
+        _ => return Ok(false),
+    };
+    draft.run(site.index, kernels, kernel, site.inputs.clone(), site.outputs.clone());
+    Ok(true)
+}
+
+/// Cross-entropy and its gradient, in place where the memory plan says so.
+fn loss(draft: &mut Draft<'_>, kernels: &mut KernelTable, options: &PlanOptions, site: &Site, op: &Op) -> Result<bool> {
+    let logits = &site.inputs[0].1;
+    let (Some(dtype), Some(vocab)) = (float(logits.dtype), logits.dims.last().copied()) else { return Ok(false) };
+    let spec = CrossEntropySpec { tokens: logits.elements() / vocab, vocab, dtype };
+    let mut outputs = site.outputs.clone();
+    let kernel = if matches!(op, Op::CrossEntropy) {
+        let make = |symbol: &str| cross_entropy::cross_entropy(&spec, options.level, symbol);
+        generated(kernels, options, site, (format!("{} {spec:?}", op.name()), op.name()), make)?
+    } else {
+        let to = if outputs[0].0 == site.inputs[0].0 {
+            outputs.clear();
+            GradTo::InPlace
+        } else {
+            let Some(to) = float(outputs[0].1.dtype) else { return Ok(false) };
+            GradTo::Buffer(to)
+        };
+        let make = |symbol: &str| cross_entropy::cross_entropy_grad(&spec, to, options.level, symbol);
+        generated(kernels, options, site, (format!("{} {spec:?} {to:?}", op.name()), op.name()), make)?
+    };
+    draft.run(site.index, kernels, kernel, site.inputs.clone(), outputs);
+    Ok(true)
+}
+
+/// Adds a kernel made by one of the generators.
+fn generated(
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    site: &Site,
+    (key, stem): (String, &str),
+    make: impl FnOnce(&str) -> Generated,
+) -> Result<usize> {
+    let (flops, bytes) = (site.flops, site.bytes);
+    kernels.get(key, |table| {
+        let symbol = table.symbol(stem);
+        let g = make(&symbol);
+        let kernel =
+            Kernel { name: stem.to_owned(), kind: KernelKind::Generated { symbol, grid: g.grid }, flops, bytes };
+        Ok((kernel, g.scratch_bytes_per_worker * options.threads, Some(g.text)))
+    })
+}
+
+fn float(dtype: DType) -> Option<Float> {
+    match dtype {
+        DType::F32 => Some(Float::F32),
+        DType::BF16 => Some(Float::Bf16),
+        DType::F64 | DType::F16 | DType::I32 => None,
+    }
+}
+
+/// Attention, forward and backward.
+fn attend(
+    draft: &mut Draft<'_>,
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    site: &Site,
+    op: &Op,
+) -> Result<bool> {
+    let (Op::Attention { scale, causal } | Op::AttentionGrad { scale, causal }) = op else { return Ok(false) };
+    let [q, k, v] = [0, 1, 2].map(|i| &site.inputs[i].1.dims);
+    let Some(dtype) = float(site.inputs[0].1.dtype) else { return Ok(false) };
+    let spec = AttentionSpec {
+        batch: q[0],
+        seq: q[1],
+        heads: q[2],
+        kv_heads: k[2],
+        head_dim: q[3],
+        v_head_dim: v[3],
+        scale: scale.0,
+        causal: *causal,
+        dtype,
+    };
+    let key = format!("{} {spec:?}", op.name());
+    let forward = matches!(op, Op::Attention { .. });
+    let kernel = generated(kernels, options, site, (key, op.name()), |symbol| {
+        if forward {
+            attention::forward(&spec, options.level, symbol)
+        } else {
+            attention::backward(&spec, options.level, symbol)
+        }
+    })?;
+    draft.run(site.index, kernels, kernel, site.inputs.clone(), site.outputs.clone());
+    Ok(true)
+}
+
+/// One node as a group of its own.
+fn alone(node: &Node, op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Func {
+    let mut func = Func::new(op.name());
+    let params: Vec<_> = ins
+        .iter()
+        .enumerate()
+        .map(|(i, t)| func.param(format!("p{i}"), t.clone(), Role::Input, node.loc.clone()))
+        .collect();
+    let results = func.push(op.clone(), &params, outs.to_vec(), &node.loc);
+    results.iter().enumerate().for_each(|(i, v)| func.result(format!("r{i}"), *v));
+    func
+}
+
+/// A group of fused loops.
+fn group(
+    draft: &mut Draft<'_>,
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    site: &Site,
+    func: &Func,
+) -> Result<bool> {
+    let tie = |out: &(Place, TensorType)| site.inputs.iter().position(|i| i.0 == out.0);
+    let ties: Vec<Option<usize>> = site.outputs.iter().map(tie).collect();
+    let key = format!(
+        "{:?} {:?} {:?} {ties:?}",
+        func.nodes.iter().map(|n| (&n.op, &n.inputs, &n.outputs)).collect::<Vec<_>>(),
+        func.types,
+        func.results
+    );
+    let symbol = kernels.symbol(&func.name);
+    let Some(l) = loops::generate(func, &ties, options.threads, options.level, &symbol) else { return Ok(false) };
+    let (flops, bytes) = (site.flops, site.bytes);
+    let main = kernels.get(key.clone(), |_| {
+        let kind = KernelKind::Generated { symbol: l.main.symbol.clone(), grid: l.rows };
+        Ok((Kernel { name: func.name.clone(), kind, flops, bytes }, 0, Some(l.main.clone())))
+    })?;
+    let (sums, mut written): (Vec<_>, Vec<_>) =
+        site.outputs.iter().cloned().enumerate().partition(|(i, _)| l.sums.contains(i));
+    let partial = (l.partial_bytes > 0).then(|| draft.temporary(TensorType::new(DType::F32, [l.partial_bytes / 4])));
+    written.extend(partial.iter().cloned().map(|p| (usize::MAX, p)));
+    let outputs = written.into_iter().map(|x| x.1).collect();
+    draft.run(site.index, kernels, main, site.inputs.clone(), outputs);
+    if let (Some((text, grid)), Some(partial)) = (l.finish, partial) {
+        let finish = kernels.get(format!("{key} sums"), |_| {
+            let kind = KernelKind::Generated { symbol: text.symbol.clone(), grid };
+            let bytes = partial.1.bytes() as u64;
+            Ok((Kernel { name: format!("{} sums", func.name), kind, flops: bytes / 4, bytes }, 0, Some(text)))
+        })?;
+        draft.run(site.index, kernels, finish, vec![partial], sums.into_iter().map(|x| x.1).collect());
+    }
+    Ok(true)
+}
+
+/// Sum of squares over many tensors: a partial sum per tensor and worker, then one small sum.
+fn sum_squares(draft: &mut Draft<'_>, kernels: &mut KernelTable, options: &PlanOptions, site: &Site) -> Result<bool> {
+    if site.inputs.iter().any(|i| i.1.dtype != DType::F32) {
+        return Ok(false);
+    }
+    let slots = options.threads;
+    let all = draft.temporary(TensorType::new(DType::F64, [site.inputs.len() * slots]));
+    for (k, input) in site.inputs.iter().enumerate() {
+        let n = input.1.elements();
+        let part = Site {
+            index: site.index,
+            inputs: vec![input.clone()],
+            outputs: vec![],
+            flops: 2 * n as u64,
+            bytes: input.1.bytes() as u64,
+        };
+        let kernel = generated(kernels, options, &part, (format!("sum_squares {n}"), "sum_squares"), |symbol| {
+            squares::generate(n, slots, options.level, symbol)
+        })?;
+        let place = Place { offset: k * slots * 8, ..all.0 };
+        draft.run(
+            site.index,
+            kernels,
+            kernel,
+            vec![input.clone()],
+            vec![(place, TensorType::new(DType::F64, [slots]))],
+        );
+    }
+    let sum = Op::Reduce { kind: ReduceKind::Sum, dims: vec![0] };
+    draft.push(site.index, Action::Op(sum), vec![all], site.outputs.clone());
+    Ok(true)
 }

@@ -13,13 +13,11 @@ type Kernel = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
 /// Levels that this machine runs, the highest only if the kernel grants tile registers.
 pub fn levels() -> Vec<CpuLevel> {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    let v4 = ["f", "bw", "cd", "dq", "vl"].iter().all(|_| {
-        is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512cd")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-    });
+    let v4 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512cd")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
     let amx = v4 && is_x86_feature_detected!("avx512bf16") && tiles_granted();
     [(CpuLevel::Portable, true), (CpuLevel::Avx2, avx2), (CpuLevel::Avx512, v4), (CpuLevel::Amx, amx)]
         .into_iter()
@@ -45,7 +43,7 @@ fn tiles_granted() -> bool {
 /// A buffer of floats or bytes that kernels write through a shared reference.
 pub struct Tensor {
     dtype: Float,
-    // u128 for alignment; 64 bytes are reached by an offset.
+    // Aligned to 16 bytes as they are, to 64 from `offset` on.
     words: Vec<u128>,
     offset: usize,
     len: usize,
@@ -60,8 +58,7 @@ impl PartialEq for Tensor {
 impl Tensor {
     fn new(dtype: Float, len: usize) -> Self {
         let words = vec![0u128; (len * 4).div_ceil(16) + 4];
-        let offset = words.as_ptr().align_offset(64 / 16 * 16).min(3);
-        let offset = (0..4).find(|i| (words.as_ptr() as usize + 16 * i) % 64 == 0).unwrap_or(offset);
+        let offset = (0..4).find(|i| (words.as_ptr() as usize + 16 * i).is_multiple_of(64)).unwrap_or(0);
         Self { dtype, words, offset, len }
     }
 
@@ -79,14 +76,18 @@ impl Tensor {
     /// A value that no result has, so that an element left unwritten shows.
     pub fn filled(dtype: Float, len: usize) -> Self {
         let mut tensor = Self::new(dtype, len);
-        (0..len).for_each(|i| tensor.set(i, 1e30));
+        for i in 0..len {
+            tensor.set(i, 1e30);
+        }
         tensor
     }
 
     /// The values given, rounded to the type.
     pub fn of(dtype: Float, values: &[f32]) -> Self {
         let mut tensor = Self::new(dtype, values.len());
-        values.iter().enumerate().for_each(|(i, x)| tensor.set(i, *x));
+        for (i, x) in values.iter().enumerate() {
+            tensor.set(i, *x);
+        }
         tensor
     }
 

@@ -50,6 +50,36 @@ pub fn open(spec: &DataSpec, split: Split) -> Result<Opened> {
     }
 }
 
+/// Builds and saves the index of every split that has data, for a run that starts later (`data index`); gives the
+/// number of samples of each.
+///
+/// # Errors
+/// D0009 without `path_to_cache`, otherwise as [`open`].
+pub fn index(m: &MegatronSpec) -> Result<Vec<(Split, u64)>> {
+    if m.path_to_cache.is_none() {
+        return spec_error(
+            "there is no place for the index".into(),
+            "set path_to_cache to a directory that all nodes see",
+        );
+    }
+    let mut samples = vec![];
+    for split in Split::ALL {
+        // A split that is asked for zero samples is not read by any run.
+        if m.sizes[split as usize] != Some(0) && has_data(m, split)? {
+            samples.push((split, open_megatron(m, split)?.dataset.len()));
+        }
+    }
+    Ok(samples)
+}
+
+fn has_data(m: &MegatronSpec, split: Split) -> Result<bool> {
+    let own = [&m.train_data_path, &m.valid_data_path, &m.test_data_path];
+    if own.iter().any(|p| p.is_some()) {
+        return Ok(own[split as usize].is_some());
+    }
+    m.split.as_deref().map_or(Ok(true), |text| Ok(parse_split(text)?[split as usize].is_some()))
+}
+
 /// What the splits of a config are made of.
 struct Source<'a> {
     blend: BlendSpec,
@@ -102,6 +132,9 @@ fn open_megatron(m: &MegatronSpec, split: Split) -> Result<Opened> {
             format!("seq_length {} is not a usable length", m.seq_length),
             "seq_length is a positive number",
         );
+    }
+    if m.create_compressed_eod_mask && m.eod_pad_length == 0 {
+        return spec_error("create_compressed_eod_mask needs room for document ends".into(), "set eod_pad_length");
     }
     let source = source(m, split)?;
     let mut notes = vec![];

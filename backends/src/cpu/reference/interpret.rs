@@ -4,10 +4,11 @@ use super::run_op;
 use super::tensor::{Tensor, ViewMut};
 use athanor_ir::{Code, Diagnostic, Func, Module, Op, Result};
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 /// A function that cannot be interpreted with the given arguments.
 pub const INTERPRET: Code = Code {
-    id: "B0101",
+    id: "B0201",
     title: "the function cannot be interpreted",
     explain: "The reference interpreter runs a function of a module on given tensors. It needs one argument of the \
               declared type for each parameter, and token ids and labels below the size of their table.",
@@ -26,7 +27,11 @@ fn fail<T>(func: &Func, text: &str) -> Result<T> {
 /// Results by name of function `func` of `module`, given its arguments by parameter name.
 ///
 /// Arguments that the function does not take are ignored, so that one map serves several functions.
-pub fn interpret(module: &Module, func: &str, args: &HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>> {
+pub fn interpret<S: BuildHasher>(
+    module: &Module,
+    func: &str,
+    args: &HashMap<String, Tensor, S>,
+) -> Result<HashMap<String, Tensor>> {
     let Some(f) = module.func(func) else {
         return Diagnostic::error(&INTERPRET, format!("the module has no function @{func}")).err();
     };

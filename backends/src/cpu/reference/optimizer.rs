@@ -5,7 +5,7 @@ use super::tensor::Array;
 /// One AdamW step of every element; `[β₁, β₂, eps, decay]`.
 pub(super) fn adamw(ins: &[Array], [beta1, beta2, eps, decay]: [f64; 4]) -> Vec<Vec<f64>> {
     let [lr, step_size, v_scale, g_scale] = [4, 5, 6, 7].map(|i| ins[i].data[0]);
-    let mut out = vec![Vec::with_capacity(ins[0].data.len()); 3];
+    let mut out: Vec<Vec<f64>> = (0..3).map(|_| Vec::with_capacity(ins[0].data.len())).collect();
     for i in 0..ins[0].data.len() {
         let [p, g, m, v] = [0, 1, 2, 3].map(|k| ins[k].data[i]);
         let g = g * g_scale;

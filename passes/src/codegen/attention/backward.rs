@@ -8,6 +8,7 @@ use athanor_ir::target::CpuLevel;
 
 use super::AttentionSpec;
 use super::layout::{Plan, Scratch};
+use super::pack::prefetch_row;
 use super::tile::{columns, product};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
@@ -70,7 +71,7 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     plan.emit_unpack(&mut e, "unpack_v", &bufs.dv, &spec.v("dst"), 1.0);
     plan.emit_zero(&mut e, "zero_d", &bufs.dk);
     plan.emit_zero(&mut e, "zero_dv", &bufs.dv);
-    plan.emit_rowsums(&mut e, &bufs);
+    plan.emit_rowsums(&mut e, &bufs.go, &bufs.lse2, &bufs.delta);
     plan.emit_probabilities(&mut e, &bufs);
     plan.emit_by_key(&mut e, "grad_v", &bufs.p, &bufs.go, &bufs.dv);
     plan.emit_by_key(&mut e, "grad_k", &bufs.ds, &bufs.q, &bufs.dk);
@@ -156,7 +157,7 @@ impl Plan {
         scratch.bytes()
     }
 
-    fn emit_zero(&self, e: &mut Emit, name: &str, buf: &Buf) {
+    pub(super) fn emit_zero(&self, e: &mut Emit, name: &str, buf: &Buf) {
         let simd = self.simd;
         e.func(&self.helper(name), true, &[buf], &[], |e| {
             let (zero, rows, width) = (e.index(0), e.index(buf.dims[0]), e.index(buf.dims[1]));
@@ -168,18 +169,19 @@ impl Plan {
     }
 
     /// Log-sum-exp in base 2 and rowsum(dO ∘ O) of each query of a head.
-    fn emit_rowsums(&self, e: &mut Emit, bufs: &Bufs) {
+    pub(super) fn emit_rowsums(&self, e: &mut Emit, go: &Buf, lse2: &Buf, delta: &Buf) {
         let (simd, spec) = (self.simd, &self.spec);
         let (out, lse) = (spec.out("out"), spec.lse());
-        let params = [&out, &lse, &bufs.go, &bufs.lse2, &bufs.delta];
+        let params = [&out, &lse, go, lse2, delta];
         e.func(&self.helper("rowsums"), true, &params, &["b", "h"], |e| {
             let (b, h) = (Val::Arg("b"), Val::Arg("h"));
             let (zero, seq, rows) = (e.index(0), e.index(spec.seq), e.index(self.rows));
             let log2e = e.val(format_args!("arith.constant {} : f32", f32_text(std::f64::consts::LOG2_E)));
             e.each(zero, seq, 1, |e, r| {
+                prefetch_row(e, &out, [b, r, h], false);
                 let natural = e.load(&lse, &[b, h, r]);
                 let binary = e.val(format_args!("arith.mulf {natural}, {log2e} : f32"));
-                e.store(binary, &bufs.lse2, &[r]);
+                e.store(binary, lse2, &[r]);
                 let mut sum: Option<Val> = None;
                 let chunks = simd.chunks(spec.v_head_dim);
                 for same in chunks.chunk_by(|a, b| a.1 == b.1) {
@@ -188,7 +190,7 @@ impl Plan {
                     for &(c, _) in same {
                         let c = e.index(c);
                         let x = simd.widen(e, &out, &[b, r, h, c], n);
-                        let y = simd.widen(e, &bufs.go, &[r, c], n);
+                        let y = simd.widen(e, go, &[r, c], n);
                         let xy = e.val(format_args!("arith.mulf {x}, {y} fastmath<contract> : vector<{n}xf32>"));
                         acc = e.val(format_args!("arith.addf {acc}, {xy} fastmath<contract> : vector<{n}xf32>"));
                     }
@@ -199,14 +201,14 @@ impl Plan {
                     });
                 }
                 if let Some(sum) = sum {
-                    e.store(sum, &bufs.delta, &[r]);
+                    e.store(sum, delta, &[r]);
                 }
             });
             let none = e.val(format_args!("arith.constant {} : f32", f32_text(NO_QUERY)));
             let nought = e.val("arith.constant 0.0 : f32");
             e.each(seq, rows, 1, |e, r| {
-                e.store(none, &bufs.lse2, &[r]);
-                e.store(nought, &bufs.delta, &[r]);
+                e.store(none, lse2, &[r]);
+                e.store(nought, delta, &[r]);
             });
         });
     }

@@ -4,6 +4,7 @@ use athanor_ir::target::CpuLevel;
 
 use super::AttentionSpec;
 use super::layout::{Plan, Scratch};
+use super::pack::prefetch_row;
 use super::tile::{columns, product};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
@@ -370,6 +371,7 @@ impl Plan {
             });
             e.each(zero, count, 1, |e, r| {
                 let row = e.idx("addi", q0, r);
+                prefetch_row(e, &out, [b, row, h], true);
                 let value = e.load(&bufs.before, &[r]);
                 e.store(value, &lse, &[b, h, row]);
                 let inverse = e.load(&bufs.sum, &[r]);

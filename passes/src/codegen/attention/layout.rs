@@ -9,6 +9,9 @@ use crate::codegen::simd::Simd;
 /// More workers than any host has; bounds the static type of the scratch buffer.
 const MOST_WORKERS: usize = 4096;
 
+/// bf16 numbers in a row of a tile register, which is also the depth of a tile product and here the side of a block.
+pub(super) const DEPTH: usize = 32;
+
 /// What the generators of both directions need to know.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -50,6 +53,24 @@ impl Plan {
         }
     }
 
+    /// The plan of a kernel on tile registers: every size is a multiple of 32, the depth of one tile product.
+    pub fn for_tiles(spec: &AttentionSpec, symbol: &str, k_block: usize) -> Self {
+        let simd = Simd::of(CpuLevel::Amx);
+        let rows = spec.seq.next_multiple_of(DEPTH);
+        Self {
+            spec: *spec,
+            simd,
+            symbol: symbol.to_owned(),
+            wide: DEPTH,
+            q_block: DEPTH,
+            k_block: k_block.next_multiple_of(DEPTH).min(rows),
+            rows,
+            keys: rows,
+            d: spec.head_dim.next_multiple_of(DEPTH),
+            dv: spec.v_head_dim.next_multiple_of(DEPTH),
+        }
+    }
+
     /// Name of a helper of this kernel.
     pub fn helper(&self, name: &str) -> String {
         format!("{}_{name}", self.symbol)
@@ -70,8 +91,13 @@ pub(super) struct Scratch {
 impl Scratch {
     /// Reserves an f32 array and returns its first byte.
     pub fn reserve(&mut self, dims: &[usize]) -> usize {
+        self.reserve_bytes(4 * dims.iter().product::<usize>())
+    }
+
+    /// Reserves bytes from a cache line on and returns the first.
+    pub fn reserve_bytes(&mut self, bytes: usize) -> usize {
         let at = self.bytes;
-        self.bytes = (at + 4 * dims.iter().product::<usize>()).next_multiple_of(64);
+        self.bytes = (at + bytes).next_multiple_of(64);
         at
     }
 

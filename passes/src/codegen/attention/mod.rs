@@ -6,10 +6,13 @@
 //! is widened. Tiles above the diagonal are never computed.
 
 mod backward;
+mod backward_tiles;
 mod forward;
+mod forward_tiles;
 mod layout;
 mod pack;
 mod tile;
+mod tiles;
 
 use athanor_ir::target::CpuLevel;
 
@@ -32,7 +35,7 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Width of a value.
     pub v_head_dim: usize,
-    /// Factor on the scores, usually `head_dim^-1/2`; must not be 0.
+    /// Factor on the scores, usually `head_dim^-1/2`; above 0.
     pub scale: f64,
     /// A query sees only keys at its own and earlier positions.
     pub causal: bool,
@@ -62,6 +65,11 @@ impl AttentionSpec {
         2 * self.pairs() * (3 * self.head_dim + 2 * self.v_head_dim)
     }
 
+    /// bf16 products run on tile registers where there are any.
+    fn on_tiles(&self, level: CpuLevel) -> bool {
+        level == CpuLevel::Amx && self.dtype == Float::Bf16
+    }
+
     fn q(&self, name: &'static str) -> Buf {
         Buf::arg(name, &[self.batch, self.seq, self.heads, self.head_dim], self.dtype.name())
     }
@@ -88,7 +96,7 @@ impl AttentionSpec {
 /// Buffers: q `[b,s,n,d]`, k `[b,s,g,d]`, v `[b,s,g,dv]` → out `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the
 /// sum of exponentials of the scaled scores), scratch bytes. A grid item is a (sequence, key head) pair.
 pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
-    forward::generate(spec, level, symbol)
+    if spec.on_tiles(level) { forward_tiles::generate(spec, symbol) } else { forward::generate(spec, level, symbol) }
 }
 
 /// The backward kernel.
@@ -96,5 +104,5 @@ pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated
 /// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]` → dq, dk, dv like q, k, v, scratch bytes. A grid item
 /// is a (sequence, key head) pair, so the sums over the query heads of a group have one writer and a fixed order.
 pub fn backward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
-    backward::generate(spec, level, symbol)
+    if spec.on_tiles(level) { backward_tiles::generate(spec, symbol) } else { backward::generate(spec, level, symbol) }
 }

@@ -26,23 +26,6 @@ fn exp(s: &Simd, e: &mut Emit, x: Val) -> Val {
     s.exp2(e, x)
 }
 
-fn sigmoid(s: &Simd, e: &mut Emit, x: Val) -> Val {
-    let minus = times(s, e, x, -1.0);
-    let one = s.splat(e, 1.0);
-    let exp = exp(s, e, minus);
-    let below = s.op(e, "addf", one, exp);
-    s.op(e, "divf", one, below)
-}
-
-/// 1 − 2/(1 + e²ˣ): absolute error below 2e-7.
-fn tanh(s: &Simd, e: &mut Emit, x: Val) -> Val {
-    let twice = times(s, e, x, -2.0);
-    let half = sigmoid_of_minus(s, e, twice);
-    let two = times(s, e, half, 2.0);
-    let one = s.splat(e, 1.0);
-    s.op(e, "subf", two, one)
-}
-
 /// 1/(1 + eʸ).
 fn sigmoid_of_minus(s: &Simd, e: &mut Emit, y: Val) -> Val {
     let one = s.splat(e, 1.0);
@@ -51,15 +34,37 @@ fn sigmoid_of_minus(s: &Simd, e: &mut Emit, y: Val) -> Val {
     s.op(e, "divf", one, below)
 }
 
-/// tanh(√(2/π)·(x + 0.044715·x³)) and x².
-fn gelu_tanh(s: &Simd, e: &mut Emit, x: Val) -> (Val, Val) {
+fn sigmoid(s: &Simd, e: &mut Emit, x: Val) -> Val {
+    let minus = times(s, e, x, -1.0);
+    sigmoid_of_minus(s, e, minus)
+}
+
+/// 2/(1 + e⁻²ˣ) − 1: absolute error below 2e-7.
+fn tanh(s: &Simd, e: &mut Emit, x: Val) -> Val {
+    let twice = times(s, e, x, -2.0);
+    let half = sigmoid_of_minus(s, e, twice);
+    let two = times(s, e, half, 2.0);
+    let one = s.splat(e, 1.0);
+    s.op(e, "subf", two, one)
+}
+
+/// With y = √(2/π)·(x + 0.044715·x³): tanh y, 1 − tanh² y without cancellation, and x².
+fn gelu_tanh(s: &Simd, e: &mut Emit, x: Val) -> (Val, Val, Val) {
     let x2 = s.op(e, "mulf", x, x);
     let c = s.splat(e, 0.044715);
     let one = s.splat(e, 1.0);
     let factor = s.fma(e, c, x2, one);
     let inner = s.op(e, "mulf", x, factor);
-    let inner = times(s, e, inner, 0.797_884_560_802_865_4);
-    (tanh(s, e, inner), x2)
+    let inner = times(s, e, inner, -2.0 * 0.797_884_560_802_865_4);
+    let power = exp(s, e, inner);
+    let below = s.op(e, "addf", one, power);
+    let half = s.op(e, "divf", one, below);
+    let two = times(s, e, half, 2.0);
+    let tanh = s.op(e, "subf", two, one);
+    let near = s.op(e, "mulf", power, half);
+    let slope = s.op(e, "mulf", near, half);
+    let slope = times(s, e, slope, 4.0);
+    (tanh, slope, x2)
 }
 
 /// `f(x)`.
@@ -92,19 +97,17 @@ pub fn unary(s: &Simd, e: &mut Emit, f: Unary, x: Val) -> Val {
             s.op(e, "mulf", g, factor)
         }
         Unary::Gelu => {
-            let (t, _) = gelu_tanh(s, e, x);
+            let (t, _, _) = gelu_tanh(s, e, x);
             let one = one(e);
             let sum = s.op(e, "addf", one, t);
             let half = times(s, e, x, 0.5);
             s.op(e, "mulf", half, sum)
         }
         Unary::GeluGrad => {
-            let (t, x2) = gelu_tanh(s, e, x);
+            let (t, slope, x2) = gelu_tanh(s, e, x);
             let one = one(e);
             let sum = s.op(e, "addf", one, t);
             let first = times(s, e, sum, 0.5);
-            let t2 = s.op(e, "mulf", t, t);
-            let slope = s.op(e, "subf", one, t2);
             let c = s.splat(e, 3.0 * 0.044715);
             let inner = s.fma(e, c, x2, one);
             let inner = times(s, e, inner, 0.797_884_560_802_865_4 * 0.5);

@@ -60,14 +60,7 @@ struct Loop<'a> {
 pub fn generate(func: &Func, ties: &[Option<usize>], workers: usize, level: CpuLevel, symbol: &str) -> Option<Loops> {
     let func = expand(func);
     let d = domain(&func)?;
-    let class = |v: ValueId| d.classes[v.0 as usize];
-    let sums: Vec<usize> = (0..func.results.len()).filter(|i| is_sum(&func, &d, func.results[*i].value)).collect();
-    let inner_sums =
-        func.nodes.iter().filter(|n| matches!(n.op, Op::Reduce { .. }) && class(n.outputs[0]) == Class::Col);
-    if inner_sums.count() != sums.len() {
-        // A sum over rows that the group itself reads is known only when all rows are done.
-        return None;
-    }
+    let sums = sums_of(&func, &d)?;
     let buf =
         |i: usize, t: &TensorType| Buf { val: Val::Param(i as u32), dims: vec![t.elements()], element: t.dtype.mlir() };
     let mut bufs: Vec<Buf> = func.params.iter().enumerate().map(|(i, p)| buf(i, func.ty(p.value))).collect();
@@ -111,6 +104,20 @@ pub fn generate(func: &Func, ties: &[Option<usize>], workers: usize, level: CpuL
     let main = KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: bufs.len() };
     let finish = l.partial.is_some().then(|| l.finish(slots, &format!("{symbol}_sum")));
     Some(Loops { main, rows: d.rows, sums, partial_bytes: partial_elements * 4, finish })
+}
+
+/// Whether [`generate`] can make a kernel of `func`.
+pub fn supported(func: &Func) -> bool {
+    let func = expand(func);
+    domain(&func).is_some_and(|d| sums_of(&func, &d).is_some())
+}
+
+/// Results that are sums over rows, or `None` if the group itself reads such a sum, which is known only when all rows are
+/// done.
+fn sums_of(func: &Func, d: &Domain) -> Option<Vec<usize>> {
+    let sums: Vec<usize> = (0..func.results.len()).filter(|i| is_sum(func, d, func.results[*i].value)).collect();
+    let column = |n: &&Node| matches!(n.op, Op::Reduce { .. }) && d.classes[n.outputs[0].0 as usize] == Class::Col;
+    (func.nodes.iter().filter(column).count() == sums.len()).then_some(sums)
 }
 
 /// Whether result `v` is a sum over rows (under casts and reshapes).

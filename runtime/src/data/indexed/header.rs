@@ -76,7 +76,7 @@ fn implied_len(sequences: u64, starts: u64) -> Option<u64> {
     Some(HEADER_LEN as u64 + 12 * sequences + 8 * starts)
 }
 
-fn wrong_size<T>(path: &Path, len: usize, expected: &str) -> Result<T> {
+pub(super) fn wrong_size<T>(path: &Path, len: usize, expected: &str) -> Result<T> {
     Diagnostic::error(&codes::IDX_SIZE, format!("{} has {len} bytes, but {expected}", path.display()))
         .help("the file was cut off while it was written or copied: copy or build the dataset again")
         .err()

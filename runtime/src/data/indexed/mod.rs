@@ -44,7 +44,8 @@ impl IndexedDataset {
         let path = with_extension(prefix, ".idx");
         let (file, len) = open_file(&path)?;
         if len == 0 {
-            return Header::parse(&path, &[]).map(|_| unreachable!("an empty file has no header"));
+            // An empty file cannot be mapped.
+            return header::wrong_size(&path, 0, "the header alone has 34");
         }
         let idx = map(&file, &path)?;
         let header = Header::parse(&path, &idx)?;

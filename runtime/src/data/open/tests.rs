@@ -182,3 +182,54 @@ fn a_cache_with_wrong_entries_is_an_error_and_no_panic() {
         std::fs::write(file, whole).unwrap();
     }
 }
+
+#[test]
+fn the_index_can_be_built_ahead_of_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = MegatronSpec {
+        split: Some("60,40".into()),
+        sizes: [Some(8), Some(4), Some(0)],
+        path_to_cache: Some(dir.path().into()),
+        ..spec(&["tiny_text_document"], None)
+    };
+    let built = index(&m).unwrap();
+    assert_eq!(built.iter().map(|(s, _)| *s).collect::<Vec<_>>(), [Split::Train, Split::Valid]);
+    assert_eq!(files(dir.path()).len(), 8);
+    assert_eq!(open(&DataSpec::Megatron(m.clone()), Split::Valid).unwrap().dataset.len(), built[1].1);
+    assert_eq!(index(&MegatronSpec { path_to_cache: None, ..m }).unwrap_err().code.id, "D0009");
+}
+
+#[test]
+fn batches_carry_positions_and_document_ends_when_asked() {
+    use crate::data::loader::{BatchLoader, LoaderOptions};
+    let m = MegatronSpec {
+        reset_position_ids: true,
+        create_compressed_eod_mask: true,
+        eod_mask_loss: true,
+        eod_pad_length: 8,
+        eod: 1,
+        ..spec(&["tiny_text_document"], Some(20))
+    };
+    let opened = open(&DataSpec::Megatron(m.clone()), Split::Train).unwrap();
+    assert!(opened.dataset.resets_attention());
+    let options = LoaderOptions { micro_batch_size: 4, vocab_size: 1000, ..LoaderOptions::default() };
+    let batch = BatchLoader::new(opened.dataset, options.clone()).unwrap().next().unwrap();
+    assert_eq!((batch.position_ids.len(), batch.actual_seq_len.len()), (4 * 16, 4 * 8));
+    for row in 0..4 {
+        let (tokens, positions) = (&batch.tokens[row * 16..][..16], &batch.position_ids[row * 16..][..16]);
+        let ends = &batch.actual_seq_len[row * 8..][..8];
+        for i in 0..16 {
+            let starts = i == 0 || tokens[i - 1] == 1;
+            assert_eq!(positions[i] == 0, starts);
+            assert_eq!(batch.loss_mask[row * 16 + i] == 0.0, tokens[i] == 1);
+            assert!(!starts || i == 0 || ends.contains(&(i as i32)));
+        }
+        assert_eq!(ends[7], 16);
+    }
+    let plain = open(&DataSpec::Megatron(spec(&["tiny_text_document"], Some(20))), Split::Train).unwrap().dataset;
+    assert!(!plain.resets_attention());
+    let batch = BatchLoader::new(plain, options).unwrap().next().unwrap();
+    assert!(batch.position_ids.is_empty() && batch.actual_seq_len.is_empty());
+    let none = MegatronSpec { eod_pad_length: 0, ..m };
+    assert_eq!(open(&DataSpec::Megatron(none), Split::Train).unwrap_err().code.id, "D0009");
+}

@@ -1,0 +1,170 @@
+//! Every rule is broken once in a plan that is otherwise good.
+
+use super::*;
+use athanor_ir::func::Init;
+use athanor_ir::plan::{GemmSpec, Kernel, MatRef, Target, VERSION};
+use athanor_ir::run::{AdamWSpec, RunSpec};
+use athanor_ir::target::CpuLevel;
+use athanor_ir::{Binary, DType, Loc, Mesh};
+
+fn named(name: &str, offset: usize, dims: &[usize], role: BufferRole, live: Option<(usize, usize)>) -> Buffer {
+    let bytes = dims.iter().product::<usize>() * 4;
+    Buffer { name: name.into(), dtype: DType::F32, dims: dims.into(), offset, bytes, role, live }
+}
+
+/// y = x·w + x: a product, and an addition in its place.
+pub(crate) fn plan() -> Plan {
+    let r = |row_stride| MatRef { dtype: DType::F32, row_stride, col_stride: 1 };
+    let spec = GemmSpec { m: 4, n: 4, k: 4, a: r(4), b: r(4), c: r(4), accumulate: false };
+    let gemm = KernelKind::Gemm { spec, fallback: Some(1) };
+    let generated = KernelKind::Generated { symbol: "gemm_1".into(), grid: 4 };
+    let kernel = |name: &str, kind| Kernel { name: name.into(), kind, flops: 128, bytes: 192 };
+    let step = |action, inputs: &[usize], outputs: &[usize]| Step {
+        action,
+        inputs: inputs.into(),
+        outputs: outputs.into(),
+        loc: Loc::default(),
+    };
+    let stage = Stage {
+        arena_bytes: 256,
+        buffers: vec![
+            named("x", 0, &[4, 4], BufferRole::Input, None),
+            named("w", 64, &[4, 4], BufferRole::Weight { init: Init::Constant { value: 1.0 } }, None),
+            named("product", 128, &[4, 4], BufferRole::Activation, Some((0, 1))),
+            named("y", 128, &[4, 4], BufferRole::Activation, Some((1, 2))),
+            named("flat x", 0, &[16], BufferRole::Activation, None),
+        ],
+        programs: vec![Program {
+            name: "forward".into(),
+            steps: vec![
+                step(Action::Kernel(0), &[0, 1], &[2]),
+                step(Action::Op(Op::Binary(Binary::Add)), &[2, 0], &[3]),
+            ],
+            results: vec![("y".into(), 3)],
+        }],
+    };
+    let lr = athanor_ir::lr::LrSchedule {
+        learning_rate: 1.0,
+        warmup_steps: 0,
+        warmup_lr_init: 0.0,
+        shape: athanor_ir::lr::Shape::Constant,
+    };
+    let run = RunSpec {
+        seed: 0,
+        steps: 1,
+        epochs: 1,
+        batch_size: 1,
+        accumulation: 1,
+        seq_length: 1,
+        vocab_size: 1,
+        optimizer: AdamWSpec { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 },
+        max_grad_norm: None,
+        per_token_loss: false,
+        lr,
+        flops_per_sequence: 0.0,
+        data: None,
+        load_checkpoint: String::new(),
+        output_dir: String::new(),
+        save_steps: 0,
+        keep_checkpoint_max: 1,
+        checkpoint_prefix: String::new(),
+        log_steps: 1,
+        hf_config: serde_json::Value::Null,
+    };
+    Plan {
+        version: VERSION,
+        config_hash: String::new(),
+        compiler: String::new(),
+        model: String::new(),
+        target: Target { device: "cpu".into(), cpu: CpuLevel::Portable, threads: 1 },
+        mesh: Mesh::default(),
+        stages: vec![stage],
+        kernels: vec![kernel("gemm", gemm), kernel("own gemm", generated)],
+        run,
+    }
+}
+
+fn refused(change: impl FnOnce(&mut Plan), says: &str) {
+    let mut p = plan();
+    change(&mut p);
+    let e = check(&p, 0).expect_err(says);
+    assert_eq!(e.code.id, "B0201");
+    assert!(e.message.contains(says), "{e} should say {says:?}");
+}
+
+fn spec(p: &mut Plan) -> &mut GemmSpec {
+    match &mut p.kernels[0].kind {
+        KernelKind::Gemm { spec, .. } => spec,
+        KernelKind::Generated { .. } => unreachable!("kernel 0 is the product"),
+    }
+}
+
+#[test]
+fn a_good_plan_passes() {
+    check(&plan(), 0).unwrap();
+    assert!(check(&plan(), 1).unwrap_err().message.contains("stage 1 of 1"));
+}
+
+#[test]
+fn buffers_stay_inside_the_arena() {
+    refused(|p| p.stages[0].buffers[3].offset = 256, "outside the arena");
+    refused(|p| p.stages[0].buffers[3].offset = usize::MAX - 3, "outside the arena");
+    refused(|p| p.stages[0].arena_bytes = 191, "outside the arena");
+    refused(|p| p.stages[0].buffers[0].bytes = 60, "do not hold");
+    refused(|p| p.stages[0].buffers[0].dims = vec![usize::MAX, 2], "do not hold");
+    refused(|p| p.stages[0].buffers[0].dims = vec![], "do not hold");
+    refused(|p| p.stages[0].buffers[0].dims = vec![4, 0], "no elements");
+    refused(|p| p.stages[0].buffers[2].offset = 130, "not aligned");
+}
+
+#[test]
+fn steps_name_things_that_exist() {
+    refused(|p| p.stages[0].programs[0].steps[0].inputs[0] = 5, "buffer 5 does not exist");
+    refused(|p| p.stages[0].programs[0].steps[0].action = Action::Kernel(9), "kernel 9 does not exist");
+    refused(|p| p.stages[0].programs[0].results[0].1 = 77, "buffer 77 does not exist");
+    refused(|p| p.stages[0].programs[0].steps[1].action = Action::Op(Op::Embed), "nn.embed");
+    refused(|p| p.stages[0].programs[0].steps[1].action = Action::Op(Op::Call { callee: "f".into() }), "@f");
+    refused(|p| p.stages[0].buffers[1].name = "x".into(), "same name");
+}
+
+#[test]
+fn products_stay_inside_their_operands() {
+    refused(|p| spec(p).m = 5, "reaches beyond");
+    refused(|p| spec(p).b.row_stride = usize::MAX, "reaches beyond");
+    refused(|p| spec(p).k = 0, "product of");
+    refused(|p| spec(p).c.dtype = DType::BF16, "c is bf16");
+    refused(|p| spec(p).c.row_stride = 1, "coincide");
+    refused(|p| p.stages[0].programs[0].steps[0].inputs.truncate(1), "wants buffers");
+    refused(|p| p.stages[0].programs[0].steps[0].outputs = vec![1], "c overlaps `w`");
+    let fallback = |p: &mut Plan, to| p.kernels[0].kind = KernelKind::Gemm { spec: *spec(p), fallback: Some(to) };
+    refused(|p| fallback(p, 2), "fallback 2 does not exist");
+    refused(|p| fallback(p, 0), "fallback 0 is not a generated kernel");
+}
+
+#[test]
+fn a_kernel_gets_the_same_sizes_everywhere() {
+    let again = |p: &mut Plan| {
+        p.stages[0].buffers.push(named("small", 192, &[2], BufferRole::Activation, Some((2, 2))));
+        let step = Step { action: Action::Kernel(1), inputs: vec![0, 1], outputs: vec![5], loc: Loc::default() };
+        p.stages[0].programs[0].steps.push(step);
+    };
+    refused(again, "bytes here and");
+    refused(|p| p.kernels[1].kind = KernelKind::Generated { symbol: "a\0".into(), grid: 1 }, "no symbol");
+    refused(|p| p.kernels[1].kind = KernelKind::Generated { symbol: "a".into(), grid: usize::MAX }, "grid");
+}
+
+#[test]
+fn what_lives_together_does_not_overlap() {
+    refused(|p| p.stages[0].buffers[1].offset = 60, "kept between programs, overlap");
+    refused(|p| p.stages[0].buffers[3].offset = 64, "which is kept");
+    refused(|p| p.stages[0].buffers[3].offset = 160, "live at the same time");
+    refused(|p| p.stages[0].buffers[4].offset = 32, "no view of a kept");
+    refused(|p| p.stages[0].buffers[2].live = Some((1, 1)), "lives from step 1 to step 1 only");
+    refused(|p| p.stages[0].buffers[2].live = Some((2, 1)), "lives from step 2");
+    refused(|p| p.stages[0].buffers[0].live = Some((0, 1)), "life within one");
+    let both = |p: &mut Plan| {
+        p.stages[0].buffers[3].live = Some((0, 2));
+        p.stages[0].programs[0].steps[0].outputs = vec![2, 3];
+    };
+    refused(both, "which overlap");
+}

@@ -1,0 +1,455 @@
+//! The CPU as a device: one arena, the plan's kernels, and the execution of programs step by step.
+
+use super::arena::Arena;
+use super::check::{check, overlap, range, tensor_type};
+use super::onednn::OneDnn;
+use super::pool::Pool;
+use super::profile::Profile;
+use super::reference::{View, ViewMut, run_op};
+use super::{features, gemm};
+use athanor_ir::plan::{Action, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Stage, Step};
+use athanor_ir::{Code, Diagnostic, Op, Result, TensorType};
+use libloading::Library;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The plan's kernels cannot be loaded.
+pub const KERNELS: Code = Code {
+    id: "B0202",
+    title: "the plan's kernels cannot be loaded",
+    explain: "A compiled plan has its kernels in a shared object, `kernels/kernels.so` in the plan directory. It is missing, \
+              is not a shared object for this system, or lacks a kernel that the plan names. Compile the plan again.",
+};
+
+/// The arena does not fit in memory.
+pub const NO_MEMORY: Code = Code {
+    id: "B0203",
+    title: "the arena does not fit in memory",
+    explain: "A plan needs one block of memory of exactly known size, and the operating system refused to reserve it. Use a \
+              smaller batch or sequence, more gradient accumulation, recomputation, or a machine with more memory.",
+};
+
+/// A step refused its data.
+pub const STEP_FAILED: Code = Code {
+    id: "B0204",
+    title: "a step of the plan failed",
+    explain: "An op met data that it cannot take, such as a token id or label outside the vocabulary. The message names the \
+              program, the step and the block of the model.",
+};
+
+/// More workers than the plan was compiled for.
+pub const BAD_THREADS: Code = Code {
+    id: "B0205",
+    title: "unusable number of threads",
+    explain: "Kernels have scratch memory for each worker, and the plan has room for as many as it was compiled for. A plan \
+              runs with fewer threads, but not with more, and with at least one.",
+};
+
+/// The plan has no such program.
+pub const NO_PROGRAM: Code = Code {
+    id: "B0206",
+    title: "the plan has no such program",
+    explain: "A training plan has the programs micro and update, and setup if something is computed once. This one was \
+              compiled for something else.",
+};
+
+/// More workers than any machine has; a larger number is a damaged plan.
+const MOST_THREADS: usize = 4096;
+
+/// How a plan is executed.
+#[derive(Debug, Clone)]
+pub struct DeviceOptions {
+    /// Workers; the plan's number when `None`.
+    pub threads: Option<usize>,
+    /// Shared object with the plan's generated kernels; `None` for a plan that has none.
+    pub kernels: Option<PathBuf>,
+    /// Use oneDNN for matrix products when it is installed.
+    pub library: bool,
+    /// Measure every step.
+    pub profile: bool,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        Self { threads: None, kernels: None, library: true, profile: false }
+    }
+}
+
+/// `void symbol(void** buffers, i64 lo, i64 hi, i64 worker)`
+type KernelFn = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
+
+/// Addresses in the arena, handed to kernels.
+struct Addresses(Vec<*mut c_void>);
+// SAFETY: they lead into the arena, which lives as long as the device and is used by one step at a time; within a step
+// the workers of a kernel write disjoint parts.
+unsafe impl Send for Addresses {}
+// SAFETY: as above.
+unsafe impl Sync for Addresses {}
+
+/// A value of a reference op: its type and bytes of the arena.
+struct Operand {
+    ty: TensorType,
+    range: Range<usize>,
+}
+
+/// A step, resolved as far as can be before it runs.
+enum Work {
+    Reference { op: Op, ins: Vec<Operand>, outs: Vec<Operand> },
+    Generated { call: KernelFn, grid: usize, buffers: Addresses },
+    Library { spec: GemmSpec, buffers: Addresses },
+    Plain { spec: GemmSpec, buffers: Addresses },
+}
+
+struct Prepared {
+    work: Work,
+    /// Row of the profile.
+    row: usize,
+    flops: u64,
+    bytes: u64,
+}
+
+/// Executes the programs of one stage of a plan.
+pub struct CpuDevice {
+    // Steps hold addresses into the arena and the library: they are dropped first.
+    programs: HashMap<String, Vec<Prepared>>,
+    plan: Arc<Plan>,
+    stage: usize,
+    names: HashMap<String, usize>,
+    arena: Arena,
+    pool: Pool,
+    onednn: Option<OneDnn>,
+    profile: Option<Profile>,
+    _library: Option<Library>,
+}
+
+impl std::fmt::Debug for CpuDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (bytes, threads) = (self.arena.len(), self.pool.threads());
+        f.debug_struct("CpuDevice").field("arena", &bytes).field("threads", &threads).finish_non_exhaustive()
+    }
+}
+
+impl CpuDevice {
+    /// Checks stage `stage` of `plan`, loads its kernels and reserves its arena, filled with zeros.
+    ///
+    /// # Errors
+    /// [`super::check::BAD_PLAN`], [`super::UNSUPPORTED_CPU`], [`KERNELS`], [`NO_MEMORY`], [`BAD_THREADS`].
+    pub fn new(plan: Arc<Plan>, stage: usize, options: &DeviceOptions) -> Result<Self> {
+        check(&plan, stage)?;
+        let compiled = plan.kernels.iter().any(|k| matches!(k.kind, KernelKind::Generated { .. }));
+        if compiled {
+            features::check(plan.target.cpu)?;
+        }
+        let threads = threads(&plan, options.threads)?;
+        let library = match &options.kernels {
+            Some(path) if compiled => Some(open(path)?),
+            None if compiled => {
+                let e = Diagnostic::error(&KERNELS, "the plan has generated kernels, and no file with them was given");
+                return e.help("run the whole plan directory, not plan.json alone").err();
+            }
+            _ => None,
+        };
+        let s = &plan.stages[stage];
+        let mut arena = Arena::new(s.arena_bytes).or_else(|e| {
+            Diagnostic::error(&NO_MEMORY, format!("cannot reserve the arena of {} bytes: {e}", s.arena_bytes))
+                .help("use a smaller batch_size or seq_length, or a machine with more memory")
+                .err()
+        })?;
+        let pool = Pool::new(threads)?;
+        let wants_library = options.library && plan.kernels.iter().any(|k| matches!(k.kind, KernelKind::Gemm { .. }));
+        let onednn = wants_library.then(OneDnn::load).flatten();
+        let mut profile = Profile::default();
+        let mut programs = HashMap::new();
+        {
+            let base = arena.base();
+            let mut loader = Loader { plan: &plan, stage: s, base, library: library.as_ref(), onednn: onednn.as_ref() };
+            for p in &s.programs {
+                let steps = p.steps.iter().map(|step| loader.prepare(step, threads, &mut profile));
+                programs.insert(p.name.clone(), steps.collect::<Result<Vec<_>>>()?);
+            }
+        }
+        let names = s.buffers.iter().enumerate().map(|(i, b)| (b.name.clone(), i)).collect();
+        let profile = options.profile.then_some(profile);
+        Ok(Self { programs, plan, stage, names, arena, pool, onednn, profile, _library: library })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The stage that this device executes.
+    pub fn stage(&self) -> &Stage {
+        &self.plan.stages[self.stage]
+    }
+
+    /// Number of workers.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Workers, for work between programs.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Whether matrix products go to oneDNN.
+    pub fn uses_library(&self) -> bool {
+        self.onednn.is_some()
+    }
+
+    /// Index of the buffer called `name`.
+    pub fn buffer(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
+    /// Contents of buffer `index` (of [`Stage::buffers`]), row-major, in the machine's byte order.
+    ///
+    /// # Panics
+    /// If there is no such buffer.
+    pub fn bytes(&self, index: usize) -> &[u8] {
+        &self.arena.bytes()[range(&self.stage().buffers[index])]
+    }
+
+    /// Contents of buffer `index`, to write.
+    ///
+    /// # Panics
+    /// If there is no such buffer.
+    pub fn bytes_mut(&mut self, index: usize) -> &mut [u8] {
+        let range = range(&self.stage().buffers[index]);
+        &mut self.arena.bytes_mut()[range]
+    }
+
+    /// Contents of buffer `index` and the workers, to fill it with all of them.
+    ///
+    /// # Panics
+    /// If there is no such buffer.
+    pub fn bytes_and_pool(&mut self, index: usize) -> (&mut [u8], &Pool) {
+        let range = range(&self.plan.stages[self.stage].buffers[index]);
+        (&mut self.arena.bytes_mut()[range], &self.pool)
+    }
+
+    /// Fills every gradient with zeros.
+    pub fn zero_gradients(&mut self) {
+        let grads: Vec<Range<usize>> =
+            self.stage().buffers.iter().filter(|b| b.role == BufferRole::Grad).map(range).collect();
+        for r in grads {
+            self.arena.bytes_mut()[r].fill(0);
+        }
+    }
+
+    /// The scalar result `result` of `program` as f64; valid until another program runs. `None` if there is none.
+    pub fn scalar(&self, program: &str, result: &str) -> Option<f64> {
+        let (_, index) = self.stage().program(program)?.results.iter().find(|(n, _)| n == result)?;
+        let b = self.stage().buffers.get(*index)?;
+        let bytes = self.bytes(*index);
+        if b.dims.iter().product::<usize>() != 1 {
+            return None;
+        }
+        let one = |n: usize| bytes.get(..n);
+        Some(match b.dtype {
+            athanor_ir::DType::F64 => f64::from_ne_bytes(one(8)?.try_into().ok()?),
+            athanor_ir::DType::F32 => f64::from(f32::from_ne_bytes(one(4)?.try_into().ok()?)),
+            athanor_ir::DType::BF16 => half::bf16::from_ne_bytes(one(2)?.try_into().ok()?).to_f64(),
+            athanor_ir::DType::F16 => half::f16::from_ne_bytes(one(2)?.try_into().ok()?).to_f64(),
+            athanor_ir::DType::I32 => f64::from(i32::from_ne_bytes(one(4)?.try_into().ok()?)),
+        })
+    }
+
+    /// Time by kernel, if it is measured.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    /// As [`Self::profile`], to clear it.
+    pub fn profile_mut(&mut self) -> Option<&mut Profile> {
+        self.profile.as_mut()
+    }
+
+    /// Runs the steps of program `name` in order.
+    ///
+    /// # Errors
+    /// [`NO_PROGRAM`], [`STEP_FAILED`], and what a worker or the library reports.
+    pub fn run_program(&mut self, name: &str) -> Result<()> {
+        let Some(steps) = self.programs.get(name) else {
+            return Diagnostic::error(&NO_PROGRAM, format!("the plan has no program `{name}`"))
+                .help("compile the configuration for training")
+                .err();
+        };
+        let base = self.arena.base();
+        for (i, s) in steps.iter().enumerate() {
+            let start = self.profile.is_some().then(Instant::now);
+            match &s.work {
+                // SAFETY: `check` found the operands inside the arena, and results apart from one another.
+                Work::Reference { op, ins, outs } => {
+                    unsafe { reference(base, op, ins, outs) }.or_else(|e| step_failed(self.stage(), name, i, &e))?
+                }
+                Work::Generated { call, grid, buffers } => {
+                    let buffers = &buffers;
+                    self.pool.run(*grid, &|worker, lo, hi| {
+                        // SAFETY: the addresses are those of checked buffers of the sizes that the kernel was compiled
+                        // for, and items of its grid are independent.
+                        unsafe { call(buffers.0.as_ptr(), lo as i64, hi as i64, worker as i64) }
+                    })?;
+                }
+                Work::Library { spec, buffers } => {
+                    let Some(library) = &self.onednn else { continue };
+                    let p = &buffers.0;
+                    // SAFETY: `check` found the matrices inside their buffers, and C apart from A and B.
+                    unsafe { library.run(&self.pool, spec, p[0], p[1], p[2])? }
+                }
+                Work::Plain { spec, buffers } => {
+                    let p = &buffers.0;
+                    // SAFETY: as above, and no two elements of C coincide.
+                    unsafe { gemm::run(&self.pool, spec, [p[0], p[1], p[2]])? }
+                }
+            }
+            if let (Some(start), Some(profile)) = (start, &mut self.profile) {
+                profile.add(s.row, start.elapsed(), s.flops, s.bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn threads(plan: &Plan, asked: Option<usize>) -> Result<usize> {
+    let most = plan.target.threads;
+    let fail =
+        |text: String| Diagnostic::error(&BAD_THREADS, text).help("compile the plan for this many threads").err();
+    if most == 0 || most > MOST_THREADS {
+        return fail(format!("the plan is compiled for {most} threads"));
+    }
+    match asked {
+        None => Ok(most),
+        Some(n) if (1..=most).contains(&n) => Ok(n),
+        Some(n) => fail(format!("{n} threads were asked for; the plan is compiled for at most {most}")),
+    }
+}
+
+fn open(path: &Path) -> Result<Library> {
+    // A name without a slash would be searched for in the system's directories.
+    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    // SAFETY: the object's initialisers run. It belongs to the plan directory, which the user asked to execute.
+    unsafe { Library::new(&file) }.or_else(|e| {
+        Diagnostic::error(&KERNELS, format!("cannot load {}: {e}", path.display()))
+            .help("compile the plan again on this kind of machine")
+            .err()
+    })
+}
+
+fn step_failed<T>(stage: &Stage, program: &str, index: usize, text: &str) -> Result<T> {
+    let loc = stage.program(program).and_then(|p| p.steps.get(index)).map(|s| &s.loc);
+    let block = loc.map(|l| &*l.block).filter(|b| !b.is_empty()).map_or(String::new(), |b| format!(" ({b})"));
+    let line = loc.filter(|l| l.line > 0).map_or(String::new(), |l| format!(" from {}:{}:{}", l.file, l.line, l.col));
+    Diagnostic::error(&STEP_FAILED, format!("program `{program}`, step {index}{block}{line}: {text}"))
+        .help("token ids and labels must be below the model's vocab_size")
+        .err()
+}
+
+/// Runs one op by the reference implementation.
+///
+/// # Safety
+/// All ranges lie inside the arena at `base`, those of `outs` are disjoint, and nobody else uses the arena meanwhile.
+unsafe fn reference(base: *mut u8, op: &Op, ins: &[Operand], outs: &[Operand]) -> std::result::Result<(), String> {
+    // SAFETY: inside the arena, and not written while borrowed: operands that results overlap are copied first.
+    let bytes = |o: &Operand| unsafe { std::slice::from_raw_parts(base.add(o.range.start), o.range.len()) };
+    let shared = |o: &Operand| outs.iter().any(|r| overlap(&r.range, &o.range));
+    let copies: Vec<Option<Vec<u8>>> = ins.iter().map(|o| shared(o).then(|| bytes(o).to_vec())).collect();
+    let views: Vec<View<'_>> = ins
+        .iter()
+        .zip(&copies)
+        .map(|(o, copy)| View { ty: &o.ty, bytes: copy.as_deref().unwrap_or_else(|| bytes(o)) })
+        .collect();
+    let mut results: Vec<ViewMut<'_>> = outs
+        .iter()
+        .map(|o| ViewMut {
+            ty: &o.ty,
+            // SAFETY: inside the arena, apart from other results and from every borrowed operand.
+            bytes: unsafe { std::slice::from_raw_parts_mut(base.add(o.range.start), o.range.len()) },
+        })
+        .collect();
+    run_op(op, &views, &mut results)
+}
+
+/// Turns steps into work.
+struct Loader<'a> {
+    plan: &'a Plan,
+    stage: &'a Stage,
+    base: *mut u8,
+    library: Option<&'a Library>,
+    onednn: Option<&'a OneDnn>,
+}
+
+impl Loader<'_> {
+    fn prepare(&mut self, step: &Step, threads: usize, profile: &mut Profile) -> Result<Prepared> {
+        let buffers = |list: &[usize]| list.iter().map(|i| &self.stage.buffers[*i]).collect::<Vec<_>>();
+        let (ins, outs) = (buffers(&step.inputs), buffers(&step.outputs));
+        let index = match &step.action {
+            Action::Op(op) => {
+                let types =
+                    |list: &[&athanor_ir::plan::Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
+                let (t_in, t_out) = (types(&ins), types(&outs));
+                let operands = |ts: Vec<TensorType>, bs: &[&athanor_ir::plan::Buffer]| {
+                    ts.into_iter().zip(bs).map(|(ty, b)| Operand { ty, range: range(b) }).collect()
+                };
+                let row = profile.row(&format!("{} (reference)", op.name()));
+                let (flops, bytes) = (op.flops(&t_in, &t_out), op.bytes(&t_in, &t_out));
+                let work = Work::Reference { op: op.clone(), ins: operands(t_in, &ins), outs: operands(t_out, &outs) };
+                return Ok(Prepared { work, row, flops, bytes });
+            }
+            Action::Kernel(i) => *i,
+        };
+        let kernel = &self.plan.kernels[index];
+        // SAFETY: `check` found every buffer inside the arena.
+        let address = |b: &&athanor_ir::plan::Buffer| unsafe { self.base.add(b.offset) }.cast::<c_void>();
+        let buffers = Addresses(ins.iter().chain(&outs).map(address).collect());
+        let (work, how) = match &kernel.kind {
+            KernelKind::Generated { symbol, grid } => {
+                (Work::Generated { call: self.symbol(kernel, symbol)?, grid: *grid, buffers }, "")
+            }
+            KernelKind::Gemm { spec, fallback } => self.product(spec, *fallback, buffers, threads)?,
+        };
+        let row = profile.row(&format!("{}{how}", kernel.name));
+        Ok(Prepared { work, row, flops: kernel.flops, bytes: kernel.bytes })
+    }
+
+    /// How a product is carried out: by the library, else by the generated kernel, else plainly.
+    fn product(
+        &self,
+        spec: &GemmSpec,
+        fallback: Option<usize>,
+        buffers: Addresses,
+        threads: usize,
+    ) -> Result<(Work, &'static str)> {
+        if let Some(library) = self.onednn
+            && OneDnn::supports(spec)
+            && library.prepare(spec, threads).is_ok()
+        {
+            return Ok((Work::Library { spec: *spec, buffers }, " (onednn)"));
+        }
+        let kernel = fallback.map(|i| &self.plan.kernels[i]);
+        if let Some(kernel) = kernel
+            && let KernelKind::Generated { symbol, grid } = &kernel.kind
+        {
+            let call = self.symbol(kernel, symbol)?;
+            return Ok((Work::Generated { call, grid: *grid, buffers }, " (generated)"));
+        }
+        Ok((Work::Plain { spec: *spec, buffers }, " (plain)"))
+    }
+
+    fn symbol(&self, kernel: &Kernel, symbol: &str) -> Result<KernelFn> {
+        // SAFETY: a symbol of this name in a plan's object has the signature of a kernel; the object outlives the steps.
+        let found = self.library.and_then(|l| unsafe { l.get::<KernelFn>(symbol.as_bytes()) }.ok().map(|f| *f));
+        found.ok_or_else(|| {
+            let e = Diagnostic::error(&KERNELS, format!("the kernels lack `{symbol}` (kernel `{}`)", kernel.name));
+            Box::new(e.help("kernels.so belongs to another plan: compile this one again"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

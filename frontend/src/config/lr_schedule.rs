@@ -1,0 +1,406 @@
+//! `lr_schedule`: the learning rate at each step, as data.
+//!
+//! Formulas: with `s` the step counted from 0, `w` the warm-up steps, `T` the total steps and `lr` the peak rate,
+//! every type is `init + (lr − init)·s/w` for `s < w`, and what its [`LrShape`] says after that.
+
+use athanor_ir::Diagnostic;
+
+use super::codes;
+use super::known;
+use super::reader::{FromNode, Rule, Section};
+use super::span::Spanned;
+
+/// A number of steps that may be given in steps, as a part of all steps, or in epochs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Steps {
+    /// So many steps.
+    Count(u64),
+    /// `int(total_steps · ratio)`.
+    Ratio(f64),
+    /// So many epochs.
+    Epochs(u64),
+}
+
+impl Steps {
+    /// Steps, given the total and the steps of one epoch.
+    pub fn resolve(self, total_steps: u64, steps_per_epoch: u64) -> u64 {
+        match self {
+            Self::Count(steps) => steps,
+            Self::Ratio(ratio) => (total_steps as f64 * ratio) as u64,
+            Self::Epochs(epochs) => epochs.saturating_mul(steps_per_epoch),
+        }
+    }
+}
+
+/// What the rate does after the warm-up.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LrShape {
+    /// Stays.
+    Constant,
+    /// `lr·max(0, (T−s)/max(1, T−w))`.
+    Linear,
+    /// `lr_end + (lr−lr_end)·max(0, ½(1+cos(2π·num_cycles·(s−w)/max(1, T−w))))`, and `lr_end` from `decay_steps` on.
+    Cosine {
+        /// Half a cycle falls from the peak to the end.
+        num_cycles: f64,
+        /// `lr_end`.
+        lr_end: f64,
+        /// `decay_steps` or `decay_ratio`; `None` is all steps.
+        decay_steps: Option<Steps>,
+    },
+    /// As `Cosine` with `(num_cycles·progress mod 1)` for the progress.
+    CosineWithRestarts {
+        /// Number of falls.
+        num_cycles: f64,
+        /// `lr_end`.
+        lr_end: f64,
+        /// `None` is all steps.
+        decay_steps: Option<Steps>,
+    },
+    /// `(lr−lr_end)·(1−(s−w)/decay_steps)^power + lr_end`, and `lr_end` after `T`.
+    Polynomial {
+        /// Exponent.
+        power: f64,
+        /// `lr_end`.
+        lr_end: f64,
+        /// `None` is `T − w`.
+        decay_steps: Option<Steps>,
+    },
+    /// `lr` until `decay_start`, then linearly to `lr_end` at `T`.
+    WarmUpStableDecay {
+        /// `decay_start_steps` or `decay_start_ratio`.
+        decay_start: Steps,
+        /// `lr_end`.
+        lr_end: f64,
+    },
+    /// Constant for `keep_steps`, a cosine to `lr_end1` over `decay_steps`, `lr_end1` for `final_steps`, then `lr_end2`.
+    ConstantWithCoolDown {
+        /// Steps at the peak.
+        keep_steps: u64,
+        /// Steps of the fall; `None` is all steps.
+        decay_steps: Option<Steps>,
+        /// Rate after the fall.
+        lr_end1: f64,
+        /// Steps at `lr_end1`.
+        final_steps: u64,
+        /// Rate of the rest; `None` is `lr_end1`.
+        lr_end2: Option<f64>,
+        /// Cycles of the cosine; one half falls once.
+        num_cycles: f64,
+    },
+    /// `eta_min + ½(lr−eta_min)(1+cos(π·s/t_max))`, without warm-up.
+    CosineAnnealing {
+        /// Half period in steps.
+        t_max: u64,
+        /// Lowest rate.
+        eta_min: f64,
+    },
+    /// The same, started again after `t_0`, `t_0·t_mult`, `t_0·t_mult²`, … steps.
+    CosineAnnealingWarmRestarts {
+        /// Steps of the first period.
+        t_0: u64,
+        /// Factor from one period to the next.
+        t_mult: u64,
+        /// Lowest rate.
+        eta_min: f64,
+    },
+}
+
+/// The `lr_schedule` section.
+#[derive(Debug, Clone)]
+pub struct LrScheduleConfig {
+    /// `type` as written.
+    pub kind: Spanned<String>,
+    /// Rate after the warm-up (`learning_rate` or `base_lr`).
+    pub learning_rate: Spanned<f64>,
+    /// `total_steps`; `None` (written -1) is the steps that the data set gives.
+    pub total_steps: Option<Spanned<u64>>,
+    /// Length of the warm-up.
+    pub warmup: Spanned<Steps>,
+    /// Rate at step 0.
+    pub warmup_lr_init: Spanned<f64>,
+    /// What comes after the warm-up.
+    pub shape: LrShape,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Constant,
+    Linear,
+    Cosine,
+    CosineWithRestarts,
+    Polynomial,
+    WarmUpStableDecay,
+    ConstantWithCoolDown,
+    CosineAnnealing,
+    CosineAnnealingWarmRestarts,
+    WiseLayer,
+}
+
+const KINDS: &[(&str, Kind)] = &[
+    ("ConstantWarmUpLR", Kind::Constant),
+    ("constant_with_warmup", Kind::Constant),
+    ("LinearWithWarmUpLR", Kind::Linear),
+    ("linear", Kind::Linear),
+    ("CosineWithWarmUpLR", Kind::Cosine),
+    ("cosine", Kind::Cosine),
+    ("CosineWithRestartsAndWarmUpLR", Kind::CosineWithRestarts),
+    ("cosine_with_restarts", Kind::CosineWithRestarts),
+    ("PolynomialWithWarmUpLR", Kind::Polynomial),
+    ("polynomial", Kind::Polynomial),
+    ("WarmUpStableDecayLR", Kind::WarmUpStableDecay),
+    ("ConstantWithCoolDownLR", Kind::ConstantWithCoolDown),
+    ("CosineAnnealingLR", Kind::CosineAnnealing),
+    ("cosine_annealing", Kind::CosineAnnealing),
+    ("CosineAnnealingWarmRestarts", Kind::CosineAnnealingWarmRestarts),
+    ("cosine_annealing_warm_restarts", Kind::CosineAnnealingWarmRestarts),
+    ("LearningRateWiseLayer", Kind::WiseLayer),
+];
+
+/// Reads the section; `fallback` is the optimizer's own `learning_rate`, which stands for a constant schedule.
+pub(super) fn read(mut s: Section<'_>, fallback: Option<&Spanned<f64>>) -> LrScheduleConfig {
+    if s.is_empty() {
+        if fallback.is_none() {
+            let found =
+                Diagnostic::error(&codes::MISSING_KEY, "there is no `lr_schedule` and no `optimizer.learning_rate`")
+                    .help("add `lr_schedule: {type: ConstantWarmUpLR, learning_rate: 3.e-4, warmup_steps: 0}`");
+            s.error_at(found, None, "empty");
+        }
+        return LrScheduleConfig {
+            kind: Spanned::default("ConstantWarmUpLR".into()),
+            learning_rate: fallback.copied().unwrap_or(Spanned::default(0.0)),
+            total_steps: None,
+            warmup: Spanned::default(Steps::Count(0)),
+            warmup_lr_init: Spanned::default(0.0),
+            shape: LrShape::Constant,
+        };
+    }
+    let (name, kind) = read_kind(&mut s);
+    let annealing = matches!(kind, Some(Kind::CosineAnnealing | Kind::CosineAnnealingWarmRestarts));
+    let rate = |v: &f64| *v >= 0.0;
+    let peak_key = if annealing && s.peek("base_lr").is_some() { "base_lr" } else { "learning_rate" };
+    let peak = s.opt_checked::<f64>(peak_key, "must not be negative", rate);
+    if peak.is_none() && s.peek(peak_key).is_none() && fallback.is_none() {
+        s.missing(peak_key, "add the rate to reach after the warm-up, such as `learning_rate: 3.e-4`");
+    }
+    let learning_rate = peak.or(fallback.copied()).unwrap_or(Spanned::default(0.0));
+    let total =
+        s.checked("total_steps", -1i64, "must be -1 (from the data set) or at least 1", |v| *v == -1 || *v >= 1);
+    let total_steps = u64::try_from(total.value).ok().map(|value| Spanned { value, span: total.span });
+    let warmup_lr_init = s.checked("warmup_lr_init", 0.0, "must not be negative", rate);
+    let warmup = warmup(&mut s);
+    if let (Some(total), Steps::Count(steps)) = (&total_steps, warmup.value)
+        && steps > total.value
+    {
+        let message = format!("a warm-up of {steps} steps does not end in a run of {}", total.value);
+        let found = Diagnostic::warning(&codes::CONTRADICTION, message).help("the peak rate is never reached");
+        let found = s.report.mark(found, warmup.span, "warm-up");
+        s.report.push(s.report.mark(found, total.span, "all steps"));
+    }
+    let shape = shape(&mut s, kind.unwrap_or(Kind::Constant), learning_rate);
+    if kind.is_some() {
+        s.finish(Rule::Strict);
+    }
+    LrScheduleConfig { kind: name, learning_rate, total_steps, warmup, warmup_lr_init, shape }
+}
+
+fn read_kind(s: &mut Section<'_>) -> (Spanned<String>, Option<Kind>) {
+    let Some(name) = s.opt::<String>("type") else {
+        if s.peek("type").is_none() {
+            s.missing("type", "add `type: ConstantWarmUpLR` or another schedule");
+        }
+        return (Spanned::default("ConstantWarmUpLR".into()), None);
+    };
+    if let Some(class) = s.peek("auto_register") {
+        let message = format!("the schedule `{}` is Python code outside of the configuration", name.value);
+        let found = Diagnostic::error(&codes::CLASS_ELSEWHERE, message)
+            .help("use one of the built-in schedules, such as CosineWithWarmUpLR");
+        s.error_at(found, Some(class.node.span), "loaded from here");
+        return (name, None);
+    }
+    match KINDS.iter().find(|(n, _)| *n == name.value) {
+        Some((_, Kind::WiseLayer)) => {
+            s.not_supported(
+                name.span,
+                "a rate that is a multiple of another (`LearningRateWiseLayer`)",
+                "write the rate out",
+            );
+            (name, None)
+        }
+        Some((_, kind)) => (name, Some(*kind)),
+        None => {
+            let message = format!("`{}` is not a learning rate schedule", name.value);
+            let classes = KINDS.iter().map(|(n, _)| *n).filter(|n| n.starts_with(char::is_uppercase));
+            let help = match known::nearest(&name.value, KINDS.iter().map(|(n, _)| *n)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("accepted: {}", classes.collect::<Vec<_>>().join(", ")),
+            };
+            let found = Diagnostic::error(&codes::UNKNOWN_TYPE, message).help(help);
+            s.error_at(found, name.span, "unknown class");
+            (name, None)
+        }
+    }
+}
+
+/// `warmup_ratio` wins over `warmup_epochs` over `warmup_steps`, as in the original.
+fn warmup(s: &mut Section<'_>) -> Spanned<Steps> {
+    let ratio = ratio(s, "warmup_ratio");
+    let epochs = s.opt::<u64>("warmup_epochs").map(|v| v.map(Steps::Epochs));
+    let steps = s.opt::<u64>("warmup_steps").map(|v| v.map(Steps::Count));
+    let given: Vec<_> = [ratio, epochs, steps].into_iter().flatten().collect();
+    if let [first, second, ..] = given[..] {
+        let found = Diagnostic::warning(&codes::CONTRADICTION, "the length of the warm-up is given twice")
+            .help("`warmup_ratio` counts before `warmup_epochs`, which counts before `warmup_steps`");
+        let found = s.report.mark(found, first.span, "counts");
+        s.report.push(s.report.mark(found, second.span, "does not count"));
+    }
+    given.first().copied().unwrap_or(Spanned::default(Steps::Count(0)))
+}
+
+fn ratio<'a>(s: &mut Section<'a>, key: &'a str) -> Option<Spanned<Steps>> {
+    let ratio = s.opt_checked::<f64>(key, "must be between 0 and 1", |v| (0.0..=1.0).contains(v));
+    ratio.map(|v| v.map(Steps::Ratio))
+}
+
+fn shape(s: &mut Section<'_>, kind: Kind, peak: Spanned<f64>) -> LrShape {
+    let rate = |v: &f64| *v >= 0.0;
+    let end = |s: &mut Section<'_>, default| s.checked("lr_end", default, "must not be negative", rate);
+    let cycles =
+        |s: &mut Section<'_>, default| s.checked("num_cycles", default, "must be above 0", |v: &f64| *v > 0.0).value;
+    let decay = |s: &mut Section<'_>| {
+        let ratio = ratio(s, "decay_ratio");
+        let steps = s.opt_checked::<u64>("decay_steps", "must be at least 1", |v| *v >= 1);
+        ratio.or(steps.map(|v| v.map(Steps::Count))).map(|v| v.value)
+    };
+    match kind {
+        Kind::Constant | Kind::WiseLayer => LrShape::Constant,
+        Kind::Linear => LrShape::Linear,
+        Kind::Cosine => {
+            LrShape::Cosine { num_cycles: cycles(s, 0.5), lr_end: end(s, 0.0).value, decay_steps: decay(s) }
+        }
+        Kind::CosineWithRestarts => {
+            LrShape::CosineWithRestarts { num_cycles: cycles(s, 1.0), lr_end: end(s, 0.0).value, decay_steps: decay(s) }
+        }
+        Kind::Polynomial => {
+            let lr_end = end(s, 1e-7);
+            falls(s, peak, lr_end);
+            let power = s.checked("power", 1.0, "must be above 0", |v: &f64| *v > 0.0).value;
+            LrShape::Polynomial { power, lr_end: lr_end.value, decay_steps: decay(s) }
+        }
+        Kind::WarmUpStableDecay => {
+            let lr_end = end(s, 1e-7);
+            falls(s, peak, lr_end);
+            let ratio = ratio(s, "decay_start_ratio").map(|v| v.value);
+            let steps = s.opt::<u64>("decay_start_steps").map(|v| Steps::Count(v.value));
+            if ratio.is_none() && steps.is_none() {
+                s.missing("decay_start_steps", "add `decay_start_steps` or `decay_start_ratio`");
+            }
+            LrShape::WarmUpStableDecay { decay_start: ratio.or(steps).unwrap_or(Steps::Count(0)), lr_end: lr_end.value }
+        }
+        Kind::ConstantWithCoolDown => LrShape::ConstantWithCoolDown {
+            keep_steps: s.get("keep_steps", 0).value,
+            decay_steps: decay(s),
+            lr_end1: s.checked("lr_end1", 0.0, "must not be negative", rate).value,
+            final_steps: s.get("final_steps", 0).value,
+            // The original reads 0 as "not given".
+            lr_end2: s
+                .opt_checked::<f64>("lr_end2", "must not be negative", rate)
+                .map(|v| v.value)
+                .filter(|v| *v != 0.0),
+            num_cycles: cycles(s, 0.5),
+        },
+        Kind::CosineAnnealing => LrShape::CosineAnnealing {
+            t_max: required(s, "t_max"),
+            eta_min: s.checked("eta_min", 0.0, "must not be negative", rate).value,
+        },
+        Kind::CosineAnnealingWarmRestarts => LrShape::CosineAnnealingWarmRestarts {
+            t_0: required(s, "t_0"),
+            t_mult: s.positive("t_mult", 1).value as u64,
+            eta_min: s.checked("eta_min", 0.0, "must not be negative", rate).value,
+        },
+    }
+}
+
+fn required<'a>(s: &mut Section<'a>, key: &'a str) -> u64 {
+    let value = s.opt_checked::<u64>(key, "must be at least 1", |v| *v >= 1);
+    if value.is_none() && s.peek(key).is_none_or(|f| u64::from_node(f.node).is_none() && f.node.is_null()) {
+        s.missing(key, "this schedule needs it");
+    }
+    value.map_or(1, |v| v.value)
+}
+
+/// Reports an end rate that is not below the peak, which the original refuses for these types.
+fn falls(s: &Section<'_>, peak: Spanned<f64>, end: Spanned<f64>) {
+    if peak.is_set() && end.value >= peak.value {
+        let message = format!("`lr_end` ({:e}) must be below `learning_rate` ({:e})", end.value, peak.value);
+        let found = Diagnostic::error(&codes::CONTRADICTION, message)
+            .help("set `lr_end` to the rate to fall to; it is 1e-7 if it is not given");
+        let found = s.report.mark(found, peak.span, "the peak");
+        s.report.push(s.report.mark(found, end.span, "the end"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LrShape, Steps};
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn every_type_is_read_with_its_parameters() {
+        let shape = |kind: &str, more: &[(&str, &str)]| {
+            let keys: Vec<String> = more.iter().map(|(k, _)| format!("lr_schedule.{k}")).collect();
+            let mut changes = vec![("lr_schedule.type", kind)];
+            changes.extend(keys.iter().map(String::as_str).zip(more.iter().map(|(_, v)| *v)));
+            with(&changes).lr_schedule.shape
+        };
+        assert_eq!(shape("ConstantWarmUpLR", &[]), LrShape::Constant);
+        assert_eq!(shape("linear", &[]), LrShape::Linear);
+        assert_eq!(
+            shape("CosineWithWarmUpLR", &[("lr_end", "1e-5"), ("decay_ratio", "0.9")]),
+            LrShape::Cosine { num_cycles: 0.5, lr_end: 1e-5, decay_steps: Some(Steps::Ratio(0.9)) }
+        );
+        assert_eq!(
+            shape("cosine_with_restarts", &[("num_cycles", "3")]),
+            LrShape::CosineWithRestarts { num_cycles: 3.0, lr_end: 0.0, decay_steps: None }
+        );
+        assert_eq!(
+            shape("polynomial", &[("power", "2"), ("decay_steps", "10")]),
+            LrShape::Polynomial { power: 2.0, lr_end: 1e-7, decay_steps: Some(Steps::Count(10)) }
+        );
+        assert_eq!(
+            shape("WarmUpStableDecayLR", &[("decay_start_ratio", "0.8"), ("total_steps", "100")]),
+            LrShape::WarmUpStableDecay { decay_start: Steps::Ratio(0.8), lr_end: 1e-7 }
+        );
+        assert_eq!(
+            shape("ConstantWithCoolDownLR", &[("keep_steps", "5"), ("final_steps", "2"), ("lr_end2", "0")]),
+            LrShape::ConstantWithCoolDown {
+                keep_steps: 5,
+                decay_steps: None,
+                lr_end1: 0.0,
+                final_steps: 2,
+                lr_end2: None,
+                num_cycles: 0.5
+            }
+        );
+        assert_eq!(shape("CosineAnnealingLR", &[("t_max", "7")]), LrShape::CosineAnnealing { t_max: 7, eta_min: 0.0 });
+        assert_eq!(
+            shape("CosineAnnealingWarmRestarts", &[("t_0", "7"), ("t_mult", "2")]),
+            LrShape::CosineAnnealingWarmRestarts { t_0: 7, t_mult: 2, eta_min: 0.0 }
+        );
+    }
+
+    #[test]
+    fn warm_up_and_total() {
+        let schedule = with(&[("lr_schedule.warmup_ratio", "0.02"), ("lr_schedule.total_steps", "1e3")]).lr_schedule;
+        assert_eq!(schedule.warmup.value, Steps::Ratio(0.02));
+        assert_eq!(schedule.total_steps.map(|t| t.value), Some(1000));
+        assert_eq!(schedule.warmup.value.resolve(1000, 10), 20);
+        assert!(with(&[("lr_schedule.total_steps", "-1")]).lr_schedule.total_steps.is_none());
+        let long = complaints(&[("lr_schedule.warmup_steps", "11"), ("lr_schedule.total_steps", "10")]);
+        assert_eq!(long, ["C0016 a warm-up of 11 steps does not end in a run of 10"]);
+        let wrong = complaints(&[("lr_schedule.warmup_step", "10")]);
+        assert_eq!(wrong, ["C0003 unknown key: `warmup_step` in `lr_schedule`"]);
+        let missing = complaints(&[("lr_schedule.type", "CosineAnnealingLR")]);
+        assert_eq!(missing, ["C0008 `lr_schedule.t_max` is missing"]);
+    }
+}

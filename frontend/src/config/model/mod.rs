@@ -1,0 +1,161 @@
+//! `model`: one canonical description of a decoder, whatever names and file it was given in.
+
+mod alias;
+mod family;
+mod hf;
+mod read;
+mod refuse;
+mod rope;
+#[cfg(test)]
+mod tests;
+
+use super::span::{Span, Spanned};
+pub use family::{Convention, Family};
+pub(super) use read::{Inputs, Layers, read};
+pub use rope::{PositionEmbedding, Rope, RopeScaling, Yarn, YarnMagnitude};
+
+/// Type of a tensor's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// `float32`.
+    F32,
+    /// `bfloat16`.
+    Bf16,
+    /// `float16`.
+    F16,
+}
+
+impl Dtype {
+    /// `MindFormers`' name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+/// Normalisation layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Normalization {
+    /// Scale by the root mean square.
+    RmsNorm,
+    /// Centre, scale by the standard deviation, add a bias.
+    LayerNorm,
+}
+
+/// Activation of the feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x·Φ(x)`, exact.
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// `x·σ(1.702·x)`.
+    QuickGelu,
+    /// `x·σ(x)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// A standard deviation for the parameters whose name matches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InitStdRule {
+    /// Regular expression over parameter names.
+    pub target: Spanned<String>,
+    /// Standard deviation of the normal distribution.
+    pub init_method_std: Spanned<f64>,
+}
+
+/// A dense decoder.
+///
+/// Sizes are in elements. Field names are Megatron's, as in `MindFormers`' `TransformerConfig`.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// Where the section (or, without one, the path of the config.json) stands.
+    pub span: Option<Span>,
+    /// Family.
+    pub family: Family,
+    /// Whose defaults and formulas hold.
+    pub convention: Convention,
+    /// Hugging Face name of the model.
+    pub model_type: Spanned<String>,
+    /// Hugging Face class of the model.
+    pub architecture: Spanned<String>,
+    /// Rows of the token embedding.
+    pub vocab_size: Spanned<usize>,
+    /// Width of the residual stream.
+    pub hidden_size: Spanned<usize>,
+    /// Decoder layers.
+    pub num_layers: Spanned<usize>,
+    /// Query heads.
+    pub num_attention_heads: Spanned<usize>,
+    /// Key and value heads.
+    pub num_query_groups: Spanned<usize>,
+    /// Inner width of the feed-forward layer (of each of gate and up, if gated).
+    pub ffn_hidden_size: Spanned<usize>,
+    /// Width of one head.
+    pub kv_channels: Spanned<usize>,
+    /// Tokens per sample.
+    pub seq_length: Spanned<usize>,
+    /// Longest sequence the positions are made for.
+    pub max_position_embeddings: Spanned<usize>,
+    /// Normalisation.
+    pub normalization: Spanned<Normalization>,
+    /// Added to the variance.
+    pub layernorm_epsilon: Spanned<f64>,
+    /// Biases on the projections of q, k and v.
+    pub add_qkv_bias: Spanned<bool>,
+    /// Bias on the output projection of attention.
+    pub attention_output_bias: Spanned<bool>,
+    /// Biases in the feed-forward layer.
+    pub mlp_bias: Spanned<bool>,
+    /// Two projections, one of them through the activation, multiplied.
+    pub gated_linear_unit: Spanned<bool>,
+    /// Activation.
+    pub hidden_act: Spanned<Activation>,
+    /// Normalise each head of q and k before the rotation.
+    pub qk_layernorm: Spanned<bool>,
+    /// Positions.
+    pub position_embedding: Spanned<PositionEmbedding>,
+    /// Factor on q·k; `None` is `1/√kv_channels`.
+    pub softmax_scale: Option<Spanned<f64>>,
+    /// The output layer is the token embedding.
+    pub tie_word_embeddings: Spanned<bool>,
+    /// Dropout after attention and after the feed-forward layer.
+    pub hidden_dropout: Spanned<f64>,
+    /// Dropout of attention weights.
+    pub attention_dropout: Spanned<f64>,
+    /// Dropout of the embedding.
+    pub embedding_dropout: Spanned<f64>,
+    /// Type of the master weights.
+    pub params_dtype: Spanned<Dtype>,
+    /// Type of the embedding's master weights.
+    pub embedding_params_dtype: Spanned<Dtype>,
+    /// Type of matrix products.
+    pub compute_dtype: Spanned<Dtype>,
+    /// Type of normalisation.
+    pub layernorm_compute_dtype: Spanned<Dtype>,
+    /// Type of the attention softmax.
+    pub softmax_compute_dtype: Spanned<Dtype>,
+    /// Type of the rotation.
+    pub rotary_dtype: Spanned<Dtype>,
+    /// Keep the residual stream in f32.
+    pub fp32_residual_connection: Spanned<bool>,
+    /// Standard deviation of initial weights.
+    pub init_method_std: Spanned<f64>,
+    /// Exceptions from it.
+    pub param_init_std_rules: Vec<InitStdRule>,
+    /// One mean over all tokens of the step instead of a mean of means.
+    pub calculate_per_token_loss: Spanned<bool>,
+    /// Pieces the loss is computed in; 0 is one piece.
+    pub chunk_loss_num: Spanned<usize>,
+    /// Label without loss.
+    pub ignore_token_id: Spanned<i64>,
+    /// Padding token.
+    pub pad_token_id: Spanned<i64>,
+    /// Samples come with `seq_length` tokens and their labels, not with one token more.
+    pub input_sliced_sig: Spanned<bool>,
+}

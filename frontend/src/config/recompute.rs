@@ -1,0 +1,164 @@
+//! `recompute_config` and `swap_config`: activations that are computed again, or kept on the host.
+
+use athanor_ir::Diagnostic;
+
+use super::codes;
+use super::node::{Kind, Node};
+use super::reader::{FromNode, Rule, Section};
+use super::scalar;
+use super::span::Spanned;
+
+/// A number of layers, or all or none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    /// `True` or `False`.
+    All(bool),
+    /// So many of the first layers.
+    Layers(usize),
+}
+
+/// Which layers something applies to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// All layers or none.
+    All(bool),
+    /// So many layers of each pipeline stage.
+    PerStage(Vec<Amount>),
+    /// So many layers of each (chunk, stage): outer list by chunk.
+    PerChunk(Vec<Vec<Amount>>),
+    /// The operators whose path matches one of these, in all layers.
+    Patterns(Vec<String>),
+    /// The operators whose path matches a pattern, each with its own amounts.
+    PatternAmounts(Vec<(String, Vec<Amount>)>),
+}
+
+/// The `recompute_config` section.
+#[derive(Debug, Clone)]
+pub struct RecomputeConfig {
+    /// Layers computed again as a whole in the backward pass.
+    pub recompute: Spanned<Selection>,
+    /// Operators computed again in the layers that are not.
+    pub select_recompute: Spanned<Selection>,
+    /// The same for communication.
+    pub select_comm_recompute: Spanned<Selection>,
+    /// Gather optimizer-sharded weights again in the backward pass.
+    pub parallel_optimizer_comm_recompute: Spanned<bool>,
+    /// Do not keep what tensor parallel communication returned.
+    pub mp_comm_recompute: Spanned<bool>,
+    /// Keep the inputs of recomputed layers sliced over tensor parallel ranks.
+    pub recompute_slice_activation: Spanned<bool>,
+    /// Operators that are kept whatever the rest says.
+    pub select_recompute_exclude: Spanned<Selection>,
+    /// The same for communication.
+    pub select_comm_recompute_exclude: Spanned<Selection>,
+}
+
+impl FromNode for Amount {
+    const EXPECTED: &'static str = "a boolean or a number of layers";
+    fn from_node(node: &Node) -> Option<Self> {
+        let text = node.text()?;
+        match scalar::boolean(text) {
+            Some(all) => Some(Self::All(all)),
+            None => usize::from_node(node).map(Self::Layers),
+        }
+    }
+}
+
+impl FromNode for Selection {
+    const EXPECTED: &'static str = "a boolean, a list of numbers or of patterns, or a mapping of patterns";
+    fn from_node(node: &Node) -> Option<Self> {
+        match &node.kind {
+            Kind::Scalar { .. } => match Amount::from_node(node)? {
+                Amount::All(all) => Some(Self::All(all)),
+                Amount::Layers(_) => None,
+            },
+            Kind::Seq(items) => {
+                if items.iter().all(|i| matches!(i.kind, Kind::Seq(_))) && !items.is_empty() {
+                    return Vec::from_node(node).map(Self::PerChunk);
+                }
+                let amounts = Vec::from_node(node).map(Self::PerStage);
+                amounts.or_else(|| Vec::from_node(node).map(Self::Patterns))
+            }
+            Kind::Map(entries) => {
+                let amounts = |n: &Node| Amount::from_node(n).map(|a| vec![a]).or_else(|| Vec::from_node(n));
+                let read = entries.iter().map(|e| Some((e.key.clone(), amounts(&e.value)?)));
+                read.collect::<Option<_>>().map(Self::PatternAmounts)
+            }
+        }
+    }
+}
+
+impl RecomputeConfig {
+    /// True if nothing is computed again.
+    pub fn is_off(&self) -> bool {
+        let none = |s: &Selection| match s {
+            Selection::All(all) => !all,
+            Selection::PerStage(stages) => stages.iter().all(Amount::is_none),
+            Selection::PerChunk(chunks) => chunks.iter().flatten().all(Amount::is_none),
+            Selection::Patterns(patterns) => patterns.is_empty(),
+            Selection::PatternAmounts(patterns) => patterns.iter().all(|(_, a)| a.iter().all(Amount::is_none)),
+        };
+        none(&self.recompute) && none(&self.select_recompute)
+    }
+}
+
+impl Amount {
+    fn is_none(&self) -> bool {
+        matches!(self, Self::All(false) | Self::Layers(0))
+    }
+}
+
+pub(super) fn read(mut s: Section<'_>, mcore: bool) -> RecomputeConfig {
+    let config = RecomputeConfig {
+        recompute: s.get("recompute", Selection::All(false)),
+        select_recompute: s.get("select_recompute", Selection::All(false)),
+        select_comm_recompute: s.get("select_comm_recompute", Selection::All(false)),
+        parallel_optimizer_comm_recompute: s.get("parallel_optimizer_comm_recompute", false),
+        mp_comm_recompute: s.get("mp_comm_recompute", true),
+        recompute_slice_activation: s.get("recompute_slice_activation", false),
+        select_recompute_exclude: s.get("select_recompute_exclude", Selection::All(false)),
+        select_comm_recompute_exclude: s.get("select_comm_recompute_exclude", Selection::All(false)),
+    };
+    if mcore && config.recompute_slice_activation.value {
+        let message = "`recompute_config.recompute_slice_activation` does not exist for Mcore models";
+        let found = Diagnostic::error(&codes::CONTRADICTION, message).help("write `recompute_slice_activation: False`");
+        s.error_at(found, config.recompute_slice_activation.span, "must be False with `use_legacy: False`");
+    }
+    s.finish(Rule::Strict);
+    config
+}
+
+/// Reads `swap_config`, which is refused when it is on.
+pub(super) fn read_swap(mut s: Section<'_>) {
+    if let Some(on) = s.opt::<bool>("swap").filter(|v| v.value) {
+        s.not_supported(on.span, "offloading activations to the host", "write `swap: False`");
+    }
+    s.finish(Rule::Strict);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Amount, Selection};
+    use crate::config::testing::{complaints, with};
+
+    #[test]
+    fn selections_in_every_form() {
+        let read = |value| with(&[("recompute_config.recompute", value)]).recompute.recompute.value;
+        assert_eq!(read("True"), Selection::All(true));
+        assert_eq!(read("[3, True]"), Selection::PerStage(vec![Amount::Layers(3), Amount::All(true)]));
+        assert_eq!(
+            read("[[1, 2], [0, False]]"),
+            Selection::PerChunk(vec![
+                vec![Amount::Layers(1), Amount::Layers(2)],
+                vec![Amount::Layers(0), Amount::All(false)]
+            ])
+        );
+        let pattern = with(&[("recompute_config.select_recompute", "['mlp\\.mul']")]).recompute;
+        assert_eq!(pattern.select_recompute.value, Selection::Patterns(vec!["mlp\\.mul".into()]));
+        assert!(!pattern.is_off() && with(&[]).recompute.is_off());
+        let by_pattern = with(&[("recompute_config.select_recompute", "{mul: [1, 2]}")]).recompute;
+        let want = Selection::PatternAmounts(vec![("mul".into(), vec![Amount::Layers(1), Amount::Layers(2)])]);
+        assert_eq!(by_pattern.select_recompute.value, want);
+        assert_eq!(complaints(&[("recompute_config.recompute", "3")]).len(), 1);
+    }
+}

@@ -1,0 +1,23 @@
+//! What is refused, and how.
+
+use athanor_frontend::model::{Outputs, forward};
+
+/// Message and marked text of the refusal of a Llama with `line`.
+fn refused(line: &str) -> (String, String) {
+    let config = super::llama(&[line]);
+    let e = forward(&config.model, &config.sources, 1, Outputs::default()).unwrap_err();
+    assert_eq!(e.code.id, "C0110");
+    assert!(e.help.is_some(), "{e}");
+    let source = e.source.as_ref().expect("a place");
+    (e.message.clone(), source.text[e.labels[0].range.clone()].to_owned())
+}
+
+#[test]
+fn settings_that_no_block_does_are_refused_at_their_line() {
+    let is = |line: &str, message: &str, marked: &str| {
+        assert_eq!(refused(line), (message.to_owned(), marked.to_owned()));
+    };
+    is("hidden_dropout: 0.1", "`hidden_dropout` 0.1 is not supported", "0.1");
+    is("attention_dropout: 0.25", "`attention_dropout` 0.25 is not supported", "0.25");
+    is("compute_dtype: float16", "training in float16 is not supported", "float16");
+}

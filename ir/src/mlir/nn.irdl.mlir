@@ -1,0 +1,357 @@
+// The nn dialect. Generated from the op table (ir/src/mlir/table.rs): do not edit, run
+// ATHANOR_BLESS=1 cargo test -p athanor-ir --features mlir dialect
+irdl.dialect @nn {
+  irdl.operation @constant {
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %value = irdl.base "#builtin.float"
+    irdl.attributes {"value" = %value}
+  }
+  irdl.operation @neg {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @exp {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @log {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @sqrt {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @rsqrt {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @recip {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @tanh {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @sigmoid {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @silu {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @silu_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @gelu {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @gelu_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @square {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @add {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @sub {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @mul {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @div {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @max {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @min {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @cast {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @reshape {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @transpose {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %perm = irdl.base "#builtin.dense_array"
+    irdl.attributes {"perm" = %perm}
+  }
+  irdl.operation @broadcast {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dims = irdl.base "#builtin.dense_array"
+    irdl.attributes {"dims" = %dims}
+  }
+  irdl.operation @slice {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dim = irdl.base "#builtin.integer"
+    %start = irdl.base "#builtin.integer"
+    %len = irdl.base "#builtin.integer"
+    irdl.attributes {"dim" = %dim, "start" = %start, "len" = %len}
+  }
+  irdl.operation @concat {
+    %operand_tensor = irdl.base "!builtin.tensor"
+    %operand_tuple = irdl.base "!builtin.tuple"
+    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
+    irdl.operands(operands: variadic %operand)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dim = irdl.base "#builtin.integer"
+    irdl.attributes {"dim" = %dim}
+  }
+  irdl.operation @reduce {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %kind_0 = irdl.is "sum"
+    %kind_1 = irdl.is "max"
+    %kind = irdl.any_of(%kind_0, %kind_1)
+    %dims = irdl.base "#builtin.dense_array"
+    irdl.attributes {"kind" = %kind, "dims" = %dims}
+  }
+  irdl.operation @einsum {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: optional %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %spec = irdl.base "#builtin.string"
+    irdl.attributes {"spec" = %spec}
+  }
+  irdl.operation @embed {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @embed_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %vocab = irdl.base "#builtin.integer"
+    irdl.attributes {"vocab" = %vocab}
+  }
+  irdl.operation @rms_norm {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %eps = irdl.base "#builtin.float"
+    irdl.attributes {"eps" = %eps}
+  }
+  irdl.operation @rms_norm_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+    %eps = irdl.base "#builtin.float"
+    irdl.attributes {"eps" = %eps}
+  }
+  irdl.operation @layer_norm {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %eps = irdl.base "#builtin.float"
+    irdl.attributes {"eps" = %eps}
+  }
+  irdl.operation @layer_norm_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    %result_2 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1, result_2: %result_2)
+    %eps = irdl.base "#builtin.float"
+    irdl.attributes {"eps" = %eps}
+  }
+  irdl.operation @rope_table {
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+    %inv_freq = irdl.base "#builtin.dense_array"
+    %scale = irdl.base "#builtin.float"
+    irdl.attributes {"inv_freq" = %inv_freq, "scale" = %scale}
+  }
+  irdl.operation @rope {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %interleaved_0 = irdl.is false
+    %interleaved_1 = irdl.is true
+    %interleaved = irdl.any_of(%interleaved_0, %interleaved_1)
+    %inverse_0 = irdl.is false
+    %inverse_1 = irdl.is true
+    %inverse = irdl.any_of(%inverse_0, %inverse_1)
+    irdl.attributes {"interleaved" = %interleaved, "inverse" = %inverse}
+  }
+  irdl.operation @attention {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+    %scale = irdl.base "#builtin.float"
+    %causal_0 = irdl.is false
+    %causal_1 = irdl.is true
+    %causal = irdl.any_of(%causal_0, %causal_1)
+    irdl.attributes {"scale" = %scale, "causal" = %causal}
+  }
+  irdl.operation @attention_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    %operand_4 = irdl.base "!builtin.tensor"
+    %operand_5 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    %result_2 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1, result_2: %result_2)
+    %scale = irdl.base "#builtin.float"
+    %causal_0 = irdl.is false
+    %causal_1 = irdl.is true
+    %causal = irdl.any_of(%causal_0, %causal_1)
+    irdl.attributes {"scale" = %scale, "causal" = %causal}
+  }
+  irdl.operation @cross_entropy {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+  }
+  irdl.operation @cross_entropy_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @sum_squares {
+    %operand_tensor = irdl.base "!builtin.tensor"
+    %operand_tuple = irdl.base "!builtin.tuple"
+    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
+    irdl.operands(operands: variadic %operand)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @adam_w {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    %operand_4 = irdl.base "!builtin.tensor"
+    %operand_5 = irdl.base "!builtin.tensor"
+    %operand_6 = irdl.base "!builtin.tensor"
+    %operand_7 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5, operand_6: %operand_6, operand_7: %operand_7)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    %result_2 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1, result_2: %result_2)
+    %beta1 = irdl.base "#builtin.float"
+    %beta2 = irdl.base "#builtin.float"
+    %eps = irdl.base "#builtin.float"
+    %decay = irdl.base "#builtin.float"
+    irdl.attributes {"beta1" = %beta1, "beta2" = %beta2, "eps" = %eps, "decay" = %decay}
+  }
+}

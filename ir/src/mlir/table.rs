@@ -1,0 +1,229 @@
+//! The op table: attributes and arity of every op, from which the dialect, decoding and emitting follow.
+//!
+//! [`visit`] and [`results`] match exhaustively, so a new op must be given its row; [`build`] and [`samples`] are held
+//! to the same list by tests.
+
+use crate::infer::arity;
+use crate::op::{Binary, F64, Op, ReduceKind, Unary};
+
+/// Spellings of [`ReduceKind`].
+const REDUCE: &[&str] = &[ReduceKind::Sum.name(), ReduceKind::Max.name()];
+
+/// The value of an op's attribute.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Field<'a> {
+    /// `1.0 : f64`
+    Float(f64),
+    /// `1 : i64`, not negative
+    Int(usize),
+    /// `true`
+    Bool(bool),
+    /// Any string.
+    Text(&'a str),
+    /// One of these strings.
+    Word(&'static str, &'static [&'static str]),
+    /// `array<i64: 1, 2>`, not negative
+    Ints(&'a [usize]),
+    /// `array<f64: 1.0, 2.0>`
+    Floats(&'a [F64]),
+}
+
+/// Calls `see` with name and value of each attribute of `op`.
+pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)) {
+    match op {
+        Op::Constant { value } => see("value", Field::Float(value.0)),
+        Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Embed => {}
+        Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares => {}
+        Op::Transpose { perm } => see("perm", Field::Ints(perm)),
+        Op::Broadcast { dims } => see("dims", Field::Ints(dims)),
+        Op::Slice { dim, start, len } => {
+            see("dim", Field::Int(*dim));
+            see("start", Field::Int(*start));
+            see("len", Field::Int(*len));
+        }
+        Op::Concat { dim } => see("dim", Field::Int(*dim)),
+        Op::Reduce { kind, dims } => {
+            see("kind", Field::Word(kind.name(), REDUCE));
+            see("dims", Field::Ints(dims));
+        }
+        Op::Einsum { spec } => see("spec", Field::Text(spec)),
+        Op::EmbedGrad { vocab } => see("vocab", Field::Int(*vocab)),
+        Op::RmsNorm { eps } | Op::RmsNormGrad { eps } | Op::LayerNorm { eps } | Op::LayerNormGrad { eps } => {
+            see("eps", Field::Float(eps.0));
+        }
+        Op::RopeTable { inv_freq, scale } => {
+            see("inv_freq", Field::Floats(inv_freq));
+            see("scale", Field::Float(scale.0));
+        }
+        Op::Rope { interleaved, inverse } => {
+            see("interleaved", Field::Bool(*interleaved));
+            see("inverse", Field::Bool(*inverse));
+        }
+        Op::Attention { scale, causal } | Op::AttentionGrad { scale, causal } => {
+            see("scale", Field::Float(scale.0));
+            see("causal", Field::Bool(*causal));
+        }
+        Op::AdamW { beta1, beta2, eps, decay } => {
+            see("beta1", Field::Float(beta1.0));
+            see("beta2", Field::Float(beta2.0));
+            see("eps", Field::Float(eps.0));
+            see("decay", Field::Float(decay.0));
+        }
+        Op::Call { callee } => see("callee", Field::Text(callee)),
+    }
+}
+
+/// Typed access to the attributes of an operation; each method fails if the attribute is missing or of another type.
+pub(super) trait Fields {
+    /// Why an attribute cannot be read.
+    type Error;
+    fn float(&mut self, name: &'static str) -> Result<F64, Self::Error>;
+    fn int(&mut self, name: &'static str) -> Result<usize, Self::Error>;
+    fn bool(&mut self, name: &'static str) -> Result<bool, Self::Error>;
+    fn text(&mut self, name: &'static str) -> Result<String, Self::Error>;
+    fn word<T>(&mut self, name: &'static str, of: impl Fn(&str) -> Option<T>) -> Result<T, Self::Error>;
+    fn ints(&mut self, name: &'static str) -> Result<Vec<usize>, Self::Error>;
+    fn floats(&mut self, name: &'static str) -> Result<Vec<F64>, Self::Error>;
+}
+
+/// The op called `name` with attributes from `f`; `None` if there is no such op.
+pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::Error> {
+    let reduce = |s: &str| [ReduceKind::Sum, ReduceKind::Max].into_iter().find(|k| k.name() == s);
+    Ok(Some(match name {
+        "constant" => Op::Constant { value: f.float("value")? },
+        "cast" => Op::Cast,
+        "reshape" => Op::Reshape,
+        "transpose" => Op::Transpose { perm: f.ints("perm")? },
+        "broadcast" => Op::Broadcast { dims: f.ints("dims")? },
+        "slice" => Op::Slice { dim: f.int("dim")?, start: f.int("start")?, len: f.int("len")? },
+        "concat" => Op::Concat { dim: f.int("dim")? },
+        "reduce" => Op::Reduce { kind: f.word("kind", reduce)?, dims: f.ints("dims")? },
+        "einsum" => Op::Einsum { spec: f.text("spec")? },
+        "embed" => Op::Embed,
+        "embed_grad" => Op::EmbedGrad { vocab: f.int("vocab")? },
+        "rms_norm" => Op::RmsNorm { eps: f.float("eps")? },
+        "rms_norm_grad" => Op::RmsNormGrad { eps: f.float("eps")? },
+        "layer_norm" => Op::LayerNorm { eps: f.float("eps")? },
+        "layer_norm_grad" => Op::LayerNormGrad { eps: f.float("eps")? },
+        "rope_table" => Op::RopeTable { inv_freq: f.floats("inv_freq")?, scale: f.float("scale")? },
+        "rope" => Op::Rope { interleaved: f.bool("interleaved")?, inverse: f.bool("inverse")? },
+        "attention" => Op::Attention { scale: f.float("scale")?, causal: f.bool("causal")? },
+        "attention_grad" => Op::AttentionGrad { scale: f.float("scale")?, causal: f.bool("causal")? },
+        "cross_entropy" => Op::CrossEntropy,
+        "cross_entropy_grad" => Op::CrossEntropyGrad,
+        "sum_squares" => Op::SumSquares,
+        "adam_w" => Op::AdamW {
+            beta1: f.float("beta1")?,
+            beta2: f.float("beta2")?,
+            eps: f.float("eps")?,
+            decay: f.float("decay")?,
+        },
+        "call" => Op::Call { callee: f.text("callee")? },
+        _ => {
+            let unary = Unary::ALL.into_iter().find(|u| u.name() == name).map(Op::Unary);
+            return Ok(unary.or_else(|| Binary::ALL.into_iter().find(|b| b.name() == name).map(Op::Binary)));
+        }
+    }))
+}
+
+/// Number of results, `None` if any number.
+pub(super) const fn results(op: &Op) -> Option<usize> {
+    Some(match op {
+        Op::Constant { .. } | Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Transpose { .. } => 1,
+        Op::Broadcast { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Reduce { .. } | Op::Einsum { .. } => 1,
+        Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => 1,
+        Op::CrossEntropyGrad | Op::SumSquares => 1,
+        Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } | Op::CrossEntropy => 2,
+        Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::AdamW { .. } => 3,
+        Op::Call { .. } => return None,
+    })
+}
+
+/// Fewest and most operands; the most is `None` if there is no bound that the dialect can state.
+pub(super) fn operands(op: &Op) -> (usize, Option<usize>) {
+    match arity(op) {
+        Some(r) if r.end().saturating_sub(*r.start()) <= 1 => (*r.start(), Some(*r.end())),
+        Some(r) => (*r.start(), None),
+        None => (1, None),
+    }
+}
+
+/// One op of every name, in the order of the enum.
+pub(super) fn samples() -> Vec<Op> {
+    let one = F64(1.0);
+    let mut ops = vec![Op::Constant { value: one }];
+    ops.extend(Unary::ALL.map(Op::Unary));
+    ops.extend(Binary::ALL.map(Op::Binary));
+    ops.extend([
+        Op::Cast,
+        Op::Reshape,
+        Op::Transpose { perm: vec![0] },
+        Op::Broadcast { dims: vec![0] },
+        Op::Slice { dim: 0, start: 0, len: 1 },
+        Op::Concat { dim: 0 },
+        Op::Reduce { kind: ReduceKind::Sum, dims: vec![0] },
+        Op::Einsum { spec: "ab,bc->ac".into() },
+        Op::Embed,
+        Op::EmbedGrad { vocab: 1 },
+        Op::RmsNorm { eps: one },
+        Op::RmsNormGrad { eps: one },
+        Op::LayerNorm { eps: one },
+        Op::LayerNormGrad { eps: one },
+        Op::RopeTable { inv_freq: vec![one], scale: one },
+        Op::Rope { interleaved: false, inverse: false },
+        Op::Attention { scale: one, causal: true },
+        Op::AttentionGrad { scale: one, causal: true },
+        Op::CrossEntropy,
+        Op::CrossEntropyGrad,
+        Op::SumSquares,
+        Op::AdamW { beta1: one, beta2: one, eps: one, decay: one },
+        Op::Call { callee: "f".into() },
+    ]);
+    ops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::{Deserializer, Error as _, Visitor, value::Error};
+    use std::collections::BTreeSet;
+
+    /// Takes the names of an enum's variants from its serde description.
+    struct Variants;
+
+    impl<'de> Deserializer<'de> for Variants {
+        type Error = Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            Err(Error::custom("not an enum"))
+        }
+
+        fn deserialize_enum<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            variants: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Error> {
+            Err(Error::custom(variants.join(" ")))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+        }
+    }
+
+    #[test]
+    fn every_variant_of_op_has_a_sample() {
+        use serde::Deserialize;
+        let listed = Op::deserialize(Variants).unwrap_err().to_string();
+        let listed: BTreeSet<&str> = listed.split(' ').collect();
+        let name = |op: &Op| match serde_json::to_value(op).unwrap() {
+            serde_json::Value::String(s) => s,
+            serde_json::Value::Object(o) => o.keys().next().unwrap().clone(),
+            other => panic!("{other}"),
+        };
+        let sampled: Vec<String> = samples().iter().map(name).collect();
+        assert_eq!(sampled.iter().map(String::as_str).collect::<BTreeSet<_>>(), listed);
+    }
+}

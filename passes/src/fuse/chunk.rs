@@ -1,0 +1,174 @@
+//! The vocabulary product, the loss and their gradients a block of tokens at a time, so that the logits of all tokens
+//! never exist.
+
+use athanor_ir::func::{Builder, Func, Node, ValueId};
+use athanor_ir::op::Op;
+use athanor_ir::signature::parse_einsum;
+use std::collections::HashMap;
+
+/// Logits of one block take at most this many bytes (unless one token takes more).
+pub(super) const BLOCK_BYTES: usize = 128 << 20;
+
+/// The nodes of a loss over the vocabulary, with its gradients.
+struct Loss {
+    logits: usize,
+    loss: usize,
+    grad: usize,
+    dx: usize,
+    dw: usize,
+}
+
+/// Splits the loss of `func` over `blocks` blocks of tokens, or as many as keep a block of logits within
+/// [`BLOCK_BYTES`]; leaves `func` alone where there is no such loss or one block is enough.
+pub(super) fn split_loss(func: &Func, blocks: Option<usize>) -> Func {
+    let Some(found) = find(func) else { return func.clone() };
+    let logits = func.ty(func.nodes[found.logits].outputs[0]);
+    let vocab = logits.dims[logits.rank() - 1];
+    let tokens = logits.elements() / vocab;
+    let most = BLOCK_BYTES.div_ceil(vocab * logits.dtype.bytes()).max(1);
+    let wanted = blocks.unwrap_or_else(|| tokens.div_ceil(most));
+    // Blocks of equal size, so that they share kernels.
+    let Some(blocks) = (wanted.max(1)..=tokens).find(|b| tokens.is_multiple_of(*b)) else { return func.clone() };
+    if blocks == 1 { func.clone() } else { rebuild(func, &found, blocks, tokens) }
+}
+
+fn find(func: &Func) -> Option<Loss> {
+    let defs = func.defs();
+    let users = |v: ValueId| {
+        let by: Vec<usize> = (0..func.nodes.len()).filter(|i| func.nodes[*i].inputs.contains(&v)).collect();
+        (!func.results.iter().any(|r| r.value == v)).then_some(by)
+    };
+    let loss = func.nodes.iter().position(|n| n.op == Op::CrossEntropy)?;
+    let logits_value = func.nodes[loss].inputs[0];
+    let logits = defs[logits_value.0 as usize]?;
+    let grad = func.nodes.iter().position(|n| n.op == Op::CrossEntropyGrad && n.inputs[0] == logits_value)?;
+    let lse = func.nodes[loss].outputs[1];
+    let only = |v: ValueId, mut expected: Vec<usize>| {
+        expected.sort_unstable();
+        users(v).is_some_and(|by| by == expected)
+    };
+    if !only(logits_value, vec![loss, grad]) || !only(lse, vec![grad]) || func.nodes[grad].inputs[2] != lse {
+        return None;
+    }
+    let product = &func.nodes[logits];
+    let [x, w] = product.inputs[..] else { return None };
+    let Op::Einsum { spec } = &product.op else { return None };
+    let [lx, lw, lo] = parse_einsum(spec).ok()?;
+    let (h, v) = (*lx.last()?, *lo.last()?);
+    if lx[..lx.len() - 1] != lo[..lo.len() - 1] || (lw != [v, h] && lw != [h, v]) {
+        return None;
+    }
+    let dlogits = func.nodes[grad].outputs[0];
+    let by = users(dlogits)?;
+    let uses = |other: ValueId| {
+        by.iter().copied().find(|i| {
+            let n = &func.nodes[*i];
+            matches!(n.op, Op::Einsum { .. }) && n.inputs.len() == 2 && n.inputs.contains(&other)
+        })
+    };
+    let (dx, dw) = (uses(w)?, uses(x)?);
+    let same_labels = |v: ValueId| func.ty(v).dims == func.ty(logits_value).dims[..func.ty(logits_value).rank() - 1];
+    let rows = &func.nodes[grad].inputs;
+    let independent = !depends(func, &defs, rows[3], loss);
+    let plain = func.ty(func.nodes[dx].outputs[0]).dims == func.ty(x).dims
+        && func.ty(func.nodes[dw].outputs[0]).dims == func.ty(w).dims;
+    (by.len() == 2 && dx != dw && same_labels(rows[3]) && independent && plain).then_some(Loss {
+        logits,
+        loss,
+        grad,
+        dx,
+        dw,
+    })
+}
+
+/// Whether `v` depends on node `on`.
+fn depends(func: &Func, defs: &[Option<usize>], v: ValueId, on: usize) -> bool {
+    let mut stack = vec![v];
+    let mut seen = vec![false; func.nodes.len()];
+    while let Some(v) = stack.pop() {
+        let Some(d) = defs[v.0 as usize] else { continue };
+        if d == on {
+            return true;
+        }
+        if !std::mem::replace(&mut seen[d], true) {
+            stack.extend(&func.nodes[d].inputs);
+        }
+    }
+    false
+}
+
+fn rebuild(func: &Func, l: &Loss, blocks: usize, tokens: usize) -> Func {
+    let parts = [l.logits, l.loss, l.grad, l.dx, l.dw];
+    let node = |i: usize| &func.nodes[i];
+    let (x, w) = (node(l.logits).inputs[0], node(l.logits).inputs[1]);
+    let labels = node(l.loss).inputs[1];
+    let drow = node(l.grad).inputs[3];
+    let [h, v] = [x, node(l.logits).outputs[0]].map(|t| func.ty(t).dims[func.ty(t).rank() - 1]);
+    let transposed = func.ty(w).dims != [v, h];
+    let mut out = func.clone();
+    out.nodes.clear();
+    // Everything the loss does not feed comes first: what its row factors need may stand behind it.
+    let mut late = vec![false; func.nodes.len()];
+    let mut made_late = vec![false; func.types.len()];
+    for (i, n) in func.nodes.iter().enumerate() {
+        late[i] = parts.contains(&i) || n.inputs.iter().any(|u| made_late[u.0 as usize]);
+        if late[i] {
+            n.outputs.iter().for_each(|o| made_late[o.0 as usize] = true);
+        }
+    }
+    out.nodes.extend((0..func.nodes.len()).filter(|i| !late[*i]).map(|i| node(i).clone()));
+    let block = tokens / blocks;
+    let loc = node(l.logits).loc.clone();
+    let mut b = Builder::new(&mut out, loc);
+    let flat_x = b.reshape(x, &[tokens, h]);
+    let flat_labels = b.reshape(labels, &[tokens]);
+    let flat_drow = b.reshape(drow, &[tokens]);
+    let mut losses = vec![];
+    let mut dxs = vec![];
+    let mut dw: Option<ValueId> = None;
+    let logits_dtype = func.ty(node(l.logits).outputs[0]).dtype;
+    let dlogits_dtype = func.ty(node(l.grad).outputs[0]).dtype;
+    let (dx_ty, dw_ty) = (func.ty(node(l.dx).outputs[0]).clone(), func.ty(node(l.dw).outputs[0]).clone());
+    for k in 0..blocks {
+        let start = k * block;
+        let xk = b.slice(flat_x, 0, start, block);
+        let lk = b.slice(flat_labels, 0, start, block);
+        let dk = b.slice(flat_drow, 0, start, block);
+        let push = |b: &mut Builder<'_>, op: Op, ins: &[ValueId], ty: athanor_ir::TensorType| {
+            let loc = b.loc.clone();
+            b.func.push(op, ins, vec![ty], &loc)[0]
+        };
+        let einsum = |spec: &str| Op::Einsum { spec: spec.to_owned() };
+        let logits_ty = athanor_ir::TensorType::new(logits_dtype, [block, v]);
+        let spec = if transposed { "ah,hv->av" } else { "ah,vh->av" };
+        let logits = push(&mut b, einsum(spec), &[xk, w], logits_ty.clone());
+        let pair = b.many(Op::CrossEntropy, &[logits, lk]);
+        losses.push(pair[0]);
+        let dlogits =
+            push(&mut b, Op::CrossEntropyGrad, &[logits, lk, pair[1], dk], logits_ty.with_dtype(dlogits_dtype));
+        let spec = if transposed { "av,hv->ah" } else { "av,vh->ah" };
+        dxs.push(push(&mut b, einsum(spec), &[dlogits, w], dx_ty.with_dims([block, h])));
+        let (spec, mut ins) =
+            if transposed { ("ah,av->hv", vec![xk, dlogits]) } else { ("av,ah->vh", vec![dlogits, xk]) };
+        ins.extend(dw);
+        dw = Some(push(&mut b, einsum(spec), &ins, dw_ty.clone()));
+    }
+    let loss = b.many(Op::Concat { dim: 0 }, &losses)[0];
+    let dx = b.many(Op::Concat { dim: 0 }, &dxs)[0];
+    let old_loss = node(l.loss).outputs[0];
+    let shaped_loss = b.reshape(loss, &func.ty(old_loss).dims);
+    let old_dx = node(l.dx).outputs[0];
+    let shaped_dx = b.reshape(dx, &dx_ty.dims);
+    let mut renamed: HashMap<ValueId, ValueId> = HashMap::from([(old_loss, shaped_loss), (old_dx, shaped_dx)]);
+    renamed.extend(dw.map(|d| (node(l.dw).outputs[0], d)));
+    let rename = |v: &ValueId| *renamed.get(v).unwrap_or(v);
+    let rest = (0..func.nodes.len()).filter(|i| late[*i] && !parts.contains(i));
+    out.nodes.extend(rest.map(|i| {
+        let n: &Node = node(i);
+        Node { inputs: n.inputs.iter().map(rename).collect(), ..n.clone() }
+    }));
+    for r in &mut out.results {
+        r.value = rename(&r.value);
+    }
+    out
+}

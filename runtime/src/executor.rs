@@ -1,0 +1,247 @@
+//! One optimizer step at a time: weights, inputs and scalars in, loss and gradient norm out.
+
+use crate::codes::{BATCH, NOT_FINITE, NOT_TRAINABLE};
+use crate::init::{Stream, fill};
+use crate::source::{Batch, BatchSource};
+use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
+use athanor_ir::plan::{Buffer, BufferRole, Plan};
+use athanor_ir::run::RunSpec;
+use athanor_ir::{DType, Diagnostic, Result};
+use std::sync::Arc;
+
+/// What one optimizer step gave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepOutput {
+    /// Mean over micro-batches, or over the tokens of the step with `per_token_loss`.
+    pub loss: f64,
+    /// Global norm of the gradients before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// Inputs that the trainer knows how to give.
+#[derive(Debug, Default)]
+struct Inputs {
+    tokens: Option<usize>,
+    labels: Option<usize>,
+    loss_mask: Option<usize>,
+    position_ids: Option<usize>,
+    lr: Option<usize>,
+    step_size: Option<usize>,
+    v_scale: Option<usize>,
+    token_count: Option<usize>,
+}
+
+/// A training plan on a device.
+#[derive(Debug)]
+pub struct Executor {
+    device: CpuDevice,
+    inputs: Inputs,
+    has_setup: bool,
+}
+
+fn not_trainable<T>(text: String) -> Result<T> {
+    Diagnostic::error(&NOT_TRAINABLE, text).help("compile the configuration for training with this version").err()
+}
+
+impl Executor {
+    /// Puts `plan` on a device; weights are zero until [`Self::initialise`] or a checkpoint fills them.
+    ///
+    /// # Errors
+    /// [`NOT_TRAINABLE`], and what [`CpuDevice::new`] reports.
+    pub fn new(plan: Arc<Plan>, options: &DeviceOptions) -> Result<Self> {
+        if plan.target.device != "cpu" {
+            return not_trainable(format!("the plan is for device `{}`, not `cpu`", plan.target.device));
+        }
+        if plan.stages.len() != 1 || plan.mesh.ranks() != 1 {
+            let (stages, ranks) = (plan.stages.len(), plan.mesh.ranks());
+            return not_trainable(format!("the plan has {stages} stages on {ranks} ranks; this runner executes one"));
+        }
+        let device = CpuDevice::new(plan, 0, options)?;
+        let stage = device.stage();
+        for name in ["micro", "update"] {
+            if stage.program(name).is_none() {
+                return not_trainable(format!("the plan has no program `{name}`"));
+            }
+        }
+        let per_token = device.plan().run.per_token_loss;
+        let loss = if per_token { "loss_sum" } else { "loss" };
+        for (program, result) in [("micro", loss), ("update", "grad_norm")] {
+            if device.scalar(program, result).is_none() {
+                return not_trainable(format!("program `{program}` has no scalar result `{result}`"));
+            }
+        }
+        let inputs = find_inputs(&device)?;
+        let has_setup = stage.program("setup").is_some();
+        Ok(Self { device, inputs, has_setup })
+    }
+
+    /// The device, to read and write buffers.
+    pub fn device(&self) -> &CpuDevice {
+        &self.device
+    }
+
+    /// As [`Self::device`], to write.
+    pub fn device_mut(&mut self) -> &mut CpuDevice {
+        &mut self.device
+    }
+
+    /// Training run of the plan.
+    pub fn run(&self) -> &RunSpec {
+        &self.device.plan().run
+    }
+
+    /// Draws every weight as its initialiser says, from the run's seed.
+    ///
+    /// # Errors
+    /// Only if a worker fails.
+    pub fn initialise(&mut self) -> Result<()> {
+        let plan = Arc::clone(self.device.plan());
+        for (i, b) in self.device.stage().buffers.clone().iter().enumerate() {
+            if let BufferRole::Weight { init } = &b.role {
+                let (bytes, pool) = self.device.bytes_and_pool(i);
+                fill(bytes, b.dtype, init, Stream::new(plan.run.seed, &b.name), pool)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes what is computed once; the weights must be in place.
+    ///
+    /// # Errors
+    /// What the program reports.
+    pub fn setup(&mut self) -> Result<()> {
+        if self.has_setup { self.device.run_program("setup") } else { Ok(()) }
+    }
+
+    /// Runs the optimizer step after `step` finished ones.
+    ///
+    /// # Errors
+    /// [`NOT_FINITE`] naming the step, [`BATCH`], what the source and the programs report.
+    pub fn step(&mut self, step: u64, source: &mut dyn BatchSource) -> Result<StepOutput> {
+        let plan = Arc::clone(self.device.plan());
+        let run = &plan.run;
+        let (mut sum, mut tokens) = (0.0, 0.0);
+        for micro in 0..run.accumulation {
+            let batch = source.next(step, micro)?;
+            let mask: f64 = batch.loss_mask.iter().map(|m| f64::from(*m)).sum();
+            self.feed(&batch)?;
+            if micro == 0 && run.accumulation > 1 {
+                self.device.zero_gradients();
+            }
+            self.device.run_program("micro")?;
+            sum += self.scalar("micro", if run.per_token_loss { "loss_sum" } else { "loss" })?;
+            tokens += self.device.scalar("micro", "token_count").unwrap_or(mask);
+        }
+        // The optimizer divides by the same sum: what it adds keeps a step without tokens finite.
+        let loss = if run.per_token_loss { sum / (tokens + 1e-8) } else { sum / run.accumulation as f64 };
+        finite(step, "loss", loss)?;
+        let lr = run.lr.at(step);
+        let t = (step + 1) as f64;
+        let (i, adam) = (&self.inputs, &run.optimizer);
+        let scalars = [
+            (i.lr, lr),
+            (i.step_size, lr / (1.0 - adam.beta1.powf(t))),
+            (i.v_scale, 1.0 / (1.0 - adam.beta2.powf(t))),
+            (i.token_count, tokens),
+        ];
+        for (index, value) in scalars {
+            if let Some(index) = index {
+                let dtype = self.device.stage().buffers[index].dtype;
+                crate::init::write(self.device.bytes_mut(index), dtype, &[value]);
+            }
+        }
+        self.device.run_program("update")?;
+        let grad_norm = self.scalar("update", "grad_norm")?;
+        finite(step, "gradient norm", grad_norm)?;
+        Ok(StepOutput { loss, grad_norm, lr })
+    }
+
+    fn scalar(&self, program: &str, result: &str) -> Result<f64> {
+        match self.device.scalar(program, result) {
+            Some(x) => Ok(x),
+            None => not_trainable(format!("program `{program}` has no scalar result `{result}`")),
+        }
+    }
+
+    /// Copies a batch into the inputs of `micro`.
+    fn feed(&mut self, batch: &Batch) -> Result<()> {
+        let refuse = |text: String| {
+            Diagnostic::error(&BATCH, format!("step {}, micro-batch {}: {text}", batch.step + 1, batch.micro_batch))
+                .help("compile the configuration again with the batch size and data that it has now")
+                .err()
+        };
+        let columns: [(&str, Option<usize>, &[u8]); 4] = [
+            ("tokens", self.inputs.tokens, bytemuck::cast_slice(&batch.tokens)),
+            ("labels", self.inputs.labels, bytemuck::cast_slice(&batch.labels)),
+            ("loss_mask", self.inputs.loss_mask, bytemuck::cast_slice(&batch.loss_mask)),
+            ("position_ids", self.inputs.position_ids, bytemuck::cast_slice(&batch.position_ids)),
+        ];
+        for (name, index, bytes) in columns {
+            let Some(index) = index else { continue };
+            let place = self.device.bytes_mut(index);
+            if place.len() != bytes.len() {
+                return refuse(format!("the plan wants {} bytes of {name}, the data has {}", place.len(), bytes.len()));
+            }
+            place.copy_from_slice(bytes);
+        }
+        if self.inputs.loss_mask.is_none() && batch.loss_mask.iter().any(|m| *m != 1.0) {
+            return refuse("the data masks positions, and the plan has no loss_mask".into());
+        }
+        if self.inputs.position_ids.is_none() && !batch.position_ids.is_empty() {
+            return refuse("the data resets position ids, and the plan has no position_ids".into());
+        }
+        Ok(())
+    }
+}
+
+fn finite(step: u64, what: &str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Diagnostic::error(&NOT_FINITE, format!("step {}: the {what} is {value}", step + 1))
+        .help("lower the learning rate, use warm-up, or set max_grad_norm; resume from the last checkpoint")
+        .err()
+}
+
+fn find_inputs(device: &CpuDevice) -> Result<Inputs> {
+    let run = &device.plan().run;
+    let per_batch = run.batch_size.checked_mul(run.seq_length);
+    let mut found = Inputs::default();
+    for (i, b) in device.stage().buffers.iter().enumerate().filter(|(_, b)| b.role == BufferRole::Input) {
+        let (slot, dtype, scalar) = match b.name.as_str() {
+            "tokens" => (&mut found.tokens, DType::I32, false),
+            "labels" => (&mut found.labels, DType::I32, false),
+            "loss_mask" => (&mut found.loss_mask, DType::F32, false),
+            "position_ids" => (&mut found.position_ids, DType::I32, false),
+            "lr" => (&mut found.lr, DType::F32, true),
+            "step_size" => (&mut found.step_size, DType::F32, true),
+            "v_scale" => (&mut found.v_scale, DType::F32, true),
+            "token_count" => (&mut found.token_count, DType::F32, true),
+            other => return not_trainable(format!("the plan wants input `{other}`, which the trainer does not know")),
+        };
+        *slot = Some(i);
+        let elements = elements(b);
+        if scalar && (elements != 1 || !b.dtype.is_float()) {
+            return not_trainable(format!("input `{}` is {} {:?}, not a scalar", b.name, b.dtype, b.dims));
+        }
+        if !scalar && (b.dtype != dtype || per_batch != Some(elements)) {
+            return not_trainable(format!(
+                "input `{}` is {} {:?}; the run has batches of {} × {} as {dtype}",
+                b.name, b.dtype, b.dims, run.batch_size, run.seq_length
+            ));
+        }
+    }
+    if run.accumulation == 0 {
+        return not_trainable("the plan has no micro-batch in a step".into());
+    }
+    Ok(found)
+}
+
+fn elements(b: &Buffer) -> usize {
+    b.bytes / b.dtype.bytes()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! What the tests of whole models share: goldens from disk, configurations, modules.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use athanor_backends::cpu::reference::Tensor;
+use athanor_frontend::config::{Config, parse};
+use athanor_frontend::model::{build, flops};
+use athanor_ir::lr::{LrSchedule, Shape};
+use athanor_ir::run::{AdamWSpec, RunSpec};
+use athanor_ir::{DType, Module, TensorType};
+
+/// A folder of `tests/golden`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Every tensor of a safetensors file.
+pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let dtype = |d| match d {
+        safetensors::Dtype::F64 => DType::F64,
+        safetensors::Dtype::F32 => DType::F32,
+        safetensors::Dtype::BF16 => DType::BF16,
+        safetensors::Dtype::I32 => DType::I32,
+        other => panic!("{}: {other:?}", path.display()),
+    };
+    let read = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let ty = TensorType::new(dtype(view.dtype()), view.shape());
+        (name, Tensor { ty, bytes: view.data().to_vec() })
+    };
+    file.tensors().into_iter().map(read).collect()
+}
+
+/// A configuration of the model in `dir` (with a config.json), `extra` lines under `model_config`.
+pub fn config(dir: &Path, seq_length: usize, extra: &[&str]) -> Config {
+    let extra = extra.iter().map(|l| ["    ", l, "\n"].concat()).collect::<String>();
+    let text = format!(
+        "run_mode: train\nuse_legacy: False\npretrained_model_dir: {}\nrunner_config:\n  epochs: 1\n  batch_size: 2\n\
+         model:\n  model_config:\n    seq_length: {seq_length}\n{extra}\
+         optimizer:\n  type: AdamW\n  betas: [0.9, 0.95]\n  eps: 1.e-8\n  weight_decay: 0.1\n\
+         lr_schedule:\n  type: ConstantWarmUpLR\n  learning_rate: 3.e-4\n  warmup_steps: 0\n\
+         runner_wrapper:\n  type: MFTrainOneStepCell\n  use_clip_grad: True\n  max_grad_norm: 1.0\n\
+         train_dataset:\n  data_loader:\n    type: TokenBinDataLoader\n    path: tokens.bin\n    dtype: int32\n",
+        dir.display()
+    );
+    let loaded = parse("test.yaml", &text, &[]);
+    let messages = || loaded.diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    loaded.config.clone().unwrap_or_else(|| panic!("{}", messages()))
+}
+
+/// What `config` says about the run, as far as the passes look at it.
+pub fn run_spec(config: &Config) -> RunSpec {
+    let [beta1, beta2] = config.optimizer.betas.value;
+    let (eps, weight_decay) = (config.optimizer.eps.value, config.optimizer.weight_decay.value);
+    let peak = config.lr_schedule.learning_rate.value;
+    RunSpec {
+        seed: 1,
+        steps: 20,
+        epochs: 1,
+        batch_size: config.runner.batch_size.value,
+        accumulation: config.runner.gradient_accumulation_steps.value,
+        seq_length: config.model.seq_length.value,
+        vocab_size: config.model.vocab_size.value,
+        optimizer: AdamWSpec { beta1, beta2, eps, weight_decay },
+        max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
+        per_token_loss: config.model.calculate_per_token_loss.value,
+        lr: LrSchedule { learning_rate: peak, warmup_steps: 0, warmup_lr_init: 0.0, shape: Shape::Constant },
+        flops_per_sequence: flops::per_sequence(&config.model),
+        data: None,
+        load_checkpoint: String::new(),
+        output_dir: String::new(),
+        save_steps: 0,
+        keep_checkpoint_max: 0,
+        checkpoint_prefix: String::new(),
+        log_steps: 1,
+        hf_config: serde_json::Value::Null,
+    }
+}
+
+/// The model of `config`, verified.
+pub fn module(config: &Config, run: RunSpec, logits: bool) -> Module {
+    let module = build(config, run, logits).unwrap_or_else(|e| panic!("{e}"));
+    athanor_ir::verify::verify(&module).unwrap_or_else(|e| panic!("{e}"));
+    module
+}
+
+/// ‖a − b‖ / ‖b‖, or ‖a‖ where b is zero.
+pub fn relative_error(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    let scale = norm(&mut b.iter().copied());
+    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    if scale > 0.0 { difference / scale } else { difference }
+}
