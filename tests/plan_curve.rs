@@ -27,17 +27,27 @@ fn compiled(module: &Module, level: OptLevel, blocks: usize) -> Module {
     })
 }
 
-/// Loss and gradient norm of `steps` steps of w1-tiny.
+/// Loss and gradient norm of `steps` steps of w1-tiny, on two threads.
 fn curve(module: &Module, opt: OptLevel, level: CpuLevel, library: bool, steps: usize) -> Vec<[f64; 2]> {
+    curve_on(module, (opt, level, library), (2, 2), steps)
+}
+
+/// As [`curve`], compiled for `planned` threads and run by `threads`.
+fn curve_on(
+    module: &Module,
+    (opt, level, library): (OptLevel, CpuLevel, bool),
+    (planned, threads): (usize, usize),
+    steps: usize,
+) -> Vec<[f64; 2]> {
     let module = compiled(module, opt, 4);
-    let options = PlanOptions { threads: 2, level, config_hash: String::new(), reference: opt == OptLevel::O0 };
+    let options = PlanOptions { threads: planned, level, config_hash: String::new(), reference: opt == OptLevel::O0 };
     let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
     let dir = tempfile::tempdir().unwrap();
     let kernels = dir.path().join("kernels.so");
     if !compiled.texts.is_empty() {
         build_shared_object(&compiled.texts, level, &kernels).unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
     }
-    let device = DeviceOptions { kernels: Some(kernels), threads: Some(2), library, profile: false };
+    let device = DeviceOptions { kernels: Some(kernels), threads: Some(threads), library, profile: false };
     let mut device = CpuDevice::new(Arc::new(compiled.plan), 0, &device).unwrap_or_else(|e| panic!("{e}"));
     let dir = golden("curves/w1-tiny");
     let bytes = std::fs::read(dir.join("tokens.bin")).unwrap();
@@ -121,6 +131,18 @@ fn fused_kernels_follow_the_curve_at_every_cpu_level() {
         for library in [false, true] {
             follows(&format!("{level}, library {library}"), &curve(&m, OptLevel::O1, level, library, 20), 2e-6, 1e-5);
         }
+    }
+}
+
+/// Work is dealt in the shares that the plan was made for: partial sums are the same whoever computes them.
+#[test]
+fn a_plan_gives_the_same_bits_on_any_number_of_threads() {
+    let m = tiny(&["compute_dtype: float32"]);
+    let on = |threads| curve_on(&m, (OptLevel::O1, features::detect(), false), (5, threads), 5);
+    let all = on(5);
+    follows("five threads", &all, 2e-6, 1e-5);
+    for threads in [1, 2, 3] {
+        assert_eq!(on(threads), all, "{threads} threads");
     }
 }
 
