@@ -2,12 +2,15 @@
 //!
 //! [`trainer::train`] runs a plan directory from its first step, or from a checkpoint, to its last.
 
+pub mod checkpoint;
 pub mod codes;
 pub mod data;
 pub mod executor;
 pub mod init;
+pub mod metrics;
 pub mod plan_dir;
 pub mod source;
+pub mod trainer;
 
 #[cfg(test)]
 mod toy;

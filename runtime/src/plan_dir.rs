@@ -115,6 +115,17 @@ fn checksums(plan: &[u8], kernels: &Path) -> io::Result<String> {
     Ok(out)
 }
 
+/// Writes `plan` to the directory `to`; `make_kernels` gets the path where its shared object belongs, and may leave it
+/// out when there are no generated kernels.
+///
+/// # Errors
+/// [`PLAN_WRITE`], and what `make_kernels` reports; nothing is left behind, and an older plan at `to` stays.
+pub fn write(plan: &Plan, to: &Path, make_kernels: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let writer = Writer::create(to)?;
+    make_kernels(&writer.kernels())?;
+    writer.commit(plan)
+}
+
 /// A plan directory being written, out of sight until [`Writer::commit`]; dropped before that, it leaves nothing.
 #[derive(Debug)]
 pub struct Writer {

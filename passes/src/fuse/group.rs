@@ -42,9 +42,15 @@ impl Bodies {
     }
 }
 
-/// Whether `op` can be part of a group at all.
-fn fusible(op: &Op) -> bool {
-    match op {
+/// Values of fewer elements are computed by the reference ops; a group of them would only delay what waits for one.
+const SMALL: usize = 64;
+
+/// Whether `node` can be part of a group at all.
+fn fusible(func: &Func, node: &Node) -> bool {
+    if node.outputs.iter().chain(&node.inputs).all(|v| func.ty(*v).elements() < SMALL) {
+        return false;
+    }
+    match node.op {
         Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reduce { .. } => true,
         Op::RmsNorm { .. } | Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => true,
         _ => false,
@@ -199,7 +205,7 @@ impl Grouping<'_> {
     }
 
     fn grow(&mut self, node: usize) {
-        if !fusible(&self.func.nodes[node].op) || !self.valid(&[node]) {
+        if !fusible(self.func, &self.func.nodes[node]) || !self.valid(&[node]) {
             return;
         }
         let near: BTreeSet<usize> = self.producers(node).iter().filter_map(|p| self.of[*p]).collect();

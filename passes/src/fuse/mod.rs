@@ -3,6 +3,7 @@
 mod chunk;
 mod group;
 mod products;
+mod recompute;
 mod rules;
 
 use crate::egraph::rewrite;
@@ -14,7 +15,8 @@ use athanor_ir::{Func, Level, Module, Result};
 /// Joins element-wise ops, norms and reductions over one space into groups that become one kernel each.
 ///
 /// Before that, equality saturation picks the form of products and losses; the vocabulary product with its loss and
-/// gradients runs over blocks of tokens; and a sum of two matrix products accumulates in the second. Groups with equal
+/// gradients runs over blocks of tokens; and a sum of two matrix products accumulates in the second. An
+/// element-wise function that several groups read is computed in each of them instead of being stored. Groups with equal
 /// bodies call one function. A group never closes a cycle through ops outside it, and what it computes is what its ops
 /// computed: intermediate values of narrow types may keep more digits inside a group.
 #[derive(Debug, Default)]
@@ -54,7 +56,7 @@ impl Pass for Fuse {
         let fuse = |f: &Func| {
             let f = rewrite(f, rules::RULES, rules::cost);
             let f = chunk::split_loss(&f, self.loss_blocks);
-            group::fuse(&products::accumulate(&f), &mut bodies)
+            group::fuse(&recompute::cheap(&products::accumulate(&f)), &mut bodies)
         };
         let mut funcs: Vec<Func> = module.funcs.iter().map(fuse).collect();
         funcs.extend(bodies.into_funcs());

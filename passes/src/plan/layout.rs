@@ -118,6 +118,25 @@ impl Planner<'_> {
         last
     }
 
+    /// A product that accumulates in `value`'s place wants what it adds to there as well, and so on down the chain, as
+    /// long as nobody else reads those sums or the old content `old` of the place.
+    fn want_sums(&mut self, value: ValueId, place: Place, old: Option<ValueId>) {
+        let mut value = value;
+        while let Some(def) = self.defs[value.0 as usize] {
+            let node = &self.func.nodes[def];
+            let Some(acc) = node.inputs.get(2).copied().filter(|_| matches!(node.op, Op::Einsum { .. })) else {
+                return;
+            };
+            let Some(from) = self.defs[acc.0 as usize] else { return };
+            let unread = old.is_none_or(|o| self.last_read_through_views(o) < from);
+            if !(self.last_use[acc.0 as usize] == def && self.steerable(acc) && unread) {
+                return;
+            }
+            self.wanted.insert(acc, place);
+            value = acc;
+        }
+    }
+
     fn settle(&mut self, value: ValueId, place: Place) {
         self.places[value.0 as usize] = Some(place);
         self.residents.entry(place.home).or_default().push(value);
@@ -177,6 +196,7 @@ pub fn layout(func: &Func, names: &Names, persistent: &HashMap<ValueId, usize>) 
         match p.defs[value.0 as usize] {
             Some(def) if p.steerable(value) && safe(&p, def) => {
                 p.wanted.insert(value, named(state));
+                p.want_sums(value, named(state), old);
             }
             _ if Some(r.value) == old => {}
             _ => copies_out.push((r.value, state)),

@@ -11,8 +11,6 @@ type Status = c_int;
 
 /// `dnnl_bf16`.
 pub const BF16: c_int = 2;
-/// `dnnl_u8`.
-const BYTES: c_int = 6;
 /// `dnnl_f32`.
 pub const F32: c_int = 3;
 const CPU_ENGINE: c_int = 1;
@@ -22,9 +20,8 @@ const ARG_SRC: c_int = 1;
 const ARG_WEIGHTS: c_int = 33;
 const ARG_DST: c_int = 17;
 const ARG_SCRATCHPAD: c_int = 80;
-const QUERY_SCRATCHPAD_DESC: c_int = 136;
-/// The caller gives the scratch memory of each run; the library's own belongs to the thread that made the primitive.
-const SCRATCHPAD_USER: c_int = 1;
+const QUERY_SCRATCHPAD: c_int = 136;
+const SCRATCHPAD_BY_USER: c_int = 1;
 const MAX_NDIMS: usize = 12;
 
 /// `dnnl_exec_arg_t`.
@@ -105,13 +102,13 @@ pub struct Api {
     memory_destroy: Destroy,
     attr_create: Create,
     attr_destroy: Destroy,
-    attr_set_post_ops: unsafe extern "C" fn(Raw, Raw) -> Status,
     attr_set_scratchpad_mode: unsafe extern "C" fn(Raw, c_int) -> Status,
+    primitive_desc_query_md: unsafe extern "C" fn(Raw, c_int, c_int) -> *const c_void,
+    memory_desc_get_size: unsafe extern "C" fn(*const c_void) -> usize,
+    attr_set_post_ops: unsafe extern "C" fn(Raw, Raw) -> Status,
     post_ops_create: Create,
     post_ops_destroy: Destroy,
     primitive_desc_query: unsafe extern "C" fn(Raw, c_int, c_int, *mut c_void) -> Status,
-    primitive_desc_query_md: unsafe extern "C" fn(Raw, c_int, c_int) -> *const c_void,
-    memory_desc_get_size: unsafe extern "C" fn(*const c_void) -> usize,
     primitive_desc_destroy: Destroy,
     primitive_create: unsafe extern "C" fn(*mut Raw, Raw) -> Status,
     primitive_destroy: Destroy,
@@ -170,13 +167,13 @@ impl Api {
                 memory_destroy: symbol!(b"dnnl_memory_destroy"),
                 attr_create: symbol!(b"dnnl_primitive_attr_create"),
                 attr_destroy: symbol!(b"dnnl_primitive_attr_destroy"),
-                attr_set_post_ops: symbol!(b"dnnl_primitive_attr_set_post_ops"),
                 attr_set_scratchpad_mode: symbol!(b"dnnl_primitive_attr_set_scratchpad_mode"),
+                primitive_desc_query_md: symbol!(b"dnnl_primitive_desc_query_md"),
+                memory_desc_get_size: symbol!(b"dnnl_memory_desc_get_size"),
+                attr_set_post_ops: symbol!(b"dnnl_primitive_attr_set_post_ops"),
                 post_ops_create: symbol!(b"dnnl_post_ops_create"),
                 post_ops_destroy: symbol!(b"dnnl_post_ops_destroy"),
                 primitive_desc_query: symbol!(b"dnnl_primitive_desc_query"),
-                primitive_desc_query_md: symbol!(b"dnnl_primitive_desc_query_md"),
-                memory_desc_get_size: symbol!(b"dnnl_memory_desc_get_size"),
                 primitive_desc_destroy: symbol!(b"dnnl_primitive_desc_destroy"),
                 primitive_create: symbol!(b"dnnl_primitive_create"),
                 primitive_destroy: symbol!(b"dnnl_primitive_destroy"),
@@ -259,12 +256,14 @@ impl Api {
 
     fn primitive(&self, a: &MemoryDesc, b: &MemoryDesc, c: &MemoryDesc, accumulate: bool) -> Result<Matmul, Status> {
         let (mut attr, mut ops) = (ptr::null_mut(), ptr::null_mut());
-        let mut desc: Raw = ptr::null_mut();
+        let (mut desc, mut primitive) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: out-pointers are valid, inputs live, and what is made here is freed here except the primitive.
         unsafe {
             let made = (|| {
                 check((self.attr_create)(&raw mut attr))?;
-                check((self.attr_set_scratchpad_mode)(attr, SCRATCHPAD_USER))?;
+                // The library's own scratchpad is sized in the thread that creates the primitive, and too small, or
+                // missing, in the others.
+                check((self.attr_set_scratchpad_mode)(attr, SCRATCHPAD_BY_USER))?;
                 if accumulate {
                     check((self.post_ops_create)(&raw mut ops))?;
                     check(match &self.version {
@@ -293,15 +292,12 @@ impl Api {
                 let mut name: *const c_char = ptr::null();
                 check((self.primitive_desc_query)(desc, QUERY_IMPLEMENTATION, 0, (&raw mut name).cast()))?;
                 let name = if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into() };
-                let (scratchpad, scratch_bytes) = self.scratchpad(desc)?;
-                let mut primitive = ptr::null_mut();
-                if let Err(e) = check((self.primitive_create)(&raw mut primitive, desc)) {
-                    self.free_desc(&scratchpad);
-                    return Err(e);
-                }
-                Ok(Matmul { primitive, descs: vec![], scratchpad, scratch_bytes, implementation: name })
+                let scratch = (self.primitive_desc_query_md)(desc, QUERY_SCRATCHPAD, 0);
+                let scratch_bytes = if scratch.is_null() { 0 } else { (self.memory_desc_get_size)(scratch) };
+                check((self.primitive_create)(&raw mut primitive, desc))?;
+                Ok(Matmul { primitive, desc, descs: vec![], scratch, scratch_bytes, implementation: name })
             })();
-            if !desc.is_null() {
+            if made.is_err() && !desc.is_null() {
                 (self.primitive_desc_destroy)(desc);
             }
             if !ops.is_null() {
@@ -314,40 +310,27 @@ impl Api {
         }
     }
 
-    /// Layout (a run of bytes) and size of the scratch memory that a product needs.
-    ///
-    /// # Safety
-    /// `desc` is a primitive descriptor.
-    unsafe fn scratchpad(&self, desc: Raw) -> Result<(MemoryDesc, usize), Status> {
-        // SAFETY: the descriptor is live, and the layout it returns is its own and only measured here.
-        let bytes = unsafe {
-            let layout = (self.primitive_desc_query_md)(desc, QUERY_SCRATCHPAD_DESC, 0);
-            if layout.is_null() { 0 } else { (self.memory_desc_get_size)(layout) }
-        };
-        // The library compares no more than the size.
-        let one_row = Layout { dims: [1, bytes.max(1) as i64], strides: [bytes.max(1) as i64, 1], dtype: BYTES };
-        Ok((self.describe(&one_row)?, bytes))
-    }
-
     /// Runs `matmul` in this thread.
     ///
     /// # Safety
-    /// `data` points to operands a, b and c of the layouts that `matmul` was made with, then to scratch memory of
-    /// [`Matmul::scratch_bytes`] bytes that nobody else uses meanwhile.
-    pub unsafe fn execute(&self, matmul: &Matmul, data: [*mut c_void; 4]) -> Result<(), Status> {
+    /// `data` points to operands a, b and c of the layouts that `matmul` was made with, `scratch` to
+    /// [`Matmul::scratch_bytes`] that nobody else uses.
+    pub unsafe fn execute(&self, matmul: &Matmul, data: [*mut c_void; 3], scratch: *mut c_void) -> Result<(), Status> {
         let mut stream = ptr::null_mut();
-        let mut args =
-            [ARG_SRC, ARG_WEIGHTS, ARG_DST, ARG_SCRATCHPAD].map(|arg| ExecArg { arg, memory: ptr::null_mut() });
-        let descs = matmul.descs.iter().chain([&matmul.scratchpad]);
+        let descs = matmul.descs.iter().map(MemoryDesc::as_ptr).chain([matmul.scratch]);
+        let kinds = [ARG_SRC, ARG_WEIGHTS, ARG_DST, ARG_SCRATCHPAD];
+        let mut args = kinds.map(|arg| ExecArg { arg, memory: ptr::null_mut() });
+        let count = if matmul.scratch_bytes > 0 { 4 } else { 3 };
         // SAFETY: stream and memories live until the end of the block; the caller vouches for the data. The CPU engine
         // has finished when `execute` returns.
         unsafe {
             let done = (|| {
                 check((self.stream_create)(&raw mut stream, self.engine, IN_ORDER))?;
-                for ((arg, desc), data) in args.iter_mut().zip(descs).zip(data) {
-                    check((self.memory_create)(&raw mut arg.memory, desc.as_ptr(), self.engine, data))?;
+                let places = data.into_iter().chain([scratch]);
+                for ((arg, desc), place) in args[..count].iter_mut().zip(descs).zip(places) {
+                    check((self.memory_create)(&raw mut arg.memory, desc, self.engine, place))?;
                 }
-                check((self.primitive_execute)(matmul.primitive, stream, 4, args.as_ptr()))
+                check((self.primitive_execute)(matmul.primitive, stream, count as c_int, args.as_ptr()))
             })();
             for arg in args.iter().filter(|a| !a.memory.is_null()) {
                 (self.memory_destroy)(arg.memory);
@@ -362,8 +345,11 @@ impl Api {
     /// Frees `matmul`.
     pub fn free(&self, matmul: &Matmul) {
         // SAFETY: the caller, the cache's owner, frees each primitive once.
-        unsafe { (self.primitive_destroy)(matmul.primitive) };
-        for desc in matmul.descs.iter().chain([&matmul.scratchpad]) {
+        unsafe {
+            (self.primitive_destroy)(matmul.primitive);
+            (self.primitive_desc_destroy)(matmul.desc);
+        }
+        for desc in &matmul.descs {
             self.free_desc(desc);
         }
     }
@@ -379,9 +365,11 @@ impl Drop for Api {
 /// A compiled product.
 pub struct Matmul {
     primitive: Raw,
+    /// Owns the layout of the scratchpad.
+    desc: Raw,
     descs: Vec<MemoryDesc>,
-    scratchpad: MemoryDesc,
-    /// Scratch memory of one run.
+    scratch: *const c_void,
+    /// Memory that one execution needs, 64-byte aligned.
     pub scratch_bytes: usize,
     /// The library's name for the implementation it chose.
     pub implementation: String,

@@ -20,24 +20,18 @@ const NAMES: [&str; 2] = ["libdnnl.so.3", "libdnnl.so.2"];
 /// Rows or columns of C that a worker's share is a multiple of: two AMX tiles.
 const UNIT: usize = 32;
 
-/// A cache line of scratch memory.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
-
-impl Default for Line {
-    fn default() -> Self {
-        Self([0; 64])
-    }
-}
-
 /// The opened library and the products it has compiled.
 pub struct OneDnn {
-    /// Scratch memory of finished runs, one piece per worker at most, to be used again.
-    scratch: Mutex<Vec<Vec<Line>>>,
     cache: RwLock<HashMap<GemmSpec, Arc<api::Matmul>>>,
+    /// Scratchpads that no execution is using: at most one per worker in the end, each as large as its largest product.
+    scratch: Mutex<Vec<Vec<Line>>>,
     api: api::Api,
 }
+
+/// A cache line, for alignment.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code, reason = "only its size and alignment matter")] [u8; 64]);
 
 /// How a product is shared out: by rows or by columns of C.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,9 +120,12 @@ impl OneDnn {
         // Also needed when the product was compiled before, by another thread.
         self.api.one_thread();
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        scratch.resize(scratch.len().max(matmul.scratch_bytes.div_ceil(size_of::<Line>())), Line::default());
-        // SAFETY: the caller vouches for the operands, `matmul` was made for `spec`, and the scratch is this call's own.
-        let done = unsafe { self.api.execute(&matmul, [a.cast_mut(), b.cast_mut(), c, scratch.as_mut_ptr().cast()]) };
+        let lines = matmul.scratch_bytes.div_ceil(64);
+        if scratch.len() < lines {
+            scratch = vec![Line([0; 64]); lines];
+        }
+        // SAFETY: the caller vouches for the operands, `matmul` was made for `spec`, and this scratchpad is out of the list.
+        let done = unsafe { self.api.execute(&matmul, [a.cast_mut(), b.cast_mut(), c], scratch.as_mut_ptr().cast()) };
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         done.map_err(|status| Box::new(refuse(spec, status)))
     }

@@ -84,6 +84,30 @@ fn products_match_f64() {
     }
 }
 
+/// Large enough for scratchpads that matter, in equal parts, so that workers share one compiled product.
+#[test]
+fn workers_do_not_share_scratch_memory() {
+    let Some(dnn) = OneDnn::load() else { return };
+    let (m, n, k) = (512, 256, 256);
+    for d in [DType::F32, DType::BF16] {
+        let spec = GemmSpec { m, n, k, a: row_major(d, k), b: transposed(d, k), c: row_major(d, n), accumulate: false };
+        let (a, _) = operand(spec.a, m, k, 5);
+        let (b, _) = operand(spec.b, k, n, 6);
+        let run = |threads: usize| {
+            let pool = Pool::new(threads).unwrap();
+            let mut c = vec![0u8; m * n * d.bytes()];
+            for _ in 0..20 {
+                // SAFETY: the buffers were made for this spec.
+                unsafe { dnn.run(&pool, &spec, a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast()) }.unwrap();
+            }
+            c
+        };
+        // Every element is summed over k in the same order whatever the rows of a share.
+        let alone = run(1);
+        assert!(run(2) == alone && run(4) == alone, "{d:?}");
+    }
+}
+
 #[test]
 fn same_bits_every_time() {
     let Some(dnn) = OneDnn::load() else { return };

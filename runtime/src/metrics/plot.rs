@@ -1,0 +1,171 @@
+//! The loss curve as a picture: every step thin and pale, and a smoothed line over it.
+
+use crate::codes::OUTPUT;
+use athanor_ir::{Diagnostic, Result};
+use plotters::prelude::*;
+use std::io::Write as _;
+use std::path::Path;
+
+/// Weight of the past in the smoothed line, when there are enough points for it.
+const SMOOTHING: f64 = 0.95;
+
+const RAW: RGBColor = RGBColor(168, 196, 226);
+const SMOOTH: RGBColor = RGBColor(17, 76, 140);
+const GRID: RGBColor = RGBColor(232, 232, 232);
+
+/// Writes the curve of `points` (step, loss) to the `.svg` file `path`; nothing without a point.
+///
+/// # Errors
+/// [`OUTPUT`].
+pub fn write(path: &Path, title: &str, points: &[(u64, f64)]) -> Result<()> {
+    let failed = |why: String| {
+        Diagnostic::error(&OUTPUT, format!("cannot write the plot {}: {why}", path.display()))
+            .help("give an .svg file in a writable directory")
+            .err()
+    };
+    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("svg")) {
+        return failed("only SVG is drawn".into());
+    }
+    if points.is_empty() {
+        return Ok(());
+    }
+    let svg = match draw(title, points) {
+        Ok(svg) => svg,
+        Err(why) => return failed(why),
+    };
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let save = || {
+        std::fs::create_dir_all(dir)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".plot.").suffix(".partial");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut temp = builder.tempfile_in(dir)?;
+        temp.write_all(svg.as_bytes())?;
+        temp.persist(path)?;
+        Ok(())
+    };
+    save().or_else(|e: std::io::Error| failed(e.to_string()))
+}
+
+/// Exponential mean of `points`, corrected for its start.
+fn smooth(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
+    // Short runs are smoothed over fewer steps.
+    let keep = SMOOTHING.min(1.0 - 10.0 / (points.len() as f64 + 10.0));
+    let (mut sum, mut weight) = (0.0, 0.0);
+    let step = |&(step, loss): &(u64, f64)| {
+        sum = keep * sum + (1.0 - keep) * loss;
+        weight = keep * weight + (1.0 - keep);
+        (step as f64, sum / weight)
+    };
+    points.iter().map(step).collect()
+}
+
+fn draw(title: &str, points: &[(u64, f64)]) -> std::result::Result<String, String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let finite = || points.iter().map(|p| p.1).filter(|l| l.is_finite());
+    let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+    if low > high {
+        return Err("no loss is finite".into());
+    }
+    let margin = ((high - low) * 0.05).max(1e-6 * high.abs()).max(1e-9);
+    let (first, last) = (points[0].0 as f64, points[points.len() - 1].0 as f64);
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (960, 540)).into_drawing_area();
+        root.fill(&WHITE).map_err(|e| text(&e))?;
+        let mut chart = ChartBuilder::on(&root)
+            .caption(title, ("sans-serif", 22))
+            .margin(16)
+            .x_label_area_size(48)
+            .y_label_area_size(64)
+            .build_cartesian_2d(first..last.max(first + 1.0), low - margin..high + margin)
+            .map_err(|e| text(&e))?;
+        let digits = decimals(high - low + 2.0 * margin);
+        chart
+            .configure_mesh()
+            .x_desc("step")
+            .y_desc("loss")
+            .axis_desc_style(("sans-serif", 17))
+            .label_style(("sans-serif", 14))
+            .bold_line_style(GRID)
+            .light_line_style(WHITE)
+            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
+            .y_label_formatter(&|y| format!("{y:.digits$}"))
+            .draw()
+            .map_err(|e| text(&e))?;
+        let raw = points.iter().filter(|p| p.1.is_finite()).map(|p| (p.0 as f64, p.1));
+        chart
+            .draw_series(LineSeries::new(raw, RAW.stroke_width(1)))
+            .map_err(|e| text(&e))?
+            .label("each step")
+            .legend(|(x, y)| PathElement::new(vec![(x, y), (x + 24, y)], RAW.stroke_width(2)));
+        let finite: Vec<(u64, f64)> = points.iter().copied().filter(|p| p.1.is_finite()).collect();
+        chart
+            .draw_series(LineSeries::new(smooth(&finite), SMOOTH.stroke_width(2)))
+            .map_err(|e| text(&e))?
+            .label("smoothed")
+            .legend(|(x, y)| PathElement::new(vec![(x, y), (x + 24, y)], SMOOTH.stroke_width(2)));
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .legend_area_size(32)
+            .background_style(WHITE.mix(0.8))
+            .border_style(GRID)
+            .label_font(("sans-serif", 15))
+            .draw()
+            .map_err(|e| text(&e))?;
+        root.present().map_err(|e| text(&e))?;
+    }
+    Ok(svg)
+}
+
+/// Digits after the point that tell the labels of an axis of this length apart.
+fn decimals(length: f64) -> usize {
+    (1.0 - length.log10().floor()).clamp(0.0, 9.0) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curve(steps: u64) -> Vec<(u64, f64)> {
+        (1..=steps).map(|s| (s, 2.0 + 4.0 * (-(s as f64) / 80.0).exp() + 0.15 * (s as f64 * 1.7).sin())).collect()
+    }
+
+    #[test]
+    fn the_picture_has_axes_and_both_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out/loss.svg");
+        write(&path, "toy: loss", &curve(400)).unwrap();
+        let svg = std::fs::read_to_string(&path).unwrap();
+        for word in ["<svg", "step", "loss", "each step", "smoothed", "toy: loss", "#114C8C"] {
+            assert!(svg.contains(word), "{word}");
+        }
+        if let Some(keep) = std::env::var_os("ATHANOR_KEEP_PLOT") {
+            std::fs::copy(&path, keep).unwrap();
+        }
+    }
+
+    #[test]
+    fn odd_curves_are_drawn_and_bad_places_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        write(&at("one.svg"), "one point", &[(1, 3.0)]).unwrap();
+        write(&at("flat.svg"), "flat", &[(1, 3.0), (2, 3.0), (3, f64::NAN)]).unwrap();
+        write(&at("none.svg"), "none", &[]).unwrap();
+        assert!(!at("none.svg").exists());
+        for bad in ["loss.png", "loss"] {
+            assert_eq!(write(&at(bad), "t", &[(1, 1.0)]).unwrap_err().code.id, "R0009");
+        }
+        assert_eq!(write(&at("nan.svg"), "t", &[(1, f64::NAN)]).unwrap_err().code.id, "R0009");
+    }
+
+    #[test]
+    fn smoothing_keeps_a_constant_and_follows_a_step() {
+        let flat: Vec<(u64, f64)> = (1..50).map(|s| (s, 2.0)).collect();
+        assert!(smooth(&flat).iter().all(|p| (p.1 - 2.0).abs() < 1e-12));
+        let late = smooth(&curve(1000))[999].1;
+        assert!((late - 2.0).abs() < 0.1);
+    }
+}

@@ -1,0 +1,370 @@
+//! The main job: a plan from its first step, or from a checkpoint, to its last.
+
+use crate::checkpoint::{Resume, Saver, State, load_weights, resume, save};
+use crate::executor::Executor;
+use crate::metrics::StepRecord;
+use crate::metrics::log_line::Progress;
+use crate::metrics::memory::{Resident, resident};
+use crate::metrics::reporter::{ReportOptions, Reporter};
+use crate::plan_dir;
+use crate::source::{BatchSource, DataSource};
+use athanor_backends::cpu::device::DeviceOptions;
+use athanor_backends::cpu::profile::Profile;
+use athanor_ir::plan::{BufferRole, Plan};
+use athanor_ir::run::RunSpec;
+use athanor_ir::{Diagnostic, Result};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What the command line adds to a plan.
+#[derive(Debug, Clone)]
+pub struct TrainOptions {
+    /// Write one JSON object per step here.
+    pub metrics_json: Option<PathBuf>,
+    /// Draw the loss here at the end, as SVG.
+    pub plot: Option<PathBuf>,
+    /// Continue an earlier run.
+    pub resume: Resume,
+    /// Stop after this many steps in all, instead of the plan's number; rates keep to the plan's schedule.
+    pub steps: Option<u64>,
+    /// Workers, at most as many as the plan was compiled for.
+    pub threads: Option<usize>,
+    /// Measure every kernel, from the second step on.
+    pub profile: bool,
+    /// Print nothing.
+    pub quiet: bool,
+    /// Use oneDNN if it is installed.
+    pub library: bool,
+    /// Write below this directory instead of the plan's `output_dir`.
+    pub output_dir: Option<PathBuf>,
+    /// Finish the step, save and stop when this becomes true; SIGINT and SIGTERM set it if `signals`.
+    pub stop: Arc<AtomicBool>,
+    /// Stop at SIGINT and SIGTERM; a second one ends the process at once with exit code 130.
+    pub signals: bool,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            metrics_json: None,
+            plot: None,
+            resume: Resume::No,
+            steps: None,
+            threads: None,
+            profile: false,
+            quiet: false,
+            library: true,
+            output_dir: None,
+            stop: Arc::default(),
+            signals: true,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Finished optimizer steps, those of earlier parts of the run included.
+    pub steps: u64,
+    /// Steps of this part.
+    pub steps_here: u64,
+    /// Loss of the first step of this part.
+    pub first_loss: Option<f64>,
+    /// Loss of the last step.
+    pub last_loss: Option<f64>,
+    /// Seconds of all steps of this part, without saving.
+    pub seconds: f64,
+    /// Tokens per second over this part.
+    pub tokens_per_s: f64,
+    /// The run was asked to stop: the command exits with 130.
+    pub interrupted: bool,
+    /// Newest checkpoint that this part has written.
+    pub checkpoint: Option<PathBuf>,
+    /// Size of the arena.
+    pub arena_bytes: u64,
+    /// Resident memory before the plan was loaded, and at the end.
+    pub resident: Option<(Resident, Resident)>,
+    /// Time by kernel, if it was measured.
+    pub profile: Option<Profile>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let end = if self.interrupted { "stopped" } else { "finished" };
+        write!(f, "{end} after {} steps", self.steps)?;
+        if let (Some(first), Some(last)) = (self.first_loss, self.last_loss) {
+            write!(f, ": loss {first:.4} → {last:.4}, {:.0} tokens/s", self.tokens_per_s)?;
+        }
+        write!(f, "\nmemory: arena {:.1} MiB as planned", mib(self.arena_bytes))?;
+        if let Some((before, after)) = self.resident {
+            write!(f, "; process {:.1} MiB at its peak, {:.1} MiB before", mib(after.peak), mib(before.now))?;
+        }
+        if let Some(path) = &self.checkpoint {
+            write!(f, "\nsaved {}", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Trains the plan directory `path`.
+///
+/// # Errors
+/// Codes of this crate and of the CPU device; what was saved before stays good.
+pub fn train(path: &Path, options: &TrainOptions) -> Result<Summary> {
+    let loaded = plan_dir::read(path)?;
+    train_plan(loaded.plan, loaded.kernels, options)
+}
+
+/// Trains `plan` on the data that it names; `kernels` is its shared object, if it has one.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_plan(plan: Plan, kernels: Option<PathBuf>, options: &TrainOptions) -> Result<Summary> {
+    train_with(plan, kernels, options, |run, start| {
+        let source = DataSource::open(run, start)?;
+        let notes = source.notes.clone();
+        Ok((Box::new(source), notes))
+    })
+}
+
+/// A source of batches and what opening it had to say.
+pub type Opened = (Box<dyn BatchSource>, Vec<Diagnostic>);
+
+/// Trains `plan` on batches that `open` gives for the run from a 0-based step on.
+///
+/// # Errors
+/// As [`train`], and what `open` reports.
+pub fn train_with(
+    mut plan: Plan,
+    kernels: Option<PathBuf>,
+    options: &TrainOptions,
+    open: impl FnOnce(&RunSpec, u64) -> Result<Opened>,
+) -> Result<Summary> {
+    let before = resident();
+    if let Some(dir) = &options.output_dir {
+        plan.run.output_dir = dir.to_string_lossy().into_owned();
+    }
+    let device =
+        DeviceOptions { threads: options.threads, kernels, library: options.library, profile: options.profile };
+    let mut executor = Executor::new(Arc::new(plan), &device)?;
+    let run = executor.run().clone();
+    let (finished, resumed) = fill(&mut executor, &run, &options.resume)?;
+    let (mut source, notes) = open(&run, finished)?;
+    let total = options.steps.unwrap_or(run.steps);
+    let epochs = run.epochs.max(1);
+    let progress = Progress { epochs, steps_per_epoch: (run.steps / epochs).max(1), total };
+    let report = ReportOptions {
+        quiet: options.quiet,
+        every: run.log_steps,
+        metrics_json: options.metrics_json.clone(),
+        plot: options.plot.clone(),
+        output_dir: save::root(&run).parent().map(Path::to_path_buf).unwrap_or_default(),
+        title: format!("{}: training loss", executor.device().plan().model),
+    };
+    let mut reporter = Reporter::new(report, progress, finished)?;
+    for line in opening(&executor, resumed.as_deref(), finished) {
+        reporter.say(&line)?;
+    }
+    for note in notes {
+        reporter.say(&format!("{}: {}", note.code.id, note.message))?;
+    }
+    let _signals = options.signals.then(|| Signals::new(&options.stop));
+    let mut job = Job {
+        saver: Saver::new(&run),
+        executor: &mut executor,
+        run: &run,
+        progress,
+        stop: &options.stop,
+        summary: Summary {
+            steps: finished,
+            steps_here: 0,
+            first_loss: None,
+            last_loss: None,
+            seconds: 0.0,
+            tokens_per_s: 0.0,
+            interrupted: false,
+            checkpoint: None,
+            arena_bytes: 0,
+            resident: None,
+            profile: None,
+        },
+    };
+    let done = job.steps(finished, total, &mut *source, &mut reporter);
+    let mut summary = job.summary;
+    // The picture shows how a run failed, too; that failure is what is reported.
+    let drawn = reporter.finish();
+    done?;
+    drawn?;
+    summary.arena_bytes = executor.device().stage().arena_bytes as u64;
+    summary.resident = before.zip(resident());
+    summary.profile = executor.device().profile().cloned();
+    Ok(summary)
+}
+
+/// Puts values into the weights: drawn, loaded, or those of an earlier part of the run with its number of steps.
+fn fill(executor: &mut Executor, run: &RunSpec, from: &Resume) -> Result<(u64, Option<PathBuf>)> {
+    let place = match from {
+        Resume::No => None,
+        Resume::Latest => Some(resume::directory(&save::root(run))?),
+        Resume::From(path) => Some(resume::directory(path)?),
+    };
+    let finished = if let Some(dir) = &place {
+        resume::restore(executor.device_mut(), dir, batch(run))?.global_step
+    } else {
+        if run.load_checkpoint.is_empty() {
+            executor.initialise()?;
+        } else {
+            load_weights(executor.device_mut(), Path::new(&run.load_checkpoint))?;
+        }
+        0
+    };
+    // Tables and copies in low precision follow from the weights.
+    executor.setup()?;
+    Ok((finished, place))
+}
+
+/// Sequences of one step.
+fn batch(run: &RunSpec) -> u64 {
+    run.batch_size as u64 * run.accumulation as u64
+}
+
+/// What is said before the first step.
+fn opening(executor: &Executor, resumed: Option<&Path>, finished: u64) -> Vec<String> {
+    let (device, run) = (executor.device(), executor.run());
+    let weights = device.stage().buffers.iter().filter(|b| matches!(b.role, BufferRole::Weight { .. }));
+    let count: usize = weights.map(|b| b.bytes / b.dtype.bytes()).sum();
+    let library = if device.uses_library() { ", oneDNN" } else { "" };
+    let mut lines = vec![format!(
+        "{}: {count} parameters, {} sequences of {} tokens per step, arena {} bytes, {} threads{library}",
+        device.plan().model,
+        batch(run),
+        run.seq_length,
+        device.stage().arena_bytes,
+        device.threads(),
+    )];
+    if let Some(path) = resumed {
+        lines.push(format!("resume from {} after {finished} steps", path.display()));
+    } else if !run.load_checkpoint.is_empty() {
+        lines.push(format!("weights from {}", run.load_checkpoint));
+    }
+    lines
+}
+
+/// A run in progress.
+struct Job<'a> {
+    executor: &'a mut Executor,
+    run: &'a RunSpec,
+    saver: Saver,
+    progress: Progress,
+    stop: &'a AtomicBool,
+    summary: Summary,
+}
+
+impl Job<'_> {
+    fn steps(
+        &mut self,
+        finished: u64,
+        total: u64,
+        source: &mut dyn BatchSource,
+        reporter: &mut Reporter,
+    ) -> Result<()> {
+        let samples = batch(self.run);
+        let tokens = samples * self.run.seq_length as u64;
+        let mut saved = finished;
+        for step in finished..total {
+            let start = Instant::now();
+            let out = self.executor.step(step, source)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let s = &mut self.summary;
+            s.steps = step + 1;
+            s.steps_here += 1;
+            s.first_loss.get_or_insert(out.loss);
+            s.last_loss = Some(out.loss);
+            s.seconds += seconds;
+            s.tokens_per_s = (s.steps_here * tokens) as f64 / s.seconds.max(1e-9);
+            reporter.step(&StepRecord {
+                step: step + 1,
+                epoch: step / self.progress.steps_per_epoch + 1,
+                loss: out.loss,
+                grad_norm: out.grad_norm,
+                lr: out.lr,
+                seconds,
+                samples,
+                tokens,
+                consumed_samples: (step + 1) * samples,
+                flops: self.run.flops_per_sequence * samples as f64,
+            })?;
+            // The first step compiles products and touches memory: it would hide where time goes.
+            if s.steps_here == 1
+                && total > step + 1
+                && let Some(profile) = self.executor.device_mut().profile_mut()
+            {
+                profile.clear();
+            }
+            let due = self.run.save_steps > 0 && (step + 1).is_multiple_of(self.run.save_steps);
+            if due {
+                self.save(reporter)?;
+                saved = step + 1;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                self.summary.interrupted = true;
+                break;
+            }
+        }
+        let unsaved = self.summary.steps > saved;
+        if unsaved && (self.run.save_steps > 0 || self.summary.interrupted) {
+            self.save(reporter)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
+        let (done, per_epoch) = (self.summary.steps, self.progress.steps_per_epoch);
+        let (epoch, step) = ((done - 1) / per_epoch + 1, (done - 1) % per_epoch + 1);
+        let state = State {
+            epoch_num: epoch,
+            step_num: step,
+            global_step: done,
+            loss_scale: 1.0,
+            global_batch_size: batch(self.run),
+            consumed_samples: done * batch(self.run),
+            ckpt_status: 0,
+        };
+        reporter.say("......Saving ckpt......")?;
+        let start = Instant::now();
+        self.summary.checkpoint = Some(self.saver.save(self.executor.device(), &state)?);
+        let seconds = start.elapsed().as_secs_f64();
+        reporter.say(&format!("Finish saving ckpt of epoch {epoch} step {step} using {seconds:.3} seconds"))
+    }
+}
+
+/// Signal handlers, for as long as a run lasts.
+struct Signals(Vec<signal_hook::SigId>);
+
+impl Signals {
+    fn new(stop: &Arc<AtomicBool>) -> Self {
+        use signal_hook::{consts, flag};
+        let mut ids = vec![];
+        for signal in [consts::SIGINT, consts::SIGTERM] {
+            // Without a handler the signal ends the process, as it did before.
+            ids.extend(flag::register_conditional_shutdown(signal, 130, Arc::clone(stop)));
+            ids.extend(flag::register(signal, Arc::clone(stop)));
+        }
+        Self(ids)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in self.0.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
