@@ -281,12 +281,14 @@ impl CpuDevice {
                 .err();
         };
         let base = self.arena.base();
+        let stage = &self.plan.stages[self.stage];
         for (i, s) in steps.iter().enumerate() {
             let start = self.profile.is_some().then(Instant::now);
             match &s.work {
-                // SAFETY: `check` found the operands inside the arena, and results apart from one another.
                 Work::Reference { op, ins, outs } => {
-                    unsafe { reference(base, op, ins, outs) }.or_else(|e| step_failed(self.stage(), name, i, &e))?
+                    // SAFETY: `check` found the operands inside the arena, and results apart from one another.
+                    let done = unsafe { reference(base, op, ins, outs) };
+                    done.or_else(|e| step_failed(stage, name, i, &e))?;
                 }
                 Work::Generated { call, grid, buffers } => {
                     let buffers = &buffers;
