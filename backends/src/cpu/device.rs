@@ -292,7 +292,8 @@ impl CpuDevice {
                 }
                 Work::Generated { call, grid, buffers } => {
                     let buffers = &buffers;
-                    self.pool.run(*grid, &|worker, lo, hi| {
+                    // Shares are those the kernel's scratch and partial sums are made for, whatever the number of threads.
+                    self.pool.run_shares(*grid, self.plan.target.threads, &|worker, lo, hi| {
                         // SAFETY: the addresses are those of checked buffers of the sizes that the kernel was compiled
                         // for, and items of its grid are independent.
                         unsafe { call(buffers.0.as_ptr(), lo as i64, hi as i64, worker as i64) }
