@@ -1,6 +1,6 @@
 # `make` lists the targets. `make demo` and `make test` work on a bare Debian 12 that has rustup.
 .DEFAULT_GOAL := help
-.PHONY: help setup build runner demo test test-long test-interop bench fmt clippy clean
+.PHONY: help setup build runner demo test test-long check-runner test-interop bench fmt clippy clean
 
 # Tests and benchmarks that need PyTorch or transformers keep them here.
 VENV := .venv
@@ -23,6 +23,10 @@ demo: build ## train the quickstart on real text, about two minutes of training 
 
 test: setup ## all tests but the long ones
 	cargo test --workspace --no-fail-fast
+	@scripts/check-runner.sh
+
+check-runner: setup ## the runner has no LLVM in it and trains what was compiled
+	@scripts/check-runner.sh
 
 test-long: setup ## the long tests too
 	cargo test --workspace --release -- --include-ignored

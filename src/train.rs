@@ -49,6 +49,7 @@ pub struct Args {
     plot: Option<PathBuf>,
     /// Go on from the newest checkpoint of the run, or from the one at PATH
     #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true)]
+    #[expect(clippy::option_option, reason = "the flag may be absent, bare, or have a path")]
     resume: Option<Option<PathBuf>>,
     /// Measure every kernel and print where the time went
     #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true,

@@ -31,7 +31,7 @@ enum Format {
     Jsonl,
     /// Plain text
     Text,
-    /// Raw wikitext, cleaned as wikitext_to_bin.py does
+    /// Raw wikitext, cleaned as `wikitext_to_bin.py` does
     Wikitext,
 }
 

@@ -20,7 +20,7 @@ pub struct Args {
     /// Size of the vocabulary, with special tokens and the 256 bytes
     #[arg(long, default_value_t = 32000, value_name = "N")]
     vocab_size: usize,
-    /// Where to write tokenizer.json; tokenizer_config.json goes beside it
+    /// Where to write tokenizer.json; `tokenizer_config.json` goes beside it
     #[arg(long, short, default_value = "tokenizer.json", value_name = "FILE")]
     output: PathBuf,
     /// Pairs seen less often are not merged

@@ -17,7 +17,7 @@ use clap::Parser;
 #[command(after_help = "Examples:\n  athanor explain C0003\n  athanor explain fuse\n  athanor explain rms_norm\n  \
                         athanor explain passes\n  athanor explain")]
 pub struct Args {
-    /// C0003, fuse, nn.rms_norm; or one of the lists: codes, passes, ops
+    /// C0003, fuse, `nn.rms_norm`; or one of the lists: codes, passes, ops
     name: Option<String>,
 }
 
@@ -48,7 +48,7 @@ fn code_text(code: &Code) -> String {
     format!("{}: {}\n\n{}\n", code.id, code.title, wrapped(code.explain))
 }
 
-fn unknown(name: &str, codes: &[&Code]) -> Box<Diagnostic> {
+fn unknown(name: &str, codes: &[&Code]) -> Diagnostic {
     let ops = ops::docs();
     let mut names: Vec<&str> = codes.iter().map(|c| c.id).chain(pass_names()).collect();
     names.extend(ops.iter().map(|o| o.name.as_str()));
@@ -64,7 +64,7 @@ fn unknown(name: &str, codes: &[&Code]) -> Box<Diagnostic> {
             "this runner has no compiler in it and knows the codes of running only; `athanor explain` lists them".into()
         }
     };
-    Box::new(Diagnostic::error(&UNKNOWN_NAME, format!("no code, pass or op is called {name:?}")).help(help))
+    Diagnostic::error(&UNKNOWN_NAME, format!("no code, pass or op is called {name:?}")).help(help)
 }
 
 fn list_codes() -> String {
@@ -113,9 +113,9 @@ fn pass(name: &str) -> Option<String> {
         vec![o.name.to_owned(), kind(&o.kind), format!("default {}", o.default), o.doc.to_owned()]
     };
     let rows: Vec<Vec<String>> = entry.options.iter().map(row).collect();
-    out.push_str(&format!("\nOptions\n{}", table(&rows, &[1, 2, 3])));
     let first = &entry.options[0];
-    out.push_str(&format!("\nWritten {}{{{}={}}} in a pipeline.\n", entry.name, first.name, first.default));
+    let written = format!("Written {}{{{}={}}} in a pipeline.", entry.name, first.name, first.default);
+    out.extend(["\nOptions\n", &table(&rows, &[1, 2, 3]), "\n", &written, "\n"]);
     Some(out)
 }
 

@@ -20,7 +20,9 @@ const SOURCE: &str = include_str!("../../ir/src/op.rs");
 pub fn docs() -> Vec<OpDoc> {
     let operands = |name: &str, form: &str| {
         let mut ops = variants(name);
-        ops.iter_mut().for_each(|o| o.doc = format!("{form} → same dims, element-wise: {}", o.doc));
+        for op in &mut ops {
+            op.doc = format!("{form} → same dims, element-wise: {}", op.doc);
+        }
         ops
     };
     let mut ops = vec![];
@@ -81,11 +83,11 @@ pub fn text(name: &str) -> Option<String> {
     let op = docs().into_iter().find(|o| o.name == name)?;
     let mut out = format!("op nn.{}\n\n{}\n", op.name, wrapped(&op.doc));
     if let Some(letters) = letters(name) {
-        out.push_str(&format!("\nSignature {letters}\n"));
+        out.extend(["\nSignature ", &letters, "\n"]);
     }
     if !op.attributes.is_empty() {
         let rows: Vec<Vec<String>> = op.attributes.into_iter().map(|(n, d)| vec![n, d]).collect();
-        out.push_str(&format!("\nAttributes\n{}", table(&rows, &[1])));
+        out.extend(["\nAttributes\n", &table(&rows, &[1])]);
     }
     out.push_str(
         "\nIn shapes b is batch, s sequence, n query heads, g key/value heads, d head dim, h hidden, v vocabulary.\n",

@@ -108,7 +108,8 @@ fn function(f: &Func) -> Function<'_> {
 fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
     let mut out = String::new();
     let name = if s.name.is_empty() { "a module" } else { s.name };
-    let _ = writeln!(out, "{}: {name}, level {}, {}", path.display(), s.level, count(s.functions.len() as u64, "function"));
+    let _ =
+        writeln!(out, "{}: {name}, level {}, {}", path.display(), s.level, count(s.functions.len() as u64, "function"));
     for f in &s.functions {
         let cost = if f.flops > 0 {
             format!(", {} FLOPs, {} moved", scaled(f.flops as f64), bytes(f.bytes))

@@ -226,7 +226,15 @@ fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
     let mut out = String::new();
     let hash = s.config_hash.get(..12).unwrap_or(s.config_hash);
     let tokens = s.batch_size.saturating_mul(s.accumulation).saturating_mul(s.seq_length);
-    let _ = writeln!(out, "{}: {} for {} {}, {}", path.display(), s.model, s.device, s.cpu, count(s.threads as u64, "thread"));
+    let _ = writeln!(
+        out,
+        "{}: {} for {} {}, {}",
+        path.display(),
+        s.model,
+        s.device,
+        s.cpu,
+        count(s.threads as u64, "thread")
+    );
     let _ = writeln!(out, "  compiled    by {} from configuration {hash}", s.compiler);
     let _ = writeln!(out, "  parameters  {}", grouped(s.parameters));
     let _ = writeln!(
