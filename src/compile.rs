@@ -1,63 +1,63 @@
 //! `athanor compile`: configuration to plan directory.
 
-use crate::failure::{Failure, print};
+use crate::config_args::{Overrides, read};
+use crate::failure::Failure;
+use crate::opt::Looking;
+use crate::output::{emit, say};
+use crate::text::bytes;
 use athanor_backends::cpu::features;
 use athanor_frontend::{config, model, run as run_section};
-use athanor_ir::diag::Severity;
+use athanor_ir::mlir::Context;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Module, Plan};
 use athanor_passes::codegen::llvm::{BuildReport, build_shared_object};
 use athanor_passes::compile::{OptLevel, pipeline};
-use athanor_passes::manager::{self, Observe};
+use athanor_passes::manager;
+use athanor_passes::observe::{Observe, Timings};
 use athanor_passes::plan::{Compiled, PlanOptions, build};
 use athanor_passes::registry;
-use athanor_runtime::plan_dir;
+use athanor_runtime::plan_dir::Writer;
 use clap::{Parser, ValueEnum};
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// What both `compile` and `train` need to know to make a plan.
-#[derive(Parser, Clone)]
+#[derive(clap::Args, Clone)]
 pub struct Options {
-    /// Change a key of the configuration: `--set runner_config.epochs=2`
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, String)>,
-    /// `-O0` runs every op by the reference implementation, `-O1` by generated kernels
-    #[arg(short = 'O', default_value = "1", value_parser = clap::value_parser!(u8).range(0..=1))]
+    /// 0 runs every op by the reference implementation, 1 by fused generated kernels
+    #[arg(short = 'O', value_name = "LEVEL", default_value = "1", value_parser = clap::value_parser!(u8).range(0..=1))]
     pub opt_level: u8,
     /// Instruction sets that kernels may use [default: what this machine has]
     #[arg(long, value_enum)]
     pub cpu: Option<Cpu>,
     /// Workers that will run the plan [default: the cores of this machine]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Also return the logits of a forward pass, instead of training
-    #[arg(long, hide = true)]
-    pub forward: bool,
 }
 
-/// Compile a configuration to a plan directory.
+/// Compile a configuration to a plan directory, which `train` and the runner execute.
 #[derive(Parser)]
-#[command(after_help = "Examples:\n  athanor compile examples/w1.yaml -o plan\n  \
-                        athanor compile examples/w1.yaml -o plan --dump-ir plan/ir --timing\n  \
-                        athanor compile examples/w1.yaml -o plan --until fuse --dump-ir ir")]
+#[command(after_help = "\
+Examples:\n  athanor compile examples/quickstart.yaml -o plan\n  \
+athanor compile examples/quickstart.yaml -o plan --dump-ir plan/ir --timing\n  \
+athanor compile examples/quickstart.yaml --until simplify | athanor opt - --passes autodiff,optimizer\n  \
+athanor compile examples/w1.yaml -o plan --cpu avx2 --threads 8 --set runner_config.batch_size=4")]
 pub struct Args {
     /// YAML file
-    config: PathBuf,
-    /// Plan directory to write
-    #[arg(short, long)]
-    output: Option<PathBuf>,
+    #[arg(required_unless_present = "config_file")]
+    config: Option<PathBuf>,
+    /// Plan directory to write; an older plan there is replaced
+    #[arg(short, long, value_name = "DIR", default_value = "plan")]
+    output: PathBuf,
     #[command(flatten)]
     options: Options,
-    /// Stop after this pass; no plan is written
-    #[arg(long, value_name = "PASS")]
-    until: Option<String>,
-    /// Write the module after every pass to this directory
-    #[arg(long, value_name = "DIR")]
-    dump_ir: Option<PathBuf>,
-    /// Print the time of every pass and kernel
+    /// Compile the forward pass with logits as a result, instead of training
     #[arg(long)]
-    timing: bool,
+    forward: bool,
+    #[command(flatten)]
+    looking: Looking,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 /// Names of CPU levels on the command line.
@@ -84,99 +84,118 @@ impl From<Cpu> for CpuLevel {
     }
 }
 
-/// Splits `a.b=c`.
-pub fn key_value(text: &str) -> Result<(String, String), String> {
-    let (k, v) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    if k.trim().is_empty() { Err("the key is empty".into()) } else { Ok((k.trim().to_owned(), v.to_owned())) }
+/// The last module and its plan, with the times of the passes.
+pub struct Planned {
+    /// The plan and the texts of its kernels.
+    pub compiled: Compiled,
+    /// Pass by pass.
+    pub timings: Timings,
 }
 
-/// Reads and checks a configuration; prints warnings and notes.
-pub fn read(path: &Path, set: &[(String, String)]) -> Result<config::Config, Failure> {
-    let loaded = config::load(path, set);
-    match loaded.config {
-        Some(c) if loaded.diagnostics.iter().all(|d| d.severity < Severity::Error) => {
-            print(&loaded.diagnostics);
-            Ok(c)
-        }
-        _ => Err(loaded.diagnostics.into()),
+/// What a compilation is asked for, from configuration to pipeline.
+pub struct Job<'a> {
+    config: &'a config::Config,
+    options: &'a Options,
+    module: Module,
+    pipeline: String,
+}
+
+impl<'a> Job<'a> {
+    /// The model of `config` and the passes for it; `forward` compiles it without training.
+    pub fn new(config: &'a config::Config, options: &'a Options, forward: bool) -> Result<Self, Failure> {
+        let run = run_section::spec(config)?;
+        let module = model::build(config, run, forward)?;
+        let level = if options.opt_level == 0 { OptLevel::O0 } else { OptLevel::O1 };
+        let pipeline = pipeline(&module, level, !forward, config.model.chunk_loss_num.value);
+        Ok(Self { config, options, module, pipeline })
+    }
+
+    /// The module that the frontend made.
+    pub fn module(&self) -> &Module {
+        &self.module
+    }
+
+    /// The module after the passes.
+    pub fn passes(&self, observe: &Observe) -> Result<(Module, Timings), Failure> {
+        Ok(manager::run(&self.module, &registry::build(&self.pipeline)?, observe)?)
+    }
+
+    /// Runs the passes and makes the plan; kernels are texts still.
+    pub fn plan(&self, observe: &Observe) -> Result<Planned, Failure> {
+        let (module, timings) = self.passes(observe)?;
+        let options = PlanOptions {
+            threads: threads(self.options.threads),
+            level: self.options.cpu.map_or_else(features::detect, CpuLevel::from),
+            config_hash: blake3::hash(config::effective(self.config).as_bytes()).to_hex().to_string(),
+            reference: self.options.opt_level == 0,
+        };
+        Ok(Planned { compiled: build(&module, &options)?, timings })
     }
 }
 
-/// The model of a configuration as a module.
-pub fn module(config: &config::Config, options: &Options) -> Result<Module, Failure> {
-    let run = run_section::spec(config)?;
-    Ok(model::build(config, run, options.forward)?)
-}
-
-/// Runs the passes and makes the plan.
-pub fn plan(module: &Module, config: &config::Config, options: &Options, observe: &Observe) -> Result<Compiled, Failure> {
-    let level = if options.opt_level == 0 { OptLevel::O0 } else { OptLevel::O1 };
-    let passes = registry::build(&pipeline(module, level, !options.forward, config.model.chunk_loss_num.value))?;
-    let (module, _) = manager::run(module, &passes, observe)?;
-    let effective = config::effective(config);
-    let plan_options = PlanOptions {
-        threads: threads(options),
-        level: cpu_level(options)?,
-        config_hash: blake3::hash(effective.as_bytes()).to_hex().to_string(),
-        reference: level == OptLevel::O0,
-    };
-    Ok(build(&module, &plan_options)?)
-}
-
-fn cpu_level(options: &Options) -> Result<CpuLevel, Failure> {
-    Ok(options.cpu.map_or_else(features::detect, CpuLevel::from))
-}
-
 /// Workers asked for, or one per core.
-pub fn threads(options: &Options) -> usize {
+pub fn threads(given: Option<u16>) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    options.threads.map_or_else(cores, usize::from)
+    given.map_or_else(cores, usize::from)
 }
 
-/// Writes plan and kernels to `dir`.
-pub fn write(compiled: &Compiled, dir: &Path) -> Result<Option<BuildReport>, Failure> {
-    let mut report = None;
-    plan_dir::write(&compiled.plan, dir, |kernels: &Path| {
-        if !compiled.texts.is_empty() {
-            report = Some(build_shared_object(&compiled.texts, compiled.plan.target.cpu, kernels)?);
-        }
-        Ok(())
-    })?;
+/// Generates the kernels and puts the plan in its place.
+pub fn write(compiled: &Compiled, to: Writer) -> Result<Option<BuildReport>, Failure> {
+    let texts = &compiled.texts;
+    let report =
+        (!texts.is_empty()).then(|| build_shared_object(texts, compiled.plan.target.cpu, &to.kernels())).transpose()?;
+    to.commit(&compiled.plan)?;
     Ok(report)
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let config = read(&args.config, &args.options.set)?;
-    let module = module(&config, &args.options)?;
-    let observe = Observe {
-        dump_dir: args.dump_ir.clone(),
-        timing: args.timing,
-        until: args.until.clone(),
-        ..Observe::default()
-    };
-    if args.until.is_some() {
-        let level = if args.options.opt_level == 0 { OptLevel::O0 } else { OptLevel::O1 };
-        let text = pipeline(&module, level, !args.options.forward, config.model.chunk_loss_num.value);
-        manager::run(&module, &registry::build(&text)?, &observe)?;
+    let config = read(args.overrides.path(args.config.as_deref()), &args.overrides)?;
+    let job = Job::new(&config, &args.options, args.forward)?;
+    let mut observe = args.looking.observe();
+    if args.looking.until.is_some() {
+        let (module, timings) = job.passes(&observe)?;
+        times(&args.looking, &timings, None);
+        if observe.dump_dir.is_none() {
+            emit(&Context::new().emit(&module)?.print());
+        }
         return Ok(());
     }
-    let compiled = plan(&module, &config, &args.options, &observe)?;
-    let dir = args.output.clone().unwrap_or_else(|| PathBuf::from("plan"));
-    let report = write(&compiled, &dir)?;
-    summary(&compiled.plan, &dir, start.elapsed().as_secs_f64());
-    if let (true, Some(r)) = (args.timing, report) {
-        println!("kernels: {} in {:.2} s, linked in {:.2} s", r.kernels.len(), r.total.as_secs_f64(), r.link.as_secs_f64());
+    let writer = Writer::create(&args.output)?;
+    // Dumps inside the plan travel with it and appear when it does.
+    if let Some(inside) = args.looking.dump_ir.as_deref().and_then(|d| d.strip_prefix(&args.output).ok()) {
+        observe.dump_dir = writer.ir().parent().map(|plan| plan.join(inside));
     }
+    let planned = job.plan(&observe)?;
+    let report = write(&planned.compiled, writer)?;
+    times(&args.looking, &planned.timings, report.as_ref());
+    say!("{}: {}", args.output.display(), one_line(&planned.compiled.plan, start.elapsed()));
     Ok(())
 }
 
-fn summary(plan: &Plan, dir: &Path, seconds: f64) {
-    let stage = &plan.stages[0];
-    let steps: Vec<String> = stage.programs.iter().map(|p| format!("{} {}", p.name, p.steps.len())).collect();
-    println!("{}: plan for {} with {} threads", dir.display(), plan.target.cpu, plan.target.threads);
-    println!("  steps    {}", steps.join(", "));
-    println!("  kernels  {}", plan.kernels.len());
-    println!("  memory   {:.1} MiB", stage.arena_bytes as f64 / f64::from(1 << 20));
-    println!("  compiled in {seconds:.2} s");
+fn times(looking: &Looking, passes: &Timings, kernels: Option<&BuildReport>) {
+    if !looking.timing {
+        return;
+    }
+    eprint!("{passes}");
+    if let Some(r) = kernels {
+        let (total, link) = (r.total.as_secs_f64(), r.link.as_secs_f64());
+        eprintln!("kernels: {} generated in {total:.2} s, of which linking took {link:.2} s", r.kernels.len());
+    }
+}
+
+/// What there is to say about a plan that was made.
+pub fn one_line(plan: &Plan, took: Duration) -> String {
+    let arena: u64 = plan.stages.iter().map(|s| s.arena_bytes as u64).max().unwrap_or(0);
+    let steps: usize = plan.stages.iter().flat_map(|s| &s.programs).map(|p| p.steps.len()).sum();
+    format!(
+        "{} for {} {} with {} threads: {steps} steps, {} kernels, {} of memory, compiled in {:.2} s",
+        plan.model,
+        plan.target.device,
+        plan.target.cpu,
+        plan.target.threads,
+        plan.kernels.len(),
+        bytes(arena),
+        took.as_secs_f64()
+    )
 }

@@ -19,6 +19,12 @@ impl From<Box<Diagnostic>> for Failure {
     }
 }
 
+impl From<Diagnostic> for Failure {
+    fn from(d: Diagnostic) -> Self {
+        Self::Diagnostics(vec![d])
+    }
+}
+
 impl From<Vec<Diagnostic>> for Failure {
     fn from(ds: Vec<Diagnostic>) -> Self {
         Self::Diagnostics(ds)

@@ -2,14 +2,21 @@
 
 #[cfg(feature = "compiler")]
 mod check;
+mod codes;
 #[cfg(feature = "compiler")]
 mod compile;
 #[cfg(feature = "compiler")]
-mod opt;
+mod config_args;
 mod data;
 mod explain;
 mod failure;
 mod inspect;
+#[cfg(feature = "compiler")]
+mod mindformers;
+#[cfg(feature = "compiler")]
+mod opt;
+mod output;
+mod text;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -18,33 +25,42 @@ use std::process::ExitCode;
 
 /// Compiles a pretraining configuration into an executable plan and runs it.
 #[derive(Parser)]
-#[command(
-    version,
-    after_help = "Examples:\n  athanor check examples/quickstart.yaml\n  athanor train examples/quickstart.yaml\n  \
-                  athanor compile examples/quickstart.yaml -o plan --dump-ir plan/ir\n  athanor explain C0003\n\n\
-                  Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."
-)]
+#[command(version, after_help = HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+#[cfg(feature = "compiler")]
+const HELP: &str = "\
+Examples:
+  athanor check examples/quickstart.yaml
+  athanor train examples/quickstart.yaml
+  athanor compile examples/quickstart.yaml -o plan --dump-ir plan/ir
+  athanor explain C0003
+
+Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted.";
+
+#[cfg(not(feature = "compiler"))]
+const HELP: &str = "\
+This is the runner: it has no compiler in it and runs plans that `athanor compile` made.
+
+Examples:
+  athanor train plan --metrics-json metrics.jsonl
+  athanor inspect plan
+
+Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted.";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Validate a configuration and say what it would cost
     #[cfg(feature = "compiler")]
     Check(check::Args),
-    /// Compile a configuration to a plan directory
     #[cfg(feature = "compiler")]
     Compile(compile::Args),
-    /// Train from a configuration or from a plan directory
     Train(train::Args),
-    /// Run passes on an MLIR dump
     #[cfg(feature = "compiler")]
     Opt(opt::Args),
-    /// Look into an MLIR dump, a plan, a checkpoint or a data set
     Inspect(inspect::Args),
-    /// Explain an error code, a pass or an op
     Explain(explain::Args),
     /// Prepare training data
     #[command(subcommand)]
@@ -52,7 +68,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result: Result<(), Failure> = match Cli::parse().command {
+    let args = std::env::args_os();
+    #[cfg(feature = "compiler")]
+    let args = mindformers::rewrite(args);
+    let result: Result<(), Failure> = match Cli::parse_from(args).command {
         #[cfg(feature = "compiler")]
         Command::Check(args) => check::run(&args),
         #[cfg(feature = "compiler")]

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 /// What the command line adds to a plan.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct TrainOptions {
     /// Write one JSON object per step here.
     pub metrics_json: Option<PathBuf>,

@@ -281,16 +281,19 @@ impl CpuDevice {
                 .err();
         };
         let base = self.arena.base();
+        let stage = &self.plan.stages[self.stage];
         for (i, s) in steps.iter().enumerate() {
             let start = self.profile.is_some().then(Instant::now);
             match &s.work {
-                // SAFETY: `check` found the operands inside the arena, and results apart from one another.
                 Work::Reference { op, ins, outs } => {
-                    unsafe { reference(base, op, ins, outs) }.or_else(|e| step_failed(self.stage(), name, i, &e))?
+                    // SAFETY: `check` found the operands inside the arena, and results apart from one another.
+                    let done = unsafe { reference(base, op, ins, outs) };
+                    done.or_else(|e| step_failed(stage, name, i, &e))?;
                 }
                 Work::Generated { call, grid, buffers } => {
                     let buffers = &buffers;
-                    self.pool.run(*grid, &|worker, lo, hi| {
+                    // Shares are those the kernel's scratch and partial sums are made for, whatever the number of threads.
+                    self.pool.run_shares(*grid, self.plan.target.threads, &|worker, lo, hi| {
                         // SAFETY: the addresses are those of checked buffers of the sizes that the kernel was compiled
                         // for, and items of its grid are independent.
                         unsafe { call(buffers.0.as_ptr(), lo as i64, hi as i64, worker as i64) }

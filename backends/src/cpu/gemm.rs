@@ -67,7 +67,7 @@ unsafe fn rows_of<T: Sum>(spec: &GemmSpec, rows: std::ops::Range<usize>, operand
     let [a, b, c] = operands.0;
     let height = rows.len();
     let (mut packed_a, mut packed_b) = (vec![T::default(); ROWS * DEPTH], vec![T::default(); DEPTH * COLS]);
-    let mut tile = vec![T::default(); ROWS * COLS];
+    let mut tile = [T::default(); ROWS * COLS];
     for first_col in (0..spec.n).step_by(COLS) {
         let width = COLS.min(spec.n - first_col);
         for i in 0..height {

@@ -22,6 +22,7 @@ type Task<'a> = dyn Fn(usize, usize, usize) + Sync + 'a;
 struct Job {
     task: *const Task<'static>,
     grid: usize,
+    shares: usize,
 }
 
 /// State shared with the workers.
@@ -46,6 +47,13 @@ struct Shared {
 unsafe impl Sync for Shared {}
 // SAFETY: the task pointer in `job` is `Sync`, and used only while `run` keeps it alive.
 unsafe impl Send for Shared {}
+
+/// Share `share` of `shares` of `0..grid`. With no more shares than items, no share is empty.
+pub fn share(grid: usize, shares: usize, share: usize) -> (usize, usize) {
+    // In u128 the product cannot overflow.
+    let at = |s: usize| (grid as u128 * s as u128 / shares as u128) as usize;
+    (at(share), at(share + 1))
+}
 
 /// A fixed number of workers. The calling thread is worker 0; the others live as long as the pool.
 ///
@@ -93,22 +101,30 @@ impl Pool {
         self.shared.threads
     }
 
-    /// Calls `f(worker, lo, hi)` once per worker with a non-empty share of `0..grid`, and waits for all.
-    ///
-    /// Worker `w` of `t` gets `grid·w/t .. grid·(w+1)/t`, always the same. A panic in any share is reported as an error
-    /// after all workers are done. `f` must not call `run` of the same pool.
+    /// As [`Self::run_shares`] with a share for each worker.
     pub fn run(&self, grid: usize, f: &(dyn Fn(usize, usize, usize) + Sync)) -> Result<()> {
+        self.run_shares(grid, self.threads(), f)
+    }
+
+    /// Calls `f(share, lo, hi)` once for each share of `0..grid`, and waits for all.
+    ///
+    /// There are `most` shares, or one per item if there are fewer items; their numbers start at 0 and none is empty.
+    /// Share `s` of `n` is `grid·s/n .. grid·(s+1)/n` whatever the number of threads, so that what is computed share by
+    /// share does not depend on it. Worker `w` of `t` runs the shares `w`, `w + t`, …. A panic in any share is reported
+    /// as an error after all workers are done. `f` must not call `run` of the same pool.
+    pub fn run_shares(&self, grid: usize, most: usize, f: &(dyn Fn(usize, usize, usize) + Sync)) -> Result<()> {
         let _one = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         let denormals = Denormals::flush();
-        let helpers = if grid > 1 { self.handles.len() } else { 0 };
-        if helpers > 0 {
+        let shares = most.min(grid);
+        let others = if shares > 1 { self.handles.len() } else { 0 };
+        if others > 0 {
             // SAFETY: only the lifetime changes, and this function does not return before every worker is done with it.
             #[allow(clippy::transmute_ptr_to_ptr, reason = "a cast cannot lengthen the lifetime")]
             let task = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(std::ptr::from_ref(f)) };
             // SAFETY: no worker is busy: the last job has ended, and this thread holds `running`.
-            unsafe { *shared.job.get() = Some(Job { task, grid }) };
-            shared.busy.store(helpers, Ordering::Relaxed);
+            unsafe { *shared.job.get() = Some(Job { task, grid, shares }) };
+            shared.busy.store(others, Ordering::Relaxed);
             // SeqCst pairs with the worker's store to `parked`: one of the two sees the other.
             shared.epoch.fetch_add(1, Ordering::SeqCst);
             for (handle, parked) in self.handles.iter().zip(&shared.parked) {
@@ -117,9 +133,8 @@ impl Pool {
                 }
             }
         }
-        let share = if helpers > 0 { shared.share(0, grid) } else { (0, grid) };
-        shared.call(f, 0, share);
-        if helpers > 0 {
+        shared.call(f, 0, grid, shares);
+        if others > 0 {
             shared.wait_for_workers();
         }
         drop(denormals);
@@ -143,19 +158,13 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn share(&self, worker: usize, grid: usize) -> (usize, usize) {
-        // In u128 the product cannot overflow.
-        let at = |w: usize| (grid as u128 * w as u128 / self.threads as u128) as usize;
-        (at(worker), at(worker + 1))
-    }
-
-    /// Runs one share, catching a panic.
-    fn call(&self, task: &Task<'_>, worker: usize, (lo, hi): (usize, usize)) {
-        if lo >= hi {
-            return;
-        }
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(worker, lo, hi))) {
-            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic_text(&*payload));
+    /// Runs the shares of one worker, catching a panic.
+    fn call(&self, task: &Task<'_>, worker: usize, grid: usize, shares: usize) {
+        for s in (worker..shares).step_by(self.threads) {
+            let (lo, hi) = share(grid, shares, s);
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(s, lo, hi))) {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic_text(&*payload));
+            }
         }
     }
 
@@ -185,7 +194,7 @@ impl Shared {
             // SAFETY: the epoch was raised after the job was written, and the job stays until this worker has counted down.
             if let Some(job) = unsafe { *self.job.get() } {
                 // SAFETY: as above, the task is alive.
-                self.call(unsafe { &*job.task }, worker, self.share(worker, job.grid));
+                self.call(unsafe { &*job.task }, worker, job.grid, job.shares);
             }
             if self.busy.fetch_sub(1, Ordering::AcqRel) == 1
                 && let Some(waiter) = &*self.waiter.lock().unwrap_or_else(PoisonError::into_inner)
@@ -267,22 +276,26 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     #[test]
-    fn every_item_is_done_once_by_its_worker() {
+    fn every_item_is_done_once_in_a_share_that_does_not_depend_on_the_threads() {
         for threads in 1..=5 {
             let pool = Pool::new(threads).unwrap();
             for grid in [0, 1, 2, 3, 7, 64, 1000] {
                 let hits: Vec<AtomicU64> = (0..grid).map(|_| AtomicU64::new(0)).collect();
-                pool.run(grid, &|worker, lo, hi| {
-                    assert!(worker < threads && lo < hi);
-                    for hit in &hits[lo..hi] {
-                        hit.fetch_add(1 + worker as u64 * 100, Ordering::Relaxed);
+                for shares in [1, 2, threads, 7] {
+                    hits.iter().for_each(|h| h.store(0, Ordering::Relaxed));
+                    pool.run_shares(grid, shares, &|share, lo, hi| {
+                        assert!(share < shares.min(grid) && lo < hi);
+                        for hit in &hits[lo..hi] {
+                            hit.fetch_add(1 + share as u64 * 100, Ordering::Relaxed);
+                        }
+                    })
+                    .unwrap();
+                    let count = shares.min(grid);
+                    for (i, hit) in hits.iter().enumerate() {
+                        let owner = (0..count).find(|s| i < grid * (s + 1) / count).unwrap() as u64;
+                        let (got, want) = (hit.load(Ordering::Relaxed), 1 + owner * 100);
+                        assert_eq!(got, want, "{threads} threads, {shares} shares, item {i} of {grid}");
                     }
-                })
-                .unwrap();
-                for (i, hit) in hits.iter().enumerate() {
-                    let owner = (0..threads).find(|w| i < grid * (w + 1) / threads).unwrap() as u64;
-                    let owner = if grid > 1 { owner } else { 0 };
-                    assert_eq!(hit.load(Ordering::Relaxed), 1 + owner * 100, "{threads} threads, item {i} of {grid}");
                 }
             }
         }

@@ -25,24 +25,25 @@ fn the_loss_falls_and_runs_repeat() {
     assert_eq!((run[0].lr, run[1].lr, run[2].lr), (0.0, 0.01, 0.02));
 }
 
+/// Halves of the batches of four.
+struct Halves;
+impl BatchSource for Halves {
+    fn next(&mut self, step: u64, micro: usize) -> Result<Batch> {
+        let mut b = Counting { batch: 4, accumulation: 1 }.next(step, 0)?;
+        let half = micro * 2 * toy::S..(micro + 1) * 2 * toy::S;
+        b.tokens = b.tokens[half.clone()].to_vec();
+        b.labels = b.labels[half.clone()].to_vec();
+        b.loss_mask = b.loss_mask[half].to_vec();
+        Ok(b)
+    }
+}
+
 #[test]
 fn micro_batches_sum_to_the_whole_batch() {
     // With a loss over tokens of the step, two micro-batches are one batch: the mask is not even, means would differ.
     let whole = losses(&Toy { per_token_loss: true, batch: 4, ..Toy::default() }, 8);
     let parts = Toy { per_token_loss: true, accumulation: 2, batch: 2, ..Toy::default() };
     let mut e = executor(&parts);
-    /// Halves of the batches of four.
-    struct Halves;
-    impl BatchSource for Halves {
-        fn next(&mut self, step: u64, micro: usize) -> Result<Batch> {
-            let mut b = Counting { batch: 4, accumulation: 1 }.next(step, 0)?;
-            let half = micro * 2 * toy::S..(micro + 1) * 2 * toy::S;
-            b.tokens = b.tokens[half.clone()].to_vec();
-            b.labels = b.labels[half.clone()].to_vec();
-            b.loss_mask = b.loss_mask[half].to_vec();
-            Ok(b)
-        }
-    }
     for (s, want) in whole.iter().enumerate() {
         let got = e.step(s as u64, &mut Halves).unwrap();
         assert!((got.loss - want.loss).abs() < 1e-5 * want.loss, "step {s}: {} against {}", got.loss, want.loss);
@@ -102,4 +103,53 @@ fn plans_that_cannot_be_trained_are_refused() {
     refuse(|p| p.run.batch_size = 7, "batches of 7");
     refuse(|p| p.target.device = "cuda".into(), "cuda");
     refuse(|p| p.stages.clear(), "0 stages");
+}
+
+/// Changes the number or text at the `pick`-th leaf of `value`.
+fn mutate(value: &mut serde_json::Value, pick: &mut usize, with: u64) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::Array(list) => list.iter_mut().any(|v| mutate(v, pick, with)),
+        Value::Object(map) => map.values_mut().any(|v| mutate(v, pick, with)),
+        Value::Number(_) if *pick == 0 => {
+            *value = with.into();
+            true
+        }
+        Value::Number(_) => {
+            *pick -= 1;
+            false
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn no_stage_makes_it_panic() {
+    use proptest::prelude::*;
+    let toy = Toy::default();
+    let good = serde_json::to_value(&toy::plan(&toy).stages).unwrap();
+    let leaves = (0..100_000).find(|n| !mutate(&mut good.clone(), &mut { *n }, 0)).unwrap();
+    let number = prop_oneof![0..80_u64, 0..8000_u64, any::<u64>()];
+    let edits = prop::collection::vec((0..leaves, number), 1..3);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(600));
+    let ran = std::cell::Cell::new(0);
+    runner
+        .run(&edits, |edits| {
+            let mut stages = good.clone();
+            for (pick, with) in edits {
+                mutate(&mut stages, &mut { pick }, with);
+            }
+            let Ok(stages) = serde_json::from_value(stages) else { return Ok(()) };
+            let plan = Plan { stages, ..toy::plan(&toy) };
+            if let Ok(mut e) =
+                Executor::new(Arc::new(plan), &DeviceOptions { threads: Some(1), ..DeviceOptions::default() })
+            {
+                e.initialise().unwrap();
+                let _ = e.step(2, &mut Counting { batch: toy.batch, accumulation: 1 });
+                ran.set(ran.get() + 1);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(ran.get() > 20, "{} changed plans still ran", ran.get());
 }

@@ -55,6 +55,7 @@ pub struct Writer {
     path: PathBuf,
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "errors travel boxed")]
 fn failed(path: &Path, e: &io::Error) -> Box<Diagnostic> {
     Box::new(
         Diagnostic::error(&OUTPUT, format!("cannot write {}: {e}", path.display()))

@@ -55,10 +55,8 @@ impl Reporter {
                 Some(writer)
             }
         };
-        let log = match options.output_dir.as_os_str().is_empty() {
-            true => None,
-            false => Some(open_log(&options.output_dir.join("log/rank_0/info.log"))?),
-        };
+        let output = Some(&options.output_dir).filter(|d| !d.as_os_str().is_empty());
+        let log = output.map(|d| open_log(&d.join("log/rank_0/info.log"))).transpose()?;
         let bar = (!options.quiet && std::io::stderr().is_terminal()).then(|| bar(progress.total, finished));
         Ok(Self { options, progress, bar, log, json, points })
     }
@@ -135,6 +133,7 @@ impl Drop for Reporter {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "errors travel boxed")]
 fn failed(path: &Path, e: &std::io::Error) -> Box<Diagnostic> {
     let text = format!("cannot write {}: {e}", path.display());
     Box::new(Diagnostic::error(&OUTPUT, text).help("check that output_dir is writable and the disk has room"))

@@ -87,21 +87,22 @@ fn a_stop_finishes_the_step_and_saves() {
     assert_eq!(train_toy(&Toy::default(), 0, &again, None).unwrap().steps_here, 6);
 }
 
+/// Raises the signal at step 2, as a terminal would.
+struct Raising;
+impl BatchSource for Raising {
+    fn next(&mut self, step: u64, micro: usize) -> Result<crate::source::Batch> {
+        if step == 2 {
+            signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
+        }
+        Counting { batch: toy::B, accumulation: 1 }.next(step, micro)
+    }
+}
+
 #[test]
 fn a_signal_stops_a_run() {
     let temp = tempfile::tempdir().unwrap();
     let o = TrainOptions { signals: true, ..options(temp.path()) };
     let plan = toy::plan(&Toy::default());
-    /// Raises the signal at step 2, as a terminal would.
-    struct Raising;
-    impl BatchSource for Raising {
-        fn next(&mut self, step: u64, micro: usize) -> Result<crate::source::Batch> {
-            if step == 2 {
-                signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
-            }
-            Counting { batch: toy::B, accumulation: 1 }.next(step, micro)
-        }
-    }
     let summary = train_with(plan, None, &o, |_, _| Ok((Box::new(Raising), vec![]))).unwrap();
     assert!(summary.interrupted && summary.steps == 3);
 }

@@ -12,7 +12,7 @@ use athanor_ir::plan::{GemmSpec, MatRef};
 use athanor_ir::{DType, Diagnostic, Result};
 
 use super::ONEDNN_FAILED;
-use super::pool::Pool;
+use super::pool::{Pool, share};
 
 /// Names to try, newest API first; Debian's libdnnl2 has the second.
 const NAMES: [&str; 2] = ["libdnnl.so.3", "libdnnl.so.2"];
@@ -75,13 +75,8 @@ impl OneDnn {
     /// Compiles what [`Self::run`] with `threads` workers will need, so that the first step is not slower.
     pub fn prepare(&self, spec: &GemmSpec, threads: usize) -> Result<()> {
         let (split, grid) = partition(spec);
-        for worker in 0..threads {
-            let share = (grid * worker / threads, grid * (worker + 1) / threads);
-            if share.0 < share.1 {
-                self.matmul(&part(spec, split, share).0)?;
-            }
-        }
-        Ok(())
+        let shares = threads.min(grid);
+        (0..shares).try_for_each(|s| self.matmul(&part(spec, split, share(grid, shares, s)).0).map(|_| ()))
     }
 
     /// Computes `spec` with all workers of `pool`: each takes a fixed range of rows or columns of C, so the result depends

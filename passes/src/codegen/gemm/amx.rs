@@ -47,7 +47,8 @@ pub fn generate(problem: &Problem) -> GeneratedGemm {
     let panels = (B_BYTES / (kc * BLOCK * 2)).clamp(1, spec.n.div_ceil(BLOCK));
     let whole = spec.m.is_multiple_of(BLOCK) && spec.k.is_multiple_of(STEP);
     let writer = Writer { p: problem, s: spec, kc, panels, pack_a: !(whole && spec.a.col_stride == 1) };
-    let by_rows = spec.m >= spec.n;
+    // Each worker packs what the others pack too: all of B when rows are shared out, all of A when columns are.
+    let by_rows = spec.m > spec.n || (spec.m == spec.n && writer.pack_a);
     let grid = if by_rows { spec.m } else { spec.n }.div_ceil(BLOCK);
     let mut t = Text::default();
     writer.kernel(&mut t, by_rows);
@@ -252,6 +253,11 @@ impl Writer<'_> {
             let slice = |direct| Slice { row, col, slot, sums, at, depth, resume, last, direct };
             if !self.pack_a {
                 self.prefetch(t, packing, &slice(false));
+            } else if self.s.a.row_stride == 1 {
+                self.prefetch_columns(t, packing, &slice(false));
+            }
+            if m < n && self.s.b.row_stride == 1 && n > self.panels * BLOCK {
+                self.prefetch_b(t, packing, strip, &slice(false));
             }
             if !self.direct() || (m.is_multiple_of(BLOCK) && n.is_multiple_of(BLOCK)) {
                 self.product(t, packing, &slice(self.direct()));
@@ -351,6 +357,54 @@ impl Writer<'_> {
                 for line in (0..packing.depth.min(SLICE)).step_by(32) {
                     let at = t.add_const(&at, line);
                     t.line(format_args!("memref.prefetch %a[{at}], read, locality<3>, data : {a_type}"));
+                }
+            }
+        });
+    }
+
+    /// The same for a transposed A: 32 columns lie in one cache line per k, each k perhaps in a page of its own, where no
+    /// hardware prefetcher looks. Spread over all blocks of the strip they cost nothing; fetched in one go they would.
+    fn prefetch_columns(&self, t: &mut Text, packing: &Packing<'_>, slice: &Slice<'_>) {
+        let GemmSpec { m, k, a, .. } = *self.s;
+        let share = slice.depth.div_ceil(self.panels);
+        let first = t.mul_const(slice.slot, share);
+        let end = t.index(slice.depth);
+        let inside = t.compare("ult", &first, &end);
+        let a_type = self.p.flat(a, m, k);
+        let next = t.add_const(slice.row, BLOCK);
+        t.when(&inside, |t| {
+            let first = t.add(&first, slice.at);
+            let first = t.add(&first, packing.k_lo);
+            for i in 0..share {
+                let k = t.add_const(&first, i);
+                let at = t.offset((&k, a.col_stride), (&next, 1));
+                t.line(format_args!("memref.prefetch %a[{at}], read, locality<2>, data : {a_type}"));
+            }
+        });
+    }
+
+    /// Fetches a share of what will be packed next, the columns of B to the right, while there are few strips to hide it.
+    fn prefetch_b(&self, t: &mut Text, packing: &Packing<'_>, strip: &Value, slice: &Slice<'_>) {
+        let GemmSpec { m, n, k, b, .. } = *self.s;
+        let slices = packing.depth.div_ceil(SLICE);
+        let share = BLOCK.div_ceil(m.div_ceil(BLOCK) * slices);
+        // Number of this block among all of this packing.
+        let at = t.index(SLICE);
+        let at = t.op(format_args!("arith.divui {}, {at} : index", slice.at));
+        let at = t.offset((strip, slices), (&at, 1));
+        let number = t.offset((&at, self.panels), (slice.slot, 1));
+        let first = t.mul_const(&number, share);
+        let end = t.index(self.panels * BLOCK);
+        let inside = t.compare("ult", &first, &end);
+        let b_type = self.p.flat(b, k, n);
+        t.when(&inside, |t| {
+            let col = t.offset((packing.last_panel, BLOCK), (&first, 1));
+            for i in 0..share {
+                let col = t.add_const(&col, i);
+                let at = t.offset((&col, b.col_stride), (packing.k_lo, 1));
+                for line in (0..packing.depth).step_by(32) {
+                    let at = t.add_const(&at, line);
+                    t.line(format_args!("memref.prefetch %b[{at}], read, locality<2>, data : {b_type}"));
                 }
             }
         });

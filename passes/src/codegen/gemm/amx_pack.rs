@@ -110,18 +110,11 @@ pub fn pack_a(
         let target = t.sub(k, k_lo);
         if side.across == 1 {
             let rows = depth_rows(t, side, source, row, k);
-            // The rows of the next strip lie beside these, each in a page of its own, where no hardware prefetcher looks.
-            for i in 0..STEP {
-                let k = t.add_const(k, i);
-                let at = t.offset((&k, side.along), (row, 1));
-                let at = t.add_const(&at, BLOCK);
-                t.line(format_args!("memref.prefetch {}[{at}], read, locality<2>, data : {}", source.0, source.1));
-            }
-            let pairs = interleaved(t, &rows);
             for h in 0..2 {
-                let half: Vec<Value> = pairs.iter().map(|p| p[h].clone()).collect();
+                let half = interleaved_in_blocks(t, &rows, h * 4);
                 for (i, row) in transpose_pairs(t, &half).iter().enumerate() {
-                    let at = t.add_const(&target, h * 16 + i);
+                    // Lane i came from column 4·h + i of its 8 columns.
+                    let at = t.add_const(&target, i / 4 * 8 + h * 4 + i % 4);
                     packed.store(t, &at, row);
                 }
             }
@@ -197,11 +190,23 @@ fn interleaved(t: &mut Text, rows: &[Value]) -> Vec<[Value; 2]> {
         .collect()
 }
 
+/// Per pair of rows: elements `from .. from + 4` of every 8, interleaved; one instruction, unlike [`interleaved`].
+fn interleaved_in_blocks(t: &mut Text, rows: &[Value], from: usize) -> Vec<Value> {
+    let order: Vec<String> = (0..4)
+        .flat_map(|block| (from..from + 4).map(move |l| block * 8 + l))
+        .flat_map(|l| [l.to_string(), (l + 32).to_string()])
+        .collect();
+    let order = order.join(", ");
+    rows.chunks_exact(2)
+        .map(|pair| t.op(format_args!("vector.shuffle {}, {} [{order}] : {ROW}, {ROW}", pair[0], pair[1])))
+        .collect()
+}
+
 /// 16 rows of 16 pairs, transposed.
 fn transpose_pairs(t: &mut Text, rows: &[Value]) -> Vec<Value> {
     let words: Vec<Value> =
         rows.iter().map(|r| t.op(format_args!("vector.bitcast {r} : {ROW} to vector<16xi32>"))).collect();
-    let turned = transpose(t, words, 16, "i32");
+    let turned = transpose(t, &words, "i32");
     turned.iter().map(|w| t.op(format_args!("vector.bitcast {w} : vector<16xi32> to {ROW}"))).collect()
 }
 

@@ -147,7 +147,7 @@ fn transpose_panel(
                     reader.load(t, &at, count.as_ref())
                 })
                 .collect();
-            let columns = transpose(t, rows, lanes, "f32");
+            let columns = transpose(t, &rows, "f32");
             let k = t.sub(k, k_lo);
             let to = t.offset((&k, panels.width), (target, 1));
             for (x, column) in columns.iter().enumerate() {
@@ -260,28 +260,53 @@ fn store(t: &mut Text, panels: Panels<'_>, to: &Value, vector: &Value, lanes: us
     t.line(format_args!("vector.store {vector}, {name}[{to}] : {ty}, vector<{lanes}xf32>"));
 }
 
-/// Transposes a square of `lanes` vectors by exchanging off-diagonal blocks of halving size (Eklundh).
-pub fn transpose(t: &mut Text, mut rows: Vec<Value>, lanes: usize, element: &str) -> Vec<Value> {
+/// Transposes a square of `lanes` vectors of 32-bit elements: 4, 8 or 16.
+///
+/// Within groups of four rows by interleaving elements and then pairs, then across groups by exchanging 128-bit blocks:
+/// each of these is one instruction without an index register.
+pub fn transpose(t: &mut Text, rows: &[Value], element: &str) -> Vec<Value> {
+    let lanes = rows.len();
     let vector = format!("vector<{lanes}x{element}>");
-    let mut distance = lanes / 2;
-    while distance > 0 {
-        for i in (0..lanes).filter(|i| i & distance == 0) {
-            let pick = |upper: usize| {
-                let lanes: Vec<String> = (0..lanes)
-                    .map(|l| {
-                        // Row i keeps its even blocks and takes the other's; row i + distance the odd ones.
-                        let from = (l & !distance) + upper;
-                        (if l & distance == 0 { from } else { from + lanes }).to_string()
-                    })
-                    .collect();
-                lanes.join(", ")
-            };
-            let (a, b) = (rows[i].clone(), rows[i + distance].clone());
-            rows[i] = t.op(format_args!("vector.shuffle {a}, {b} [{}] : {vector}, {vector}", pick(0)));
-            rows[i + distance] =
-                t.op(format_args!("vector.shuffle {a}, {b} [{}] : {vector}, {vector}", pick(distance)));
+    let mut shuffle = |a: &Value, b: &Value, order: &dyn Fn(usize) -> usize| {
+        let order: Vec<String> = (0..lanes).map(|l| order(l).to_string()).collect();
+        t.op(format_args!("vector.shuffle {a}, {b} [{}] : {vector}, {vector}", order.join(", ")))
+    };
+    // Lane l of the result: of a, or of b when `lanes` is added; `block` is the first lane of l's 128 bits.
+    let block = |l: usize| l & !3;
+    let groups: Vec<[Value; 4]> = rows
+        .chunks_exact(4)
+        .map(|r| {
+            let mut elements = |a, b, upper| shuffle(a, b, &move |l| block(l) + upper + (l & 3) / 2 + (l & 1) * lanes);
+            let (low, high) = (elements(&r[0], &r[1], 0), elements(&r[0], &r[1], 2));
+            let (low2, high2) = (elements(&r[2], &r[3], 0), elements(&r[2], &r[3], 2));
+            let mut pairs = |a, b, upper| shuffle(a, b, &move |l| block(l) + upper + (l & 1) + (l & 2) / 2 * lanes);
+            [pairs(&low, &low2, 0), pairs(&low, &low2, 2), pairs(&high, &high2, 0), pairs(&high, &high2, 2)]
+        })
+        .collect();
+    // Block b of groups[g][c] now holds column 4·b + c of rows 4·g .. 4·g + 4.
+    let mut columns: Vec<Option<Value>> = vec![None; lanes];
+    for c in 0..4 {
+        let blocks: Vec<Value> = groups.iter().map(|g| g[c].clone()).collect();
+        match &blocks[..] {
+            [only] => columns[c] = Some(only.clone()),
+            [a, b] => {
+                for half in 0..2 {
+                    columns[4 * half + c] = Some(shuffle(a, b, &|l| (l & 3) + 4 * half + l / 4 * lanes));
+                }
+            }
+            [a, b, d, e] => {
+                // Even or odd blocks of two vectors, twice.
+                let mut every_other = |a: &Value, b: &Value, odd: usize| {
+                    shuffle(a, b, &move |l| (l & 3) + 4 * odd + l / 4 % 2 * 8 + l / 8 * lanes)
+                };
+                for odd in 0..2 {
+                    let (low, high) = (every_other(a, b, odd), every_other(d, e, odd));
+                    columns[4 * odd + c] = Some(every_other(&low, &high, 0));
+                    columns[8 + 4 * odd + c] = Some(every_other(&low, &high, 1));
+                }
+            }
+            _ => {}
         }
-        distance /= 2;
     }
-    rows
+    columns.into_iter().flatten().collect()
 }

@@ -1,0 +1,209 @@
+//! `athanor check`: everything that is wrong with a configuration, or what it would cost.
+
+use crate::codes::DEVICES;
+use crate::compile::{Job, Options, Planned};
+use crate::config_args::{Overrides, read};
+use crate::failure::Failure;
+use crate::output::{emit, say};
+use crate::text::{bytes, grouped, scaled, table};
+use athanor_frontend::config::{Config, ParallelMode, effective};
+use athanor_ir::func::Role;
+use athanor_ir::plan::{BufferRole, Stage};
+use athanor_ir::{Diagnostic, Module};
+use athanor_passes::observe::Observe;
+use clap::Parser;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+/// Check a configuration: report every mistake at once, or say what the run would cost. Nothing is trained.
+#[derive(Parser)]
+#[command(after_help = "\
+Exit codes: 0 the configuration can be trained, 1 it has errors.\n\n\
+Examples:\n  athanor check examples/quickstart.yaml\n  \
+athanor check pretrain.yaml --effective > effective.yaml\n  \
+athanor check pretrain.yaml --set runner_config.batch_size=4 --devices 1")]
+pub struct Args {
+    /// YAML file
+    #[arg(required_unless_present = "config_file")]
+    config: Option<PathBuf>,
+    /// Devices that the run would have
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    devices: u32,
+    /// Print the configuration as it will be used, every default filled in, and nothing else
+    #[arg(long)]
+    effective: bool,
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let path = args.overrides.path(args.config.as_deref());
+    let config = read(path, &args.overrides)?;
+    devices(&config, args.devices as usize)?;
+    if args.effective {
+        emit(&effective(&config));
+        return Ok(());
+    }
+    let job = Job::new(&config, &args.options, false)?;
+    let planned = job.plan(&Observe::default())?;
+    say!("{}: no errors", path.display());
+    emit(&model(&config, job.module()));
+    emit(&run_of(&config, job.module(), args.devices as usize));
+    emit(&memory(&planned));
+    Ok(())
+}
+
+/// The mesh must have as many ranks as there are devices.
+fn devices(config: &Config, given: usize) -> Result<(), Failure> {
+    let p = &config.parallel_config;
+    let degrees = [&p.data_parallel, &p.model_parallel, &p.pipeline_stage, &p.context_parallel];
+    let (asked, help) = if config.is_parallel() {
+        let product = degrees.iter().fold(1_usize, |n, d| n.saturating_mul(d.value));
+        (product, "change data_parallel, model_parallel, pipeline_stage or context_parallel")
+    } else if config.general.use_parallel.value && config.parallel.parallel_mode.value == ParallelMode::DataParallel {
+        (given, "")
+    } else {
+        (1, "`use_parallel` is False; set it and `parallel_config` to use several devices")
+    };
+    if asked != given {
+        let message = format!("the configuration is for {asked} devices, and there are {given}");
+        return Err(Diagnostic::error(&DEVICES, message).help(help).into());
+    }
+    Ok(())
+}
+
+fn model(config: &Config, module: &Module) -> String {
+    let m = &config.model;
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "\nModel: {} ({}), {} layers, {} wide, {} heads of {} over {} key/value heads, vocabulary {}",
+        module.name,
+        config.generation,
+        m.num_layers.value,
+        m.hidden_size.value,
+        m.num_attention_heads.value,
+        m.kv_channels.value,
+        m.num_query_groups.value,
+        grouped(m.vocab_size.value as u64)
+    );
+    let blocks = parameters(module);
+    let total: u64 = blocks.iter().map(|b| b.1).sum();
+    let share = |n: u64| format!("{:.1} %", 100.0 * n as f64 / total.max(1) as f64);
+    let mut rows: Vec<Vec<String>> =
+        blocks.iter().map(|(block, n, of)| vec![block.clone(), grouped(*n), share(*n), times(*of)]).collect();
+    rows.push(vec!["parameters".into(), grouped(total), String::new(), String::new()]);
+    out.push_str(&table(&rows, &[3]));
+    out
+}
+
+fn times(n: usize) -> String {
+    if n > 1 { format!("in {n} layers") } else { String::new() }
+}
+
+/// Parameters by block, in the order of the model: the path of a weight with its layer's number as `*`, up to the part
+/// after the layer (or without the weight's own name), the number of parameters, and in how many layers.
+fn parameters(module: &Module) -> Vec<(String, u64, usize)> {
+    let mut blocks: Vec<(String, u64, Vec<String>)> = vec![];
+    for func in &module.funcs {
+        for p in func.params.iter().filter(|p| matches!(p.role, Role::Weight { .. })) {
+            let (block, layer) = block_of(&p.name);
+            let elements = func.ty(p.value).elements() as u64;
+            match blocks.iter_mut().find(|b| b.0 == block) {
+                Some(b) => {
+                    b.1 += elements;
+                    if !b.2.contains(&layer) {
+                        b.2.push(layer);
+                    }
+                }
+                None => blocks.push((block, elements, vec![layer])),
+            }
+        }
+    }
+    blocks.into_iter().map(|(block, n, layers)| (block, n, layers.len())).collect()
+}
+
+/// The block of a weight and its layer: `model.layers.3.mlp.up_proj.weight` is in `model.layers.*.mlp`, layer 3.
+fn block_of(name: &str) -> (String, String) {
+    let parts: Vec<&str> = name.split('.').collect();
+    let number = parts.iter().position(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+    match number {
+        Some(i) => {
+            let after = parts.get(i + 1).copied().unwrap_or_default();
+            (format!("{}.*.{after}", parts[..i].join(".")), parts[i].to_owned())
+        }
+        None => (parts[..parts.len().saturating_sub(1).max(1)].join("."), String::new()),
+    }
+}
+
+fn run_of(config: &Config, module: &Module, devices: usize) -> String {
+    let run = &module.run;
+    let sequences = config.global_batch_size(devices) as u64;
+    let tokens = sequences.saturating_mul(run.seq_length as u64);
+    let total = tokens.saturating_mul(run.steps);
+    let per_token = run.flops_per_sequence / run.seq_length.max(1) as f64;
+    let parameters: u64 = parameters(module).iter().map(|b| b.1).sum();
+    let rows = [
+        ("tokens a step", format!("{} ({sequences} sequences of {})", grouped(tokens), run.seq_length)),
+        ("steps", grouped(run.steps)),
+        ("tokens", format!("{} ({:.1} a parameter)", grouped(total), total as f64 / parameters.max(1) as f64)),
+        ("FLOPs a token", format!("{} forward and backward", scaled(per_token))),
+        ("FLOPs", format!("{} for the whole run", scaled(per_token * total as f64))),
+        ("learning rate", format!("{} at most", run.lr.learning_rate)),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(k, v)| vec![k.to_owned(), v]).collect();
+    format!("\nRun\n{}", table(&rows, &[1]))
+}
+
+fn memory(planned: &Planned) -> String {
+    let plan = &planned.compiled.plan;
+    let mut out = String::new();
+    for stage in &plan.stages {
+        let _ = writeln!(
+            out,
+            "\nMemory of a rank ({} {}, {} threads): {}",
+            plan.target.device,
+            plan.target.cpu,
+            plan.target.threads,
+            bytes(stage.arena_bytes as u64)
+        );
+        let rows: Vec<Vec<String>> =
+            by_role(stage).into_iter().map(|(role, n)| vec![role.to_owned(), bytes(n)]).collect();
+        out.push_str(&table(&rows, &[]));
+    }
+    out
+}
+
+/// Bytes by role; what lives within a program is the rest of the arena.
+fn by_role(stage: &Stage) -> Vec<(&'static str, u64)> {
+    let sum = |f: fn(&BufferRole) -> bool| -> u64 {
+        stage.buffers.iter().filter(|b| f(&b.role)).map(|b| b.bytes.next_multiple_of(64) as u64).sum()
+    };
+    let mut rows = vec![
+        ("weights", sum(|r| matches!(r, BufferRole::Weight { .. }))),
+        ("optimizer moments", sum(|r| matches!(r, BufferRole::Moment))),
+        ("gradients", sum(|r| matches!(r, BufferRole::Grad))),
+        ("inputs and tables", sum(|r| matches!(r, BufferRole::Input | BufferRole::Persistent))),
+    ];
+    let kept: u64 = rows.iter().map(|r| r.1).sum();
+    rows.push(("activations and scratch", (stage.arena_bytes as u64).saturating_sub(kept)));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_grouped_by_block() {
+        let of = |name| block_of(name).0;
+        assert_eq!(of("model.layers.3.mlp.up_proj.weight"), "model.layers.*.mlp");
+        assert_eq!(of("model.layers.3.input_layernorm.weight"), "model.layers.*.input_layernorm");
+        assert_eq!(of("model.embed_tokens.weight"), "model.embed_tokens");
+        assert_eq!(of("lm_head.weight"), "lm_head");
+        assert_eq!(of("x"), "x");
+        assert_eq!(block_of("transformer.h.11.attn.c_attn.bias"), ("transformer.h.*.attn".into(), "11".into()));
+    }
+}
