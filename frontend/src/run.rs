@@ -7,7 +7,9 @@ use athanor_ir::lr::{LrSchedule, Shape};
 use athanor_ir::run::{AdamWSpec, RunSpec};
 use serde_json::{Value, json};
 
-use crate::config::{Config, DataLoader, DataPath, GptDataset, LrScheduleConfig, LrShape, Steps, TokenBin, TokenDtype};
+use crate::config::{
+    AdamVariant, Config, DataLoader, DataPath, GptDataset, LrScheduleConfig, LrShape, Steps, TokenBin, TokenDtype,
+};
 use crate::model::{flops, hf};
 
 /// The number of training steps cannot be told.
@@ -19,14 +21,24 @@ pub const NO_STEPS: Code = Code {
               `runner_config.stop_step` say how many steps to run when it does not. A run needs at least one step.",
 };
 
+/// An optimizer whose update rule is another than that of the plan.
+pub const OTHER_RULE: Code = Code {
+    id: "C0102",
+    title: "an update rule that is not supported yet",
+    explain: "MindSpore's AdamWeightDecay and the classes built on it leave out the bias correction of Adam, and \
+              AdamWeightDecayX adds eps before it. The classes are understood, but plans have the rule of AdamW only, and \
+              the two part in the first steps. `type: AdamW` is what most runs want.",
+};
+
 /// Codes of this module.
-pub const CODES: &[&Code] = &[&NO_STEPS];
+pub const CODES: &[&Code] = &[&NO_STEPS, &OTHER_RULE];
 
 /// The run that `config` describes.
 ///
 /// # Errors
-/// [`NO_STEPS`].
+/// [`NO_STEPS`], [`OTHER_RULE`].
 pub fn spec(config: &Config) -> Result<RunSpec> {
+    check_rule(config)?;
     let m = &config.model;
     let per_epoch = steps_per_epoch(config)?;
     let epochs = config.runner.epochs.value as u64;
@@ -79,6 +91,22 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         log_steps: config.callbacks.loss.per_print_times.value as u64,
         hf_config: hf::config_json(m),
     })
+}
+
+fn check_rule(config: &Config) -> Result<()> {
+    let kind = &config.optimizer.kind;
+    let what = match config.optimizer.variant {
+        AdamVariant::AdamW => return Ok(()),
+        AdamVariant::NoBiasCorrection => "without bias correction",
+        AdamVariant::EpsBeforeCorrection => "with eps before the bias correction",
+    };
+    let found = Diagnostic::error(&OTHER_RULE, format!("`{}` is Adam {what}, which is not supported yet", kind.value))
+        .help("write `type: AdamW` for the bias-corrected form");
+    let source = kind.span.and_then(|s| Some((s, config.sources.get(s.file as usize)?)));
+    match source {
+        Some((s, file)) => found.at(file, s.start as usize..s.end as usize, "asked for here").err(),
+        None => found.err(),
+    }
 }
 
 fn no_steps<T>(config: &Config, why: &str) -> Result<T> {

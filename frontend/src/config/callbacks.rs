@@ -51,7 +51,7 @@ pub struct CheckpointMonitor {
 pub struct Callbacks {
     /// The log line.
     pub loss: LossMonitor,
-    /// Checkpoints; `None` saves only at the end.
+    /// Checkpoints; `None` saves nothing.
     pub checkpoint: Option<CheckpointMonitor>,
 }
 

@@ -173,6 +173,9 @@ fn refuse_packing(s: &mut Section<'_>) {
             s.not_supported(on.span, &format!("`train_dataset.{key}`"), &format!("write `{key}: False`"));
         }
     }
+    if let Some(off) = s.opt::<bool>("drop_remainder").filter(|v| !v.value) {
+        s.not_supported(off.span, "a last batch of another size", "write `drop_remainder: True`");
+    }
     if let Some(repeat) = s.opt::<i64>("repeat").filter(|v| v.value != 1) {
         s.not_supported(repeat.span, "repeating the data set", "raise `runner_config.epochs` instead");
     }
@@ -254,6 +257,10 @@ fn gpt_dataset(mut s: Section<'_>) -> GptDataset {
         s.missing("sizes", "add the samples to draw: `sizes: [1000, 0, 0]`");
     }
     let shuffle = s.get("shuffle", false);
+    if shuffle.value {
+        let help = "write `shuffle: False`: a GPTDataset shuffles its samples itself, by `config.seed`";
+        s.not_supported(shuffle.span, "shuffling the samples of a GPTDataset again", help);
+    }
     let mut c = s.section("config");
     s.finish(Rule::Open);
     let seq_length = c.opt_checked("seq_length", "must be at least 1", |v| *v >= 1);

@@ -19,6 +19,7 @@ mod dataset;
 mod effective;
 mod general;
 mod generation;
+mod idle;
 mod known;
 mod lr_schedule;
 mod model;
@@ -265,6 +266,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
         callbacks,
     };
     validate::check(report, &config);
+    idle::note(report, &config);
     Some(config)
 }
 

@@ -91,14 +91,20 @@ impl FromNode for Selection {
 impl RecomputeConfig {
     /// True if nothing is computed again.
     pub fn is_off(&self) -> bool {
-        let none = |s: &Selection| match s {
-            Selection::All(all) => !all,
-            Selection::PerStage(stages) => stages.iter().all(Amount::is_none),
-            Selection::PerChunk(chunks) => chunks.iter().flatten().all(Amount::is_none),
-            Selection::Patterns(patterns) => patterns.is_empty(),
-            Selection::PatternAmounts(patterns) => patterns.iter().all(|(_, a)| a.iter().all(Amount::is_none)),
-        };
-        none(&self.recompute) && none(&self.select_recompute)
+        self.recompute.is_none() && self.select_recompute.is_none()
+    }
+}
+
+impl Selection {
+    /// True if nothing is selected.
+    pub fn is_none(&self) -> bool {
+        match self {
+            Self::All(all) => !all,
+            Self::PerStage(stages) => stages.iter().all(Amount::is_none),
+            Self::PerChunk(chunks) => chunks.iter().flatten().all(Amount::is_none),
+            Self::Patterns(patterns) => patterns.is_empty(),
+            Self::PatternAmounts(patterns) => patterns.iter().all(|(_, a)| a.iter().all(Amount::is_none)),
+        }
     }
 }
 

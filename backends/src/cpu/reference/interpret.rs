@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 /// A function that cannot be interpreted with the given arguments.
 pub const INTERPRET: Code = Code {
-    id: "B0201",
+    id: "B0207",
     title: "the function cannot be interpreted",
     explain: "The reference interpreter runs a function of a module on given tensors. It needs one argument of the \
               declared type for each parameter, and token ids and labels below the size of their table.",

@@ -160,7 +160,7 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
     let (add_qkv_bias, attention_output_bias, mlp_bias) = biases(s, b, &d);
     let (hidden_act, gated_linear_unit) = activation(s, b.convention, &d);
     let params_dtype = s.one_of("params_dtype", DTYPES, d.params_dtype);
-    let config = ModelConfig {
+    let mut config = ModelConfig {
         span: b.span,
         family: b.family,
         convention: b.convention,
@@ -208,17 +208,19 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         pad_token_id: s.get("pad_token_id", d.pad_token_id),
         input_sliced_sig: s.get("input_sliced_sig", false),
     };
-    if !config.hidden_dropout.is_set()
-        && b.convention == Convention::Mcore
-        && config.hidden_dropout.value > 0.0
-        && b.family == Family::Qwen3
-    {
-        let message = format!(
-            "`hidden_dropout` is not given, and its default for Mcore models is {}",
-            config.hidden_dropout.value
-        );
-        let found = Diagnostic::warning(&codes::COMPATIBILITY, message).help("write `hidden_dropout: 0.0` for none");
+    for (name, dropout) in [
+        ("hidden_dropout", &mut config.hidden_dropout),
+        ("attention_dropout", &mut config.attention_dropout),
+        ("embedding_dropout", &mut config.embedding_dropout),
+    ] {
+        if dropout.is_set() || dropout.value == 0.0 {
+            continue;
+        }
+        let message =
+            format!("`{name}` is not given: it is 0 here, and {} in MindSpore Transformers", dropout.value);
+        let found = Diagnostic::warning(&codes::COMPATIBILITY, message).help(format!("write `{name}: 0.0`"));
         s.error_at(found, None, "in this section");
+        dropout.value = 0.0;
     }
     complete.then_some(config)
 }

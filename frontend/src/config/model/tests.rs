@@ -82,7 +82,7 @@ fn families_have_their_defaults() {
     assert!(qwen2.add_qkv_bias.value && !qwen2.attention_output_bias.value);
     let qwen3 = llama(&[("model_type", "qwen3")]);
     assert!(qwen3.qk_layernorm.value && !qwen3.add_qkv_bias.value);
-    assert_eq!((qwen3.kv_channels.value, qwen3.hidden_dropout.value), (128, 0.1));
+    assert_eq!((qwen3.kv_channels.value, qwen3.hidden_dropout.value), (128, 0.0), "a default dropout counts as none");
     let gpt2 = llama(&[("model_type", "gpt2"), ("num_query_groups", "8")]);
     assert!(gpt2.add_qkv_bias.value && gpt2.attention_output_bias.value && gpt2.mlp_bias.value);
     assert!(gpt2.tie_word_embeddings.value && !gpt2.gated_linear_unit.value);

@@ -1,0 +1,103 @@
+//! Settings that are understood, and that nothing here depends on: they are reported, so that nobody waits for an effect.
+//!
+//! What changes neither numbers nor files (numbers of loader threads, say) is a hint, and taken as one in silence.
+
+use super::recompute::RecomputeConfig;
+use super::report::Report;
+use super::span::Span;
+use super::{CheckpointFormat, Config, DataLoader, Dtype, LossScale};
+
+/// Adds every such setting of `config` to the note on keys without an effect.
+pub(super) fn note(report: &Report, config: &Config) {
+    let say = |section: &str, key: &str, span: Option<Span>, differs: bool| {
+        if let Some(span) = span.filter(|_| differs) {
+            report.idle(section, key, span);
+        }
+    };
+    let g = &config.general;
+    say("", "auto_trans_ckpt", g.auto_trans_ckpt.span, g.auto_trans_ckpt.value);
+    say("", "remove_redundancy", g.remove_redundancy.span, g.remove_redundancy.value);
+    say("", "ignore_data_skip", g.ignore_data_skip.span, g.ignore_data_skip.value);
+    say("", "data_skip_steps", g.data_skip_steps.and_then(|s| s.span), true);
+    let memory = config.context.max_device_memory.and_then(|m| m.span);
+    say("context", "max_device_memory", memory, true);
+    let w = &config.wrapper;
+    let scales = !matches!(w.scale_sense.value, LossScale::Static(s) if (s - 1.0).abs() < f64::EPSILON);
+    say("runner_wrapper", "scale_sense", w.scale_sense.span, scales);
+    say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
+    recompute(&config.recompute, &say);
+    if let DataLoader::Megatron(d) = &config.dataset.loader {
+        let mask = &d.create_attention_mask;
+        say("train_dataset.data_loader.config", "create_attention_mask", mask.span, mask.value);
+    }
+    let m = &config.model;
+    for (key, dtype) in [
+        ("params_dtype", &m.params_dtype),
+        ("embedding_params_dtype", &m.embedding_params_dtype),
+        ("layernorm_compute_dtype", &m.layernorm_compute_dtype),
+        ("softmax_compute_dtype", &m.softmax_compute_dtype),
+        ("rotary_dtype", &m.rotary_dtype),
+    ] {
+        // Weights, norms, softmax and rotation are in f32.
+        say("model.model_config", key, dtype.span, dtype.value != Dtype::F32);
+    }
+    if let Some(c) = &config.callbacks.checkpoint {
+        let section = "callbacks.CheckpointMonitor";
+        say(section, "directory", c.directory.as_ref().and_then(|d| d.span), true);
+        say(section, "save_checkpoint_seconds", c.save_checkpoint_seconds.span, c.save_checkpoint_seconds.value > 0);
+        say(section, "async_save", c.async_save.span, c.async_save.value);
+        // Checkpoints are safetensors, with the optimizer's state beside the weights.
+        let other = c.checkpoint_format.value != CheckpointFormat::Safetensors;
+        say(section, "checkpoint_format", c.checkpoint_format.span, other);
+        say(section, "save_optimizer", c.save_optimizer.span, !c.save_optimizer.value);
+        say(section, "remove_redundancy", c.remove_redundancy.span, c.remove_redundancy.value);
+    }
+}
+
+/// Recomputing changes memory and time, never a number.
+fn recompute(r: &RecomputeConfig, say: &impl Fn(&str, &str, Option<Span>, bool)) {
+    let section = "recompute_config";
+    say(section, "recompute", r.recompute.span, !r.recompute.value.is_none());
+    say(section, "select_recompute", r.select_recompute.span, !r.select_recompute.value.is_none());
+    say(section, "select_comm_recompute", r.select_comm_recompute.span, !r.select_comm_recompute.value.is_none());
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::testing::LLAMA;
+
+    /// The help of the note on keys without an effect.
+    fn noted(overrides: &[(&str, &str)]) -> Option<String> {
+        let overrides: Vec<_> = overrides.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let loaded = crate::config::parse("llama.yaml", LLAMA, &overrides);
+        assert!(loaded.config.is_some(), "{:#?}", loaded.diagnostics);
+        loaded.diagnostics.into_iter().find(|d| d.code.id == "C0005").and_then(|d| d.help)
+    }
+
+    #[test]
+    fn what_is_asked_for_and_not_done_is_said() {
+        assert_eq!(noted(&[]), None);
+        for (key, value) in [
+            ("recompute_config.recompute", "True"),
+            ("recompute_config.select_recompute", "['mlp']"),
+            ("model.model_config.softmax_compute_dtype", "bfloat16"),
+            ("callbacks", "[{type: CheckpointMonitor, checkpoint_format: ckpt}]"),
+            ("context.max_device_memory", "58GB"),
+        ] {
+            let help = noted(&[(key, value)]).unwrap_or_else(|| panic!("nothing about {key}"));
+            let last = if key == "callbacks" { "checkpoint_format" } else { key.rsplit('.').next().unwrap() };
+            assert!(help.contains(last), "{key}: {help}");
+        }
+    }
+
+    #[test]
+    fn what_is_off_or_as_it_is_done_here_is_not_worth_a_word() {
+        let quiet = [
+            ("recompute_config.recompute", "False"),
+            ("recompute_config.select_recompute", "[0, 0]"),
+            ("model.model_config.softmax_compute_dtype", "float32"),
+            ("callbacks", "[{type: CheckpointMonitor, checkpoint_format: safetensors, async_save: False}]"),
+        ];
+        assert_eq!(noted(&quiet), None);
+    }
+}
