@@ -2,72 +2,24 @@
 
 mod support;
 
-use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_backends::cpu::features;
 use athanor_ir::Module;
-use athanor_ir::plan::BufferRole;
 use athanor_ir::target::CpuLevel;
-use athanor_passes::codegen::llvm::build_shared_object;
-use athanor_passes::compile::{OptLevel, pipeline};
-use athanor_passes::plan::{PlanOptions, build};
-use athanor_passes::registry;
-use std::sync::Arc;
+use athanor_passes::compile::OptLevel;
+use support::device::{Compilation, Run};
 use support::{config, golden, module, run_spec, tensors};
 
 const SEQ: usize = 32;
 const BATCH: usize = 2;
 
-/// The module that the plan is made of.
-fn compiled(module: &Module, level: OptLevel, blocks: usize) -> Module {
-    let passes = registry::build(&pipeline(module, level, true, blocks)).unwrap();
-    passes.iter().fold(module.clone(), |m, p| {
-        let next = p.run(&m).unwrap_or_else(|e| panic!("{}: {e}", p.name()));
-        athanor_ir::verify::verify(&next).unwrap_or_else(|e| panic!("after {}: {e}", p.name()));
-        next
-    })
-}
-
-/// Loss and gradient norm of `steps` steps of w1-tiny, on two threads.
+/// Loss and gradient norm of `steps` steps of w1-tiny.
 fn curve(module: &Module, opt: OptLevel, level: CpuLevel, library: bool, steps: usize) -> Vec<[f64; 2]> {
-    curve_on(module, (opt, level, library), (2, 2), steps)
-}
-
-/// As [`curve`], compiled for `planned` threads and run by `threads`.
-fn curve_on(
-    module: &Module,
-    (opt, level, library): (OptLevel, CpuLevel, bool),
-    (planned, threads): (usize, usize),
-    steps: usize,
-) -> Vec<[f64; 2]> {
-    let module = compiled(module, opt, 4);
-    let options = PlanOptions { threads: planned, level, config_hash: String::new(), reference: opt == OptLevel::O0 };
-    let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
-    let dir = tempfile::tempdir().unwrap();
-    let kernels = dir.path().join("kernels.so");
-    if !compiled.texts.is_empty() {
-        build_shared_object(&compiled.texts, level, &kernels).unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
-    }
-    let device = DeviceOptions { kernels: Some(kernels), threads: Some(threads), library, profile: false };
-    let mut device = CpuDevice::new(Arc::new(compiled.plan), 0, &device).unwrap_or_else(|e| panic!("{e}"));
     let dir = golden("curves/w1-tiny");
+    let init = tensors(&dir.join("init.safetensors"));
+    let mut device = Run::new(module, Compilation { opt, level, library, train: true }, &init);
     let bytes = std::fs::read(dir.join("tokens.bin")).unwrap();
     let tokens: Vec<i32> = bytes.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
-    let init = tensors(&dir.join("init.safetensors"));
-    for i in 0..device.stage().buffers.len() {
-        let b = &device.stage().buffers[i];
-        if let BufferRole::Weight { .. } = b.role {
-            let name = b.name.clone();
-            device.bytes_mut(i).copy_from_slice(&init[&name].bytes);
-        }
-    }
-    let mut put = |d: &mut CpuDevice, name: &str, bytes: &[u8]| {
-        let i = d.buffer(name).unwrap_or_else(|| panic!("{name}"));
-        d.bytes_mut(i).copy_from_slice(bytes);
-    };
-    let run = module.run.clone();
-    if device.stage().program("setup").is_some() {
-        device.run_program("setup").unwrap();
-    }
+    let run = &module.run;
     let mut out = vec![];
     for step in 0..steps {
         let first = step * BATCH;
@@ -77,22 +29,17 @@ fn curve_on(
                 .copied()
                 .collect()
         };
-        put(&mut device, "tokens", bytemuck::cast_slice(&shifted(0)));
-        put(&mut device, "labels", bytemuck::cast_slice(&shifted(1)));
-        put(&mut device, "loss_mask", bytemuck::cast_slice(&vec![1.0f32; BATCH * SEQ]));
+        device.put("tokens", bytemuck::cast_slice(&shifted(0)));
+        device.put("labels", bytemuck::cast_slice(&shifted(1)));
+        device.put("loss_mask", bytemuck::cast_slice(&vec![1.0f32; BATCH * SEQ]));
         let (lr, t) = (run.lr.at(step as u64), step as i32 + 1);
-        let scalars = [
-            ("lr", lr),
-            ("step_size", lr / (1.0 - run.optimizer.beta1.powi(t))),
-            ("v_scale", 1.0 / (1.0 - run.optimizer.beta2.powi(t))),
-        ];
-        for (name, x) in scalars {
-            put(&mut device, name, &(x as f32).to_le_bytes());
-        }
-        device.run_program("micro").unwrap_or_else(|e| panic!("{e}"));
-        let loss = device.scalar("micro", "loss").unwrap();
-        device.run_program("update").unwrap_or_else(|e| panic!("{e}"));
-        out.push([loss, device.scalar("update", "grad_norm").unwrap()]);
+        device.put_scalar("lr", lr);
+        device.put_scalar("step_size", lr / (1.0 - run.optimizer.beta1.powi(t)));
+        device.put_scalar("v_scale", 1.0 / (1.0 - run.optimizer.beta2.powi(t)));
+        device.program("micro");
+        let loss = device.scalar("micro", "loss");
+        device.program("update");
+        out.push([loss, device.scalar("update", "grad_norm")]);
     }
     out
 }
@@ -131,18 +78,6 @@ fn fused_kernels_follow_the_curve_at_every_cpu_level() {
         for library in [false, true] {
             follows(&format!("{level}, library {library}"), &curve(&m, OptLevel::O1, level, library, 20), 2e-6, 1e-5);
         }
-    }
-}
-
-/// Work is dealt in the shares that the plan was made for: partial sums are the same whoever computes them.
-#[test]
-fn a_plan_gives_the_same_bits_on_any_number_of_threads() {
-    let m = tiny(&["compute_dtype: float32"]);
-    let on = |threads| curve_on(&m, (OptLevel::O1, features::detect(), false), (5, threads), 5);
-    let all = on(5);
-    follows("five threads", &all, 2e-6, 1e-5);
-    for threads in [1, 2, 3] {
-        assert_eq!(on(threads), all, "{threads} threads");
     }
 }
 

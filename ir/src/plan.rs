@@ -126,7 +126,6 @@ pub struct Kernel {
     /// Name for people: what it fuses.
     pub name: String,
     /// How it runs.
-    #[serde(flatten)]
     pub kind: KernelKind,
     /// Floating-point operations of one run.
     pub flops: u64,

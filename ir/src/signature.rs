@@ -174,27 +174,30 @@ impl Op {
     }
 
     /// Floating-point operations of one execution: 2 per multiply-add of a contraction, 1 per element otherwise.
+    ///
+    /// Counts of absurd shapes stop at `u64::MAX`.
     pub fn flops(&self, ins: &[TensorType], outs: &[TensorType]) -> u64 {
         let elements = |t: &TensorType| t.elements() as u64;
+        let product = |factors: &[u64]| factors.iter().fold(1u64, |a, b| a.saturating_mul(*b));
+        let sum = |list: &[TensorType]| list.iter().map(elements).fold(0u64, u64::saturating_add);
         match self {
             Self::Einsum { spec } => {
                 let Ok([a, b, _]) = parse_einsum(spec) else { return 0 };
                 let free = b.iter().zip(&ins[1].dims).filter(|(c, _)| !a.contains(c)).map(|(_, d)| *d as u64);
-                2 * elements(&ins[0]) * free.product::<u64>()
+                product(&[2, elements(&ins[0]), product(&free.collect::<Vec<_>>())])
             }
             Self::Attention { causal, .. } | Self::AttentionGrad { causal, .. } => {
                 let (q, v) = (&ins[0], &ins[2]);
-                let pairs = (q.dims[0] * q.dims[2] * q.dims[1] * q.dims[1]) as u64 / if *causal { 2 } else { 1 };
-                let (d, e) = (q.dims[3] as u64, v.dims[3] as u64);
-                match self {
-                    Self::Attention { .. } => 2 * pairs * (d + e),
-                    _ => 2 * pairs * (3 * d + 2 * e),
-                }
+                let [batch, seq, heads, d] = [0, 1, 2, 3].map(|i| q.dims[i] as u64);
+                let pairs = product(&[batch, heads, seq, seq]) / if *causal { 2 } else { 1 };
+                let e = v.dims[3] as u64;
+                let width = if matches!(self, Self::Attention { .. }) { d + e } else { 3 * d + 2 * e };
+                product(&[2, pairs, width])
             }
             Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
             Self::Constant { .. } | Self::Transpose { .. } | Self::Embed => 0,
-            Self::Reduce { .. } | Self::SumSquares => ins.iter().map(elements).sum(),
-            _ => outs.iter().map(elements).sum(),
+            Self::Reduce { .. } | Self::SumSquares => sum(ins),
+            _ => sum(outs),
         }
     }
 
@@ -202,7 +205,7 @@ impl Op {
     pub fn bytes(&self, ins: &[TensorType], outs: &[TensorType]) -> u64 {
         match self {
             Self::Reshape => 0,
-            _ => ins.iter().chain(outs).map(|t| t.bytes() as u64).sum(),
+            _ => ins.iter().chain(outs).map(|t| t.bytes() as u64).fold(0, u64::saturating_add),
         }
     }
 }

@@ -1,4 +1,7 @@
-//! What the tests of whole models share: goldens from disk, configurations, modules.
+//! What the tests of whole models share: goldens from disk, configurations, modules, compiled plans on the CPU device.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+pub mod device;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use athanor_frontend::model::{build, flops};
 use athanor_ir::lr::{LrSchedule, Shape};
 use athanor_ir::run::{AdamWSpec, RunSpec};
 use athanor_ir::{DType, Module, TensorType};
+use athanor_passes::registry;
 
 /// A folder of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {
@@ -84,6 +88,16 @@ pub fn module(config: &Config, run: RunSpec, logits: bool) -> Module {
     let module = build(config, run, logits).unwrap_or_else(|e| panic!("{e}"));
     athanor_ir::verify::verify(&module).unwrap_or_else(|e| panic!("{e}"));
     module
+}
+
+/// `module` after the passes of `pipeline`, verified after each.
+pub fn apply(module: &Module, pipeline: &str) -> Module {
+    let passes = registry::build(pipeline).unwrap_or_else(|e| panic!("{e}"));
+    passes.iter().fold(module.clone(), |m, p| {
+        let next = p.run(&m).unwrap_or_else(|e| panic!("{}: {e}", p.name()));
+        athanor_ir::verify::verify(&next).unwrap_or_else(|e| panic!("after {}: {e}", p.name()));
+        next
+    })
 }
 
 /// ‖a − b‖ / ‖b‖, or ‖a‖ where b is zero.

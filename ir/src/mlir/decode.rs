@@ -337,8 +337,16 @@ fn mesh<'c>(cx: Cx<'c>, value: Attr<'c>) -> Option<Mesh> {
 }
 
 fn run<'c>(cx: Cx<'c>, value: Attr<'c>) -> std::result::Result<RunSpec, String> {
-    let json = json::from_attribute(cx, value).map_err(|e| format!("nn.run: {e}"))?;
-    serde_json::from_value(json).map_err(|e| format!("nn.run is not a run specification: {e}"))
+    let mut given = json::from_attribute(cx, value).map_err(|e| format!("nn.run: {e}"))?;
+    // What a hand leaves out is as in a module without nn.run.
+    if let (Some(given), Ok(serde_json::Value::Object(bare))) =
+        (given.as_object_mut(), serde_json::to_value(bare_run()))
+    {
+        for (key, value) in bare {
+            given.entry(key).or_insert(value);
+        }
+    }
+    serde_json::from_value(given).map_err(|e| format!("nn.run is not a run specification: {e}"))
 }
 
 /// Reads the attributes of one op and counts them.

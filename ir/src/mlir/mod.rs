@@ -17,8 +17,9 @@
 //! ```
 //!
 //! Calls are `func.call`. Operands of differing types of a variadic op travel as one tuple, made by
-//! `builtin.unrealized_conversion_cast`, because IRDL holds a variadic group to one type. `nn.run` and `nn.mesh` may be
-//! left out, as may names and roles of parameters (inputs called `arg0`, …) and names of results.
+//! `builtin.unrealized_conversion_cast`, because IRDL holds a variadic group to one type. `nn.run` (or some
+//! of its keys) and `nn.mesh` may be left out, as may names and roles of parameters (inputs called `arg0`, …) and names
+//! of results.
 
 mod decode;
 mod diag;

@@ -276,8 +276,8 @@ fn errors_say_where() {
     assert!(e.code == &NOT_NN && e.message.contains("static") && place(&e) == Some((1, 14)), "{e}");
     let e = error("func.func @f(%a: tensor<2xf32> {nn.role = \"boss\"}) {\n  return\n}");
     assert!(e.code == &NOT_NN && e.message.contains("boss"), "{e}");
-    let e = error("module attributes {nn.run = {seed = 1}} {}");
-    assert!(e.code == &NOT_NN && e.message.contains("missing field"), "{e}");
+    let e = error("module attributes {nn.run = {sed = 1}} {}");
+    assert!(e.code == &NOT_NN && e.message.contains("unknown field `sed`"), "{e}");
     let e = error("func.func @f(%a: tensor<4611686018427387904x4611686018427387904xf32>) {\n  return\n}");
     assert!(e.code == &NOT_NN && e.message.contains("larger than"), "{e}");
     let e = error("func.func @f() {\n %a = \"nn.constant\"() {value = 1 : i64} : () -> tensor<f32>\n  return\n}");

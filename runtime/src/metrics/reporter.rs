@@ -38,7 +38,7 @@ pub struct Reporter {
 }
 
 /// The place that log lines name, where MindFormers names its callback.
-const PLACE: &str = concat!("[", file!(), ":", line!(), "]");
+const PLACE: &str = concat!("[runtime/src/metrics/reporter.rs:", line!(), "]");
 
 impl Reporter {
     /// A reporter for a run that continues after `finished` steps.
