@@ -316,11 +316,11 @@ pub enum Op {
     CrossEntropyGrad,
     /// (g₀, g₁, …) → f64 scalar: sum of the squares of all elements, accumulated in f64.
     SumSquares,
-    /// (p, g, m, v, lr, step_size, v_scale, g_scale — the last four f32 scalars) → (p, m, v): one AdamW step.
+    /// (p, g, m, v, lr, `step_size`, `v_scale`, `g_scale` — the last four f32 scalars) → (p, m, v): one AdamW step.
     ///
-    /// g ← g·g_scale; m ← β₁·m + (1−β₁)·g; v ← β₂·v + (1−β₂)·g²;
-    /// p ← p·(1 − lr·decay) − step_size·m/(√(v·v_scale) + eps),
-    /// with step_size = lr/(1−β₁ᵗ) and v_scale = 1/(1−β₂ᵗ) supplied per step.
+    /// `g ← g·g_scale; m ← β₁·m + (1−β₁)·g; v ← β₂·v + (1−β₂)·g²`;
+    /// `p ← p·(1 − lr·decay) − step_size·m/(√(v·v_scale) + eps)`,
+    /// with `step_size = lr/(1−β₁ᵗ)` and `v_scale = 1/(1−β₂ᵗ)` supplied per step.
     AdamW {
         /// Decay of the first moment.
         beta1: F64,

@@ -216,8 +216,7 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         if dropout.is_set() || dropout.value == 0.0 {
             continue;
         }
-        let message =
-            format!("`{name}` is not given: it is 0 here, and {} in MindSpore Transformers", dropout.value);
+        let message = format!("`{name}` is not given: it is 0 here, and {} in MindSpore Transformers", dropout.value);
         let found = Diagnostic::warning(&codes::COMPATIBILITY, message).help(format!("write `{name}: 0.0`"));
         s.error_at(found, None, "in this section");
         dropout.value = 0.0;
