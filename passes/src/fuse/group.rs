@@ -50,11 +50,17 @@ fn fusible(func: &Func, node: &Node) -> bool {
     if node.outputs.iter().chain(&node.inputs).all(|v| func.ty(*v).elements() < SMALL) {
         return false;
     }
-    match node.op {
-        Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reduce { .. } => true,
-        Op::RmsNorm { .. } | Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => true,
-        _ => false,
-    }
+    matches!(
+        node.op,
+        Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Cast
+            | Op::Reduce { .. }
+            | Op::RmsNorm { .. }
+            | Op::RmsNormGrad { .. }
+            | Op::LayerNorm { .. }
+            | Op::LayerNormGrad { .. }
+    )
 }
 
 /// Ops that cost nothing inside a group: each group that reads one has its own copy.
@@ -140,17 +146,13 @@ impl Grouping<'_> {
             return *inner;
         }
         let copy = self.def(v).map(|d| &self.func.nodes[d]).filter(|n| free(&n.op) && self.worth_copying(n, members));
-        let inner = match copy {
-            Some(node) => {
-                let ins: Vec<ValueId> =
-                    node.inputs.iter().map(|u| self.take(*u, members, body, map, externals)).collect();
-                body.push(node.op.clone(), &ins, vec![self.func.ty(v).clone()], &Loc::default())[0]
-            }
-            None => {
-                externals.push(v);
-                let name = format!("p{}", externals.len() - 1);
-                body.param(name, self.func.ty(v).clone(), Role::Input, Loc::default())
-            }
+        let inner = if let Some(node) = copy {
+            let ins: Vec<ValueId> = node.inputs.iter().map(|u| self.take(*u, members, body, map, externals)).collect();
+            body.push(node.op.clone(), &ins, vec![self.func.ty(v).clone()], &Loc::default())[0]
+        } else {
+            externals.push(v);
+            let name = format!("p{}", externals.len() - 1);
+            body.param(name, self.func.ty(v).clone(), Role::Input, Loc::default())
         };
         map.insert(v, inner);
         inner

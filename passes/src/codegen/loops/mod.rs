@@ -198,7 +198,7 @@ impl Loop<'_> {
             .filter_map(|i| sum_node(self.func, self.func.results[*i].value))
             .map(|n| n.inputs[0])
             .collect();
-        let last_reduction = (0..self.func.nodes.len() + 1).rev().find(|p| !self.reductions(*p).is_empty());
+        let last_reduction = (0..=self.func.nodes.len()).rev().find(|p| !self.reductions(*p).is_empty());
         let written_level = full
             .iter()
             .map(|i| self.func.results[*i].value)
@@ -371,7 +371,7 @@ impl Loop<'_> {
             }
             Some(n) => {
                 let ins: Vec<Val> = n.inputs.iter().map(|u| self.row_value(e, *u, r, state)).collect();
-                self.pointwise(e, &self.one, &n.op, &ins)
+                pointwise(e, &self.one, &n.op, &ins)
             }
         };
         state.ready.insert(v, x);
@@ -390,21 +390,11 @@ impl Loop<'_> {
             }
             Some(n) => {
                 let ins: Vec<Val> = n.inputs.iter().map(|u| self.full(e, s, *u, (at, c), known)).collect();
-                self.pointwise(e, s, &n.op, &ins)
+                pointwise(e, s, &n.op, &ins)
             }
         };
         known.insert(v, x);
         x
-    }
-
-    fn pointwise(&self, e: &mut Emit, s: &Simd, op: &Op, ins: &[Val]) -> Val {
-        match op {
-            Op::Constant { value } => s.splat(e, value.0),
-            Op::Unary(f) => math::unary(s, e, *f, ins[0]),
-            Op::Binary(f) => math::binary(s, e, *f, ins[0], ins[1]),
-            // Registers hold f32; broadcasts and reshapes are a matter of which element is read.
-            _ => ins[0],
-        }
     }
 
     /// The kernel that adds up the partial rows.
@@ -439,6 +429,17 @@ impl Loop<'_> {
         });
         let text = KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: bufs.len() };
         (text, cols.div_ceil(FINISH_BLOCK))
+    }
+}
+
+/// An element of `op`'s result from elements of its operands.
+fn pointwise(e: &mut Emit, s: &Simd, op: &Op, ins: &[Val]) -> Val {
+    match op {
+        Op::Constant { value } => s.splat(e, value.0),
+        Op::Unary(f) => math::unary(s, e, *f, ins[0]),
+        Op::Binary(f) => math::binary(s, e, *f, ins[0], ins[1]),
+        // Registers hold f32; broadcasts and reshapes are a matter of which element is read.
+        _ => ins[0],
     }
 }
 
