@@ -48,8 +48,7 @@ impl Run {
         let device = CpuDevice::new(Arc::new(compiled.plan), 0, &options).unwrap_or_else(|e| panic!("{e}"));
         let mut run = Self { device };
         let is_weight = |b: &&Buffer| matches!(b.role, BufferRole::Weight { .. });
-        let names: Vec<String> =
-            run.device.stage().buffers.iter().filter(is_weight).map(|b| b.name.clone()).collect();
+        let names: Vec<String> = run.device.stage().buffers.iter().filter(is_weight).map(|b| b.name.clone()).collect();
         for name in names {
             run.put(&name, &weights[&name].bytes);
         }
