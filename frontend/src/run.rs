@@ -40,7 +40,7 @@ pub const CODES: &[&Code] = &[&NO_STEPS, &OTHER_RULE];
 pub fn spec(config: &Config) -> Result<RunSpec> {
     check_rule(config)?;
     let m = &config.model;
-    let per_epoch = steps_per_epoch(config)?;
+    let per_epoch = steps_per_epoch(config);
     let epochs = config.runner.epochs.value as u64;
     let all = per_epoch.map(|s| s.saturating_mul(epochs));
     let stop = Some(config.runner.stop_step.value).filter(|s| *s > 0);
@@ -125,7 +125,7 @@ fn text(path: &Path) -> String {
 }
 
 /// Optimizer steps in one pass over the data; `None` when the file to count is not there.
-fn steps_per_epoch(config: &Config) -> Result<Option<u64>> {
+fn steps_per_epoch(config: &Config) -> Option<u64> {
     let batch = config.global_batch_size(1) as u64;
     let samples = match &config.dataset.loader {
         DataLoader::Megatron(d) => Some(d.sizes.value[0]),
@@ -138,7 +138,7 @@ fn steps_per_epoch(config: &Config) -> Result<Option<u64>> {
             })
         }
     };
-    Ok(samples.map(|s| s / batch.max(1)))
+    samples.map(|s| s / batch.max(1))
 }
 
 fn stride(config: &Config, d: &TokenBin) -> u64 {

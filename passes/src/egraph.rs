@@ -181,7 +181,7 @@ pub fn rewrite(func: &Func, rules: &[Rule], cost: fn(&Op, &[TensorType], &[Tenso
         .with_node_limit(limit)
         .with_iter_limit(8)
         // Results must not depend on the speed of the machine.
-        .with_time_limit(Duration::from_secs(3600))
+        .with_time_limit(Duration::from_hours(1))
         .run(&rewrites);
     let graph = runner.egraph;
     let mut loc_of: HashMap<Id, Loc> = HashMap::new();

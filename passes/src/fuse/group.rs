@@ -50,11 +50,11 @@ fn fusible(func: &Func, node: &Node) -> bool {
     if node.outputs.iter().chain(&node.inputs).all(|v| func.ty(*v).elements() < SMALL) {
         return false;
     }
-    match node.op {
-        Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reduce { .. } => true,
-        Op::RmsNorm { .. } | Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => true,
-        _ => false,
-    }
+    let norm = matches!(
+        node.op,
+        Op::RmsNorm { .. } | Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. }
+    );
+    norm || matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reduce { .. })
 }
 
 /// Ops that cost nothing inside a group: each group that reads one has its own copy.
@@ -140,17 +140,13 @@ impl Grouping<'_> {
             return *inner;
         }
         let copy = self.def(v).map(|d| &self.func.nodes[d]).filter(|n| free(&n.op) && self.worth_copying(n, members));
-        let inner = match copy {
-            Some(node) => {
-                let ins: Vec<ValueId> =
-                    node.inputs.iter().map(|u| self.take(*u, members, body, map, externals)).collect();
-                body.push(node.op.clone(), &ins, vec![self.func.ty(v).clone()], &Loc::default())[0]
-            }
-            None => {
-                externals.push(v);
-                let name = format!("p{}", externals.len() - 1);
-                body.param(name, self.func.ty(v).clone(), Role::Input, Loc::default())
-            }
+        let inner = if let Some(node) = copy {
+            let ins: Vec<ValueId> = node.inputs.iter().map(|u| self.take(*u, members, body, map, externals)).collect();
+            body.push(node.op.clone(), &ins, vec![self.func.ty(v).clone()], &Loc::default())[0]
+        } else {
+            externals.push(v);
+            let name = format!("p{}", externals.len() - 1);
+            body.param(name, self.func.ty(v).clone(), Role::Input, Loc::default())
         };
         map.insert(v, inner);
         inner
@@ -225,7 +221,9 @@ impl Grouping<'_> {
                 for g in &choice[1..] {
                     self.groups[*g].clear();
                 }
-                members.iter().for_each(|m| self.of[*m] = Some(target));
+                for m in &members {
+                    self.of[*m] = Some(target);
+                }
                 self.groups[target] = members;
                 return;
             }
@@ -281,7 +279,9 @@ fn in_order(func: &Func, units: Vec<(Vec<usize>, Node)>) -> Vec<Node> {
     for (u, (_, node)) in units.iter().enumerate() {
         let from: BTreeSet<usize> = node.inputs.iter().filter_map(|v| maker.get(v)).copied().collect();
         waits[u] = from.len();
-        from.iter().for_each(|f| feeds[*f].push(u));
+        for f in from {
+            feeds[f].push(u);
+        }
     }
     let key = |u: usize| std::cmp::Reverse((units[u].0.last().copied().unwrap_or(0), u));
     let mut ready: BinaryHeap<_> = (0..units.len()).filter(|u| waits[*u] == 0).map(key).collect();

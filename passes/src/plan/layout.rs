@@ -3,6 +3,7 @@
 use athanor_ir::func::{Func, ValueId};
 use athanor_ir::op::Op;
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 /// What a place is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,7 +67,7 @@ fn contiguous_slice(func: &Func, node: usize) -> Option<usize> {
 /// Operand whose place the node's result `output` may or must take over, element for element.
 pub fn in_place(op: &Op, output: usize) -> &'static [usize] {
     match (op, output) {
-        (Op::Unary(_), 0) | (Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::CrossEntropyGrad, 0) => &[0],
+        (Op::Unary(_) | Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::CrossEntropyGrad, 0) => &[0],
         (Op::Binary(_), 0) => &[0, 1],
         (Op::AdamW { .. }, 0) => &[0],
         (Op::AdamW { .. }, 1) => &[2],
@@ -149,7 +150,7 @@ impl Planner<'_> {
 }
 
 /// Lays out `func`; `names` holds every parameter and state, `persistent` the values that `setup` computes.
-pub fn layout(func: &Func, names: &Names, persistent: &HashMap<ValueId, usize>) -> Layout {
+pub fn layout<S: BuildHasher>(func: &Func, names: &Names, persistent: &HashMap<ValueId, usize, S>) -> Layout {
     let count = func.types.len();
     let mut last_use = vec![0; count];
     for (i, node) in func.nodes.iter().enumerate() {

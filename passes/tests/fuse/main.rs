@@ -42,7 +42,8 @@ fn difference(p: &Program, got: &HashMap<String, Tensor>, want: &HashMap<String,
         let (got, want) = (&got[&r.name], &want[&r.name]);
         assert_eq!(got.ty, want.ty);
         let pairs = got.to_f64().into_iter().zip(want.to_f64());
-        let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) });
+        let off =
+            pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) });
         if off > tolerance(p.narrow) * scale.max(1.0) {
             return Err(format!("{} {} is {off:e} off: {got:?} is not {want:?}", r.name, got.ty));
         }
@@ -58,7 +59,8 @@ fn unchanged(p: &Program, seed: u64, pipeline: &str) -> Result<Module, String> {
     let want = interpret(&before, "f", &args).unwrap();
     let after = apply(&before, pipeline);
     let got = interpret(&after, "f", &args).map_err(|e| e.to_string())?;
-    difference(p, &got, &want).map_err(|e| format!("{pipeline}: {e}\nbefore {:#?}\nafter {:#?}", before.funcs, after.funcs))?;
+    difference(p, &got, &want)
+        .map_err(|e| format!("{pipeline}: {e}\nbefore {:#?}\nafter {:#?}", before.funcs, after.funcs))?;
     Ok(after)
 }
 

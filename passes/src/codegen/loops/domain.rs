@@ -33,6 +33,7 @@ const FLAT_COLS: usize = 4096;
 
 /// Number of elements below which a row or column class is told apart by context, not size, is not tried: the class of
 /// each value follows from the ops that make and read it.
+#[allow(clippy::option_option, reason = "no common space, none asked for, or so many columns")]
 fn split_of(func: &Func) -> Option<Option<usize>> {
     let mut cols: Option<usize> = None;
     let mut agree = |c: usize| {

@@ -198,7 +198,7 @@ impl Loop<'_> {
             .filter_map(|i| sum_node(self.func, self.func.results[*i].value))
             .map(|n| n.inputs[0])
             .collect();
-        let last_reduction = (0..self.func.nodes.len() + 1).rev().find(|p| !self.reductions(*p).is_empty());
+        let last_reduction = (0..=self.func.nodes.len()).rev().find(|p| !self.reductions(*p).is_empty());
         let written_level = full
             .iter()
             .map(|i| self.func.results[*i].value)
@@ -244,7 +244,9 @@ impl Loop<'_> {
             .collect();
         let mut rows_needed = vec![];
         let mut seen = HashSet::new();
-        roots.iter().for_each(|v| self.row_operands(*v, &mut rows_needed, &mut seen));
+        for v in &roots {
+            self.row_operands(*v, &mut rows_needed, &mut seen);
+        }
         let mut splats: HashMap<ValueId, (Val, Val)> = HashMap::new();
         for v in rows_needed {
             let one = self.row_value(e, v, r, state);
@@ -371,7 +373,7 @@ impl Loop<'_> {
             }
             Some(n) => {
                 let ins: Vec<Val> = n.inputs.iter().map(|u| self.row_value(e, *u, r, state)).collect();
-                self.pointwise(e, &self.one, &n.op, &ins)
+                Self::pointwise(e, &self.one, &n.op, &ins)
             }
         };
         state.ready.insert(v, x);
@@ -390,14 +392,14 @@ impl Loop<'_> {
             }
             Some(n) => {
                 let ins: Vec<Val> = n.inputs.iter().map(|u| self.full(e, s, *u, (at, c), known)).collect();
-                self.pointwise(e, s, &n.op, &ins)
+                Self::pointwise(e, s, &n.op, &ins)
             }
         };
         known.insert(v, x);
         x
     }
 
-    fn pointwise(&self, e: &mut Emit, s: &Simd, op: &Op, ins: &[Val]) -> Val {
+    fn pointwise(e: &mut Emit, s: &Simd, op: &Op, ins: &[Val]) -> Val {
         match op {
             Op::Constant { value } => s.splat(e, value.0),
             Op::Unary(f) => math::unary(s, e, *f, ins[0]),
