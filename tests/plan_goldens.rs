@@ -49,7 +49,8 @@ fn parity(name: &str) {
         loss_is_right(forward.scalar("forward", "loss"));
         let logits = forward.result("forward", "logits");
         assert_eq!(logits.ty, reference["logits"].ty);
-        let off = logits.to_f64().iter().zip(reference["logits"].to_f64()).map(|(a, b)| (a - b).abs());
+        let ours = logits.to_f64();
+        let off = ours.iter().zip(reference["logits"].to_f64()).map(|(a, b)| (a - b).abs());
         let off = off.fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) });
         assert!(off < 1e-4, "{what}: logits are {off:.1e} off");
 

@@ -282,9 +282,7 @@ mod tests {
             for grid in [0, 1, 2, 3, 7, 64, 1000] {
                 let hits: Vec<AtomicU64> = (0..grid).map(|_| AtomicU64::new(0)).collect();
                 for shares in [1, 2, threads, 7] {
-                    for h in &hits {
-                        h.store(0, Ordering::Relaxed);
-                    }
+                    hits.iter().for_each(|h| h.store(0, Ordering::Relaxed));
                     pool.run_shares(grid, shares, &|share, lo, hi| {
                         assert!(share < shares.min(grid) && lo < hi);
                         for hit in &hits[lo..hi] {

@@ -12,7 +12,7 @@ pub(super) const BLOCK_BYTES: usize = 128 << 20;
 /// The nodes of a loss over the vocabulary, with its gradients.
 struct Loss {
     logits: usize,
-    cross_entropy: usize,
+    entropy: usize,
     grad: usize,
     dx: usize,
     dw: usize,
@@ -74,7 +74,7 @@ fn find(func: &Func) -> Option<Loss> {
         && func.ty(func.nodes[dw].outputs[0]).dims == func.ty(w).dims;
     (by.len() == 2 && dx != dw && same_labels(rows[3]) && independent && plain).then_some(Loss {
         logits,
-        cross_entropy: loss,
+        entropy: loss,
         grad,
         dx,
         dw,
@@ -98,10 +98,10 @@ fn depends(func: &Func, defs: &[Option<usize>], v: ValueId, on: usize) -> bool {
 }
 
 fn rebuild(func: &Func, l: &Loss, blocks: usize, tokens: usize) -> Func {
-    let parts = [l.logits, l.cross_entropy, l.grad, l.dx, l.dw];
+    let parts = [l.logits, l.entropy, l.grad, l.dx, l.dw];
     let node = |i: usize| &func.nodes[i];
     let (x, w) = (node(l.logits).inputs[0], node(l.logits).inputs[1]);
-    let labels = node(l.cross_entropy).inputs[1];
+    let labels = node(l.entropy).inputs[1];
     let drow = node(l.grad).inputs[3];
     let [h, v] = [x, node(l.logits).outputs[0]].map(|t| func.ty(t).dims[func.ty(t).rank() - 1]);
     let transposed = func.ty(w).dims != [v, h];
@@ -155,7 +155,7 @@ fn rebuild(func: &Func, l: &Loss, blocks: usize, tokens: usize) -> Func {
     }
     let loss = b.many(Op::Concat { dim: 0 }, &losses)[0];
     let dx = b.many(Op::Concat { dim: 0 }, &dxs)[0];
-    let old_loss = node(l.cross_entropy).outputs[0];
+    let old_loss = node(l.entropy).outputs[0];
     let shaped_loss = b.reshape(loss, &func.ty(old_loss).dims);
     let old_dx = node(l.dx).outputs[0];
     let shaped_dx = b.reshape(dx, &dx_ty.dims);

@@ -50,11 +50,17 @@ fn fusible(func: &Func, node: &Node) -> bool {
     if node.outputs.iter().chain(&node.inputs).all(|v| func.ty(*v).elements() < SMALL) {
         return false;
     }
-    let norm = matches!(
+    matches!(
         node.op,
-        Op::RmsNorm { .. } | Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. }
-    );
-    norm || matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reduce { .. })
+        Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Cast
+            | Op::Reduce { .. }
+            | Op::RmsNorm { .. }
+            | Op::RmsNormGrad { .. }
+            | Op::LayerNorm { .. }
+            | Op::LayerNormGrad { .. }
+    )
 }
 
 /// Ops that cost nothing inside a group: each group that reads one has its own copy.
@@ -221,9 +227,7 @@ impl Grouping<'_> {
                 for g in &choice[1..] {
                     self.groups[*g].clear();
                 }
-                for m in &members {
-                    self.of[*m] = Some(target);
-                }
+                members.iter().for_each(|m| self.of[*m] = Some(target));
                 self.groups[target] = members;
                 return;
             }
@@ -279,9 +283,7 @@ fn in_order(func: &Func, units: Vec<(Vec<usize>, Node)>) -> Vec<Node> {
     for (u, (_, node)) in units.iter().enumerate() {
         let from: BTreeSet<usize> = node.inputs.iter().filter_map(|v| maker.get(v)).copied().collect();
         waits[u] = from.len();
-        for f in from {
-            feeds[f].push(u);
-        }
+        from.iter().for_each(|f| feeds[*f].push(u));
     }
     let key = |u: usize| std::cmp::Reverse((units[u].0.last().copied().unwrap_or(0), u));
     let mut ready: BinaryHeap<_> = (0..units.len()).filter(|u| waits[*u] == 0).map(key).collect();

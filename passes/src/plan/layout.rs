@@ -3,7 +3,6 @@
 use athanor_ir::func::{Func, ValueId};
 use athanor_ir::op::Op;
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 
 /// What a place is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -150,7 +149,7 @@ impl Planner<'_> {
 }
 
 /// Lays out `func`; `names` holds every parameter and state, `persistent` the values that `setup` computes.
-pub fn layout<S: BuildHasher>(func: &Func, names: &Names, persistent: &HashMap<ValueId, usize, S>) -> Layout {
+pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> Layout {
     let count = func.types.len();
     let mut last_use = vec![0; count];
     for (i, node) in func.nodes.iter().enumerate() {

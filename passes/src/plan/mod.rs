@@ -210,8 +210,8 @@ fn hoist_tables(
     names: &mut Names,
     named: &mut Vec<Named>,
     setup: &mut Vec<(Op, Vec<usize>, athanor_ir::Loc)>,
-) -> HashMap<ValueId, usize> {
-    let mut persistent = HashMap::new();
+) -> Vec<(ValueId, usize)> {
+    let mut persistent = vec![];
     for node in &func.nodes {
         if !matches!(node.op, Op::RopeTable { .. }) {
             continue;

@@ -31,10 +31,17 @@ pub struct Domain {
 /// Columns of a group without row ops are at most this many, so that rows can be dealt to workers.
 const FLAT_COLS: usize = 4096;
 
-/// Number of elements below which a row or column class is told apart by context, not size, is not tried: the class of
-/// each value follows from the ops that make and read it.
-#[allow(clippy::option_option, reason = "no common space, none asked for, or so many columns")]
-fn split_of(func: &Func) -> Option<Option<usize>> {
+/// How the ops of a group split its elements into rows and columns.
+enum Split {
+    /// They ask for so many columns.
+    Columns(usize),
+    /// Any split will do.
+    Any,
+    /// They disagree.
+    None,
+}
+
+fn split_of(func: &Func) -> Split {
     let mut cols: Option<usize> = None;
     let mut agree = |c: usize| {
         let ok = cols.is_none_or(|known| known == c);
@@ -49,10 +56,10 @@ fn split_of(func: &Func) -> Option<Option<usize>> {
                 let leading = dims.iter().copied().eq(0..dims.len());
                 let inside: usize = dims.iter().map(|d| ty.dims[*d]).product();
                 if dims.len() == ty.rank() || !(trailing || leading) {
-                    return None;
+                    return Split::None;
                 }
                 if !agree(if trailing { inside } else { ty.elements() / inside }) {
-                    return None;
+                    return Split::None;
                 }
             }
             Op::Broadcast { dims } if !dims.is_empty() => {
@@ -60,16 +67,16 @@ fn split_of(func: &Func) -> Option<Option<usize>> {
                 let leading = dims.iter().copied().eq(0..dims.len());
                 let trailing = dims.iter().copied().eq(to.rank() - dims.len()..to.rank());
                 if !(leading || trailing) {
-                    return None;
+                    return Split::None;
                 }
                 if !agree(if trailing { from.elements() } else { to.elements() / from.elements() }) {
-                    return None;
+                    return Split::None;
                 }
             }
             _ => {}
         }
     }
-    Some(cols)
+    cols.map_or(Split::Any, Split::Columns)
 }
 
 /// The largest divisor of `n` up to [`FLAT_COLS`], a multiple of 64 if there is one.
@@ -86,9 +93,10 @@ pub fn domain(func: &Func) -> Option<Domain> {
         return None;
     }
     let elements = func.types.iter().map(TensorType::elements).max()?;
-    let cols = match split_of(func)? {
-        Some(c) => c,
-        None => flat_cols(elements),
+    let cols = match split_of(func) {
+        Split::Columns(c) => c,
+        Split::Any => flat_cols(elements),
+        Split::None => return None,
     };
     if cols == 0 || !elements.is_multiple_of(cols) {
         return None;

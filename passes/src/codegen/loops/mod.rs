@@ -244,9 +244,7 @@ impl Loop<'_> {
             .collect();
         let mut rows_needed = vec![];
         let mut seen = HashSet::new();
-        for v in &roots {
-            self.row_operands(*v, &mut rows_needed, &mut seen);
-        }
+        roots.iter().for_each(|v| self.row_operands(*v, &mut rows_needed, &mut seen));
         let mut splats: HashMap<ValueId, (Val, Val)> = HashMap::new();
         for v in rows_needed {
             let one = self.row_value(e, v, r, state);
@@ -373,7 +371,7 @@ impl Loop<'_> {
             }
             Some(n) => {
                 let ins: Vec<Val> = n.inputs.iter().map(|u| self.row_value(e, *u, r, state)).collect();
-                Self::pointwise(e, &self.one, &n.op, &ins)
+                pointwise(e, &self.one, &n.op, &ins)
             }
         };
         state.ready.insert(v, x);
@@ -392,21 +390,11 @@ impl Loop<'_> {
             }
             Some(n) => {
                 let ins: Vec<Val> = n.inputs.iter().map(|u| self.full(e, s, *u, (at, c), known)).collect();
-                Self::pointwise(e, s, &n.op, &ins)
+                pointwise(e, s, &n.op, &ins)
             }
         };
         known.insert(v, x);
         x
-    }
-
-    fn pointwise(e: &mut Emit, s: &Simd, op: &Op, ins: &[Val]) -> Val {
-        match op {
-            Op::Constant { value } => s.splat(e, value.0),
-            Op::Unary(f) => math::unary(s, e, *f, ins[0]),
-            Op::Binary(f) => math::binary(s, e, *f, ins[0], ins[1]),
-            // Registers hold f32; broadcasts and reshapes are a matter of which element is read.
-            _ => ins[0],
-        }
     }
 
     /// The kernel that adds up the partial rows.
@@ -441,6 +429,17 @@ impl Loop<'_> {
         });
         let text = KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: bufs.len() };
         (text, cols.div_ceil(FINISH_BLOCK))
+    }
+}
+
+/// An element of `op`'s result from elements of its operands.
+fn pointwise(e: &mut Emit, s: &Simd, op: &Op, ins: &[Val]) -> Val {
+    match op {
+        Op::Constant { value } => s.splat(e, value.0),
+        Op::Unary(f) => math::unary(s, e, *f, ins[0]),
+        Op::Binary(f) => math::binary(s, e, *f, ins[0], ins[1]),
+        // Registers hold f32; broadcasts and reshapes are a matter of which element is read.
+        _ => ins[0],
     }
 }
 
