@@ -93,7 +93,9 @@ fn every_code_has_one_meaning() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for dir in ["src", "ir/src", "frontend/src", "passes/src", "backends/src", "runtime/src"] {
         for (file, text) in files(dir, &[".rs"]) {
-            ids(code(&text)).into_iter().for_each(|id| places.entry(id).or_default().push(file.clone()));
+            for id in ids(code(&text)) {
+                places.entry(id).or_default().push(file.clone());
+            }
         }
     }
     assert!(places.len() > 60, "only {} codes found", places.len());
