@@ -58,11 +58,11 @@ fn train(module: &Module, steps: usize) -> (Vec<[f64; 2]>, HashMap<String, Tenso
             }
             state.extend(results);
         }
-        let (lr, t) = (run.lr.at(step as u64), step as i32 + 1);
+        let scalars = run.step_scalars(step as u64);
         let scalar = |x: f64| Tensor::scalar(DType::F32, x);
-        state.insert("lr".into(), scalar(lr));
-        state.insert("step_size".into(), scalar(lr / (1.0 - run.optimizer.beta1.powi(t))));
-        state.insert("v_scale".into(), scalar(1.0 / (1.0 - run.optimizer.beta2.powi(t))));
+        state.insert("lr".into(), scalar(scalars.lr));
+        state.insert("step_size".into(), scalar(scalars.step_size));
+        state.insert("v_scale".into(), scalar(scalars.v_scale));
         state.insert("token_count".into(), scalar(count));
         let mut results = interpret(module, "update", &state).unwrap();
         curve.push([loss / count, results.remove("grad_norm").unwrap().to_f64()[0]]);

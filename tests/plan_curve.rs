@@ -37,10 +37,10 @@ fn curve_of(module: &Module, how: Compilation, steps: usize) -> Vec<[f64; 2]> {
         device.put("tokens", bytemuck::cast_slice(&shifted(0)));
         device.put("labels", bytemuck::cast_slice(&shifted(1)));
         device.put("loss_mask", bytemuck::cast_slice(&vec![1.0f32; BATCH * SEQ]));
-        let (lr, t) = (run.lr.at(step as u64), step as i32 + 1);
-        device.put_scalar("lr", lr);
-        device.put_scalar("step_size", lr / (1.0 - run.optimizer.beta1.powi(t)));
-        device.put_scalar("v_scale", 1.0 / (1.0 - run.optimizer.beta2.powi(t)));
+        let scalars = run.step_scalars(step as u64);
+        device.put_scalar("lr", scalars.lr);
+        device.put_scalar("step_size", scalars.step_size);
+        device.put_scalar("v_scale", scalars.v_scale);
         device.program("micro");
         let loss = device.scalar("micro", "loss");
         device.program("update");

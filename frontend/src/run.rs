@@ -4,7 +4,7 @@ use std::path::Path;
 
 use athanor_ir::diag::{Code, Diagnostic, Result};
 use athanor_ir::lr::{LrSchedule, Shape};
-use athanor_ir::run::{AdamWSpec, RunSpec};
+use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
 use serde_json::{Value, json};
 
 use crate::config::{
@@ -21,24 +21,14 @@ pub const NO_STEPS: Code = Code {
               `runner_config.stop_step` say how many steps to run when it does not. A run needs at least one step.",
 };
 
-/// An optimizer whose update rule is another than that of the plan.
-pub const OTHER_RULE: Code = Code {
-    id: "C0102",
-    title: "an update rule that is not supported yet",
-    explain: "MindSpore's AdamWeightDecay and the classes built on it leave out the bias correction of Adam, and \
-              AdamWeightDecayX adds eps before it. The classes are understood, but plans have the rule of AdamW only, and \
-              the two part in the first steps. `type: AdamW` is what most runs want.",
-};
-
 /// Codes of this module.
-pub const CODES: &[&Code] = &[&NO_STEPS, &OTHER_RULE];
+pub const CODES: &[&Code] = &[&NO_STEPS];
 
 /// The run that `config` describes.
 ///
 /// # Errors
-/// [`NO_STEPS`], [`OTHER_RULE`].
+/// [`NO_STEPS`].
 pub fn spec(config: &Config) -> Result<RunSpec> {
-    check_rule(config)?;
     let m = &config.model;
     let per_epoch = steps_per_epoch(config);
     let epochs = config.runner.epochs.value as u64;
@@ -71,9 +61,10 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
             beta2,
             eps: config.optimizer.eps.value,
             weight_decay: config.optimizer.weight_decay.value,
+            bias_correction: bias_correction(config.optimizer.variant),
         },
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
-        per_token_loss: m.calculate_per_token_loss.value,
+        per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,
         lr: schedule(&config.lr_schedule, total, per_epoch.unwrap_or(total)),
         flops_per_sequence: flops::per_sequence(m),
         data: Some(data(config)),
@@ -93,19 +84,11 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
     })
 }
 
-fn check_rule(config: &Config) -> Result<()> {
-    let kind = &config.optimizer.kind;
-    let what = match config.optimizer.variant {
-        AdamVariant::AdamW => return Ok(()),
-        AdamVariant::NoBiasCorrection => "without bias correction",
-        AdamVariant::EpsBeforeCorrection => "with eps before the bias correction",
-    };
-    let found = Diagnostic::error(&OTHER_RULE, format!("`{}` is Adam {what}, which is not supported yet", kind.value))
-        .help("write `type: AdamW` for the bias-corrected form");
-    let source = kind.span.and_then(|s| Some((s, config.sources.get(s.file as usize)?)));
-    match source {
-        Some((s, file)) => found.at(file, s.start as usize..s.end as usize, "asked for here").err(),
-        None => found.err(),
+fn bias_correction(variant: AdamVariant) -> BiasCorrection {
+    match variant {
+        AdamVariant::AdamW => BiasCorrection::Full,
+        AdamVariant::EpsBeforeCorrection => BiasCorrection::EpsBeforeCorrection,
+        AdamVariant::NoBiasCorrection => BiasCorrection::None,
     }
 }
 

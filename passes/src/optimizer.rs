@@ -11,8 +11,8 @@ use athanor_ir::{
 /// Adds `update`, the AdamW step, and makes `micro` add to the gradients of earlier micro-batches.
 ///
 /// `update` takes every weight with its moments `adam_m.w` and `adam_v.w` and its gradient `grad.w`, and the f32 scalars
-/// `lr`, `step_size` = lr/(1−β₁ᵗ) and `v_scale` = 1/(1−β₂ᵗ) (t counts from 1), with `token_count` when losses are summed
-/// over the tokens of a step. It returns the new weights and moments under their own names, and `grad_norm`: the norm of
+/// `lr`, `step_size` = lr/(1−β₁ᵗ) and `v_scale` = 1/(1−β₂ᵗ) (t counts from 1; [`athanor_ir::run::RunSpec::step_scalars`]
+/// has them for every rule of bias correction), with `token_count` when losses are summed over the tokens of a step. It returns the new weights and moments under their own names, and `grad_norm`: the norm of
 /// all gradients together before clipping. Gradients are scaled by `max_norm / max(norm, max_norm)`.
 ///
 /// With more than one micro-batch in a step `micro` takes every `grad.w` and returns its sum with the new gradient.

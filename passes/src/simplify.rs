@@ -213,11 +213,9 @@ fn subtract(graph: &Graph, node: &ENode) -> Vec<Term> {
     let [a, b] = node.children[..] else { return vec![] };
     let negated = |class: Id| find(graph, class, |op, c| (*op == Op::Unary(Unary::Neg)).then(|| c[0]));
     let minus = |x: Id, y: Id| Term::Op(Op::Binary(Binary::Sub), ty.clone(), vec![Term::Class(x), Term::Class(y)]);
-    match (negated(a), negated(b)) {
-        (_, Some(y)) => vec![minus(a, y)],
-        (Some(x), None) => vec![minus(b, x)],
-        _ => vec![],
-    }
+    // A value may be the negative of its own negative: both readings are told.
+    let sides = [(a, negated(b)), (b, negated(a))];
+    sides.into_iter().filter_map(|(x, y)| y.map(|y| minus(x, y))).collect()
 }
 
 /// a+b is b+a, a·b is b·a: sums and products of the same operands are one.

@@ -137,15 +137,9 @@ impl Executor {
         // The optimizer divides by the same sum: what it adds keeps a step without tokens finite.
         let loss = if run.per_token_loss { sum / (tokens + 1e-8) } else { sum / run.accumulation as f64 };
         finite(step, "loss", loss)?;
-        let lr = run.lr.at(step);
-        let t = (step + 1) as f64;
-        let (i, adam) = (&self.inputs, &run.optimizer);
-        let scalars = [
-            (i.lr, lr),
-            (i.step_size, lr / (1.0 - adam.beta1.powf(t))),
-            (i.v_scale, 1.0 / (1.0 - adam.beta2.powf(t))),
-            (i.token_count, tokens),
-        ];
+        let (i, rates) = (&self.inputs, run.step_scalars(step));
+        let scalars =
+            [(i.lr, rates.lr), (i.step_size, rates.step_size), (i.v_scale, rates.v_scale), (i.token_count, tokens)];
         for (index, value) in scalars {
             if let Some(index) = index {
                 let dtype = self.device.stage().buffers[index].dtype;
@@ -155,7 +149,7 @@ impl Executor {
         self.device.run_program("update")?;
         let grad_norm = self.scalar("update", "grad_norm")?;
         finite(step, "gradient norm", grad_norm)?;
-        Ok(StepOutput { loss, grad_norm, lr })
+        Ok(StepOutput { loss, grad_norm, lr: rates.lr })
     }
 
     fn scalar(&self, program: &str, result: &str) -> Result<f64> {

@@ -4,7 +4,7 @@ use crate::source::{Batch, BatchSource};
 use athanor_ir::func::{Func, FuncResult, Init, Role, ValueId};
 use athanor_ir::lr::{LrSchedule, Shape};
 use athanor_ir::plan::{Action, Buffer, BufferRole, Plan, Program, Stage, Step, Target, VERSION};
-use athanor_ir::run::{AdamWSpec, RunSpec};
+use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Binary, Builder, DType, F64, Loc, Mesh, Op, ReduceKind, Result, TensorType, Unary};
 use std::collections::HashMap;
@@ -205,7 +205,13 @@ pub fn run(toy: &Toy) -> RunSpec {
         accumulation: toy.accumulation,
         seq_length: S,
         vocab_size: V,
-        optimizer: AdamWSpec { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
+        optimizer: AdamWSpec {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            bias_correction: BiasCorrection::Full,
+        },
         max_grad_norm: None,
         per_token_loss: toy.per_token_loss,
         lr: LrSchedule { learning_rate: toy.lr, warmup_steps: 2, warmup_lr_init: 0.0, shape: Shape::Constant },

@@ -5,19 +5,21 @@
 
 mod attention;
 mod embedding;
+mod init;
 mod linear;
 mod loss;
 mod mlp;
 mod norm;
 pub mod rope;
 
+pub use init::{BAD_PATTERN, InitRules};
 pub use linear::Layout;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use athanor_ir::diag::{SourceFile, line_col};
-use athanor_ir::{Builder, DType, Func, Init, Loc, Role, TensorType, ValueId};
+use athanor_ir::{Builder, DType, Func, Init, Loc, Result, Role, TensorType, ValueId};
 
 use crate::config::{Dtype, ModelConfig, Span};
 
@@ -33,6 +35,7 @@ pub struct Net<'a> {
     pub compute: DType,
     /// Dtype of the residual stream.
     pub residual: DType,
+    rules: InitRules,
     sources: &'a [Arc<SourceFile>],
     places: HashMap<Span, Loc>,
 }
@@ -48,13 +51,17 @@ pub(crate) fn dtype(d: Dtype) -> DType {
 
 impl<'a> Net<'a> {
     /// An empty model of `batch` sequences in `func`; spans of `m` point into `sources`.
-    pub fn new(func: &'a mut Func, m: &'a ModelConfig, sources: &'a [Arc<SourceFile>], batch: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`BAD_PATTERN`].
+    pub fn new(func: &'a mut Func, m: &'a ModelConfig, sources: &'a [Arc<SourceFile>], batch: usize) -> Result<Self> {
+        let rules = InitRules::new(m, sources)?;
         let compute = dtype(m.compute_dtype.value);
         let residual = if m.fp32_residual_connection.value { DType::F32 } else { compute };
         let b = Builder::new(func, Loc::default());
-        let mut net = Self { b, m, batch, compute, residual, sources, places: HashMap::new() };
+        let mut net = Self { b, m, batch, compute, residual, rules, sources, places: HashMap::new() };
         net.place(m.span);
-        net
+        Ok(net)
     }
 
     /// Names the YAML place that the nodes to come were asked for in; a default leaves the place of the block around.
@@ -86,11 +93,12 @@ impl<'a> Net<'a> {
 
     /// A weight of the current block, called `{block}.{name}`, in f32 whatever the compute dtype.
     ///
-    /// Weights of rank 1 and biases do not decay.
+    /// Weights of rank 1 and biases do not decay. `init` yields to a rule of `param_init_std_rules`.
     pub fn weight(&mut self, name: &str, dims: &[usize], init: Init) -> ValueId {
         let decay = dims.len() > 1 && name != "bias";
         let name = format!("{}.{name}", self.b.loc.block);
         let loc = self.b.loc.clone();
+        let init = self.rules.of(&name, init);
         let ty = TensorType::new(DType::F32, dims);
         self.b.func.param(name, ty, Role::Weight { init, decay }, loc)
     }

@@ -12,12 +12,11 @@ pub const UNSUPPORTED_MODEL: Code = Code {
     id: "C0110",
     title: "the model asks for something that cannot be built",
     explain: "The setting is understood and changes what the model computes, but there is no implementation of it: \
-              dropout above 0, the exact (erf) GELU, initial values by regular expression, or a setting that the family \
-              does not have. Training without it would be another model, so it is refused.",
+              dropout above 0, the exact (erf) GELU, or a setting that the family does not have. Training without it would be another model, so it is refused.",
 };
 
 /// Codes of the model builders.
-pub const CODES: &[&Code] = &[&UNSUPPORTED_MODEL];
+pub const CODES: &[&Code] = &[&UNSUPPORTED_MODEL, &crate::block::BAD_PATTERN];
 
 /// Refuses what cannot be built.
 pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> {
@@ -42,10 +41,6 @@ pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> 
     }
     if m.hidden_act.value == Activation::Gelu {
         return refuse(m.hidden_act.span, "the exact GELU", "use `gelu_new`, its tanh approximation, or `silu`");
-    }
-    if let Some(rule) = m.param_init_std_rules.first() {
-        let help = "remove the rules; `init_method_std` holds for all weights";
-        return refuse(rule.target.span, "`param_init_std_rules`", help);
     }
     if m.compute_dtype.value == Dtype::F16 {
         return refuse(m.compute_dtype.span, "training in float16", "use `compute_dtype: bfloat16` or `float32`");

@@ -30,7 +30,7 @@ pub struct Outputs {
 /// The module of `config`: one function `forward` for a micro-batch of `run.batch_size` sequences.
 ///
 /// # Errors
-/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does.
+/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, and [`crate::block::BAD_PATTERN`].
 pub fn build(config: &Config, run: RunSpec, logits: bool) -> Result<Module> {
     let outputs = Outputs { logits, per_token_loss: run.per_token_loss };
     let func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
@@ -44,7 +44,7 @@ pub fn build(config: &Config, run: RunSpec, logits: bool) -> Result<Module> {
 /// Face's names. Results are `loss` f32, or as `outputs` says.
 ///
 /// # Errors
-/// [`UNSUPPORTED_MODEL`].
+/// [`UNSUPPORTED_MODEL`], [`crate::block::BAD_PATTERN`].
 pub fn forward(m: &ModelConfig, sources: &[Arc<SourceFile>], batch: usize, outputs: Outputs) -> Result<Func> {
     check::check(m, sources)?;
     let mut func = Func::new("forward");
@@ -52,7 +52,7 @@ pub fn forward(m: &ModelConfig, sources: &[Arc<SourceFile>], batch: usize, outpu
     let mut input = |name: &str, dtype| func.param(name, ty(dtype), Role::Input, Loc::default());
     let [tokens, labels] = [input("tokens", DType::I32), input("labels", DType::I32)];
     let mask = input("loss_mask", DType::F32);
-    let mut net = Net::new(&mut func, m, sources, batch);
+    let mut net = Net::new(&mut func, m, sources, batch)?;
     let logits = match m.family {
         Family::Gpt2 => gpt2::logits(&mut net, tokens),
         Family::Llama | Family::Qwen2 | Family::Qwen3 => llama::logits(&mut net, tokens),

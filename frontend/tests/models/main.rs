@@ -2,6 +2,7 @@
 
 mod refusals;
 mod rope;
+mod run;
 mod structure;
 
 use athanor_frontend::config::{Config, parse};

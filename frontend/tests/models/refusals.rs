@@ -1,8 +1,6 @@
 //! What is refused, and how.
 
-use athanor_frontend::config::{AdamVariant, Spanned};
 use athanor_frontend::model::{Outputs, forward};
-use athanor_frontend::run;
 
 /// Message and marked text of the refusal of a Llama with `line`.
 fn refused(line: &str) -> (String, String) {
@@ -25,13 +23,10 @@ fn settings_that_no_block_does_are_refused_at_their_line() {
 }
 
 #[test]
-fn optimizers_with_another_rule_are_not_trained_as_adamw() {
-    let mut config = super::llama(&[]);
-    config.lr_schedule.total_steps = Some(Spanned::default(7));
-    assert_eq!(run::spec(&config).unwrap().steps, 7);
-    for variant in [AdamVariant::NoBiasCorrection, AdamVariant::EpsBeforeCorrection] {
-        config.optimizer.variant = variant;
-        let e = run::spec(&config).unwrap_err();
-        assert!(e.code.id == "C0102" && e.help.is_some() && e.labels.len() == 1, "{e:?}");
-    }
+fn a_pattern_that_is_none_is_refused_at_its_place() {
+    let config = super::llama(&["param_init_std_rules: [{target: 'layers.(0', init_method_std: 0.1}]"]);
+    let e = forward(&config.model, &config.sources, 1, Outputs::default()).unwrap_err();
+    assert_eq!((e.code.id, e.message.as_str()), ("C0111", "`layers.(0` is not a pattern: unclosed group"));
+    let source = e.source.as_ref().expect("a place");
+    assert_eq!(&source.text[e.labels[0].range.clone()], "'layers.(0'");
 }

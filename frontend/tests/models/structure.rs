@@ -67,6 +67,28 @@ fn qwen3_weights() {
 }
 
 #[test]
+fn the_first_rule_that_fits_a_name_gives_its_deviation() {
+    let config = super::llama(&[
+        "init_method_std: 0.02",
+        "param_init_std_rules: [{target: 'decoder.layers.0.self_attention', init_method_std: 0.3},\
+         \x20 {target: 'layers.0.*|lm_head', init_method_std: 0.5}]",
+    ]);
+    let found = weights(&built(&config));
+    let line = |name: &str| found.iter().find(|l| l.starts_with(&format!("model.{name}.weight"))).unwrap().clone();
+    for (name, wanted) in [
+        ("layers.0.self_attn.v_proj", "normal 0.3000"),
+        ("layers.0.self_attn.o_proj", "normal 0.3000"),
+        ("layers.0.mlp.up_proj", "normal 0.5000"),
+        ("layers.0.input_layernorm", " 1"),
+        ("layers.1.self_attn.v_proj", "normal 0.0200"),
+        ("embed_tokens", "normal 0.0200"),
+    ] {
+        assert!(line(name).contains(wanted), "{}", line(name));
+    }
+    assert!(found.iter().any(|l| l.starts_with("lm_head") && l.contains("normal 0.5000")), "{found:?}");
+}
+
+#[test]
 fn biases_and_tied_embeddings() {
     let config = super::llama(&["attention_bias: True", "mlp_bias: True"]);
     let names = weights(&built(&config));

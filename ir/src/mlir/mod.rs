@@ -37,7 +37,7 @@ pub use steps::{Step, Stopped, View};
 use crate::diag::{Code, Diagnostic, Result, SourceFile};
 use crate::lr::{LrSchedule, Shape};
 use crate::module::Module;
-use crate::run::{AdamWSpec, RunSpec};
+use crate::run::{AdamWSpec, BiasCorrection, RunSpec};
 use ffi::{Cx, OpRef};
 use melior::ir::operation::OperationLike;
 use std::ffi::CString;
@@ -210,7 +210,13 @@ fn bare_run() -> RunSpec {
         accumulation: 1,
         seq_length: 1,
         vocab_size: 1,
-        optimizer: AdamWSpec { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 },
+        optimizer: AdamWSpec {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            bias_correction: BiasCorrection::Full,
+        },
         max_grad_norm: None,
         per_token_loss: false,
         lr: LrSchedule { learning_rate: 1e-3, warmup_steps: 0, warmup_lr_init: 0.0, shape: Shape::Constant },

@@ -8,30 +8,38 @@ use std::collections::{HashMap, HashSet};
 
 /// The cheapest node of each class, such that following the choices never leads back.
 ///
-/// Costs are those of trees, but a class that several others read is free to each of them: it is computed once whoever
-/// pays. So costs stay small however deep the network, and differences between two choices are not lost in them. The
-/// price is that two shared classes may each look cheapest as a function of the other (y = −x and x = −y); choices that
-/// close such a ring are excluded and the rest is chosen anew.
+/// Costs are those of trees, but classes that could read the same class share its cost. So the cost of a deep network
+/// stays a sum over its ops, and differences between two choices are not lost in it.
 pub(super) fn choose(graph: &Graph, cost: fn(&Op, &[TensorType], &[TensorType]) -> f64) -> HashMap<Id, ENode> {
     let mut classes: Vec<Id> = graph.classes().map(|c| c.id).collect();
     classes.sort_unstable();
     let index: HashMap<Id, usize> = classes.iter().enumerate().map(|(i, id)| (*id, i)).collect();
     let choices: Vec<Vec<Choice>> = classes.iter().map(|id| choices_of(graph, *id, &index, cost)).collect();
     let mut readers: Vec<HashSet<usize>> = vec![HashSet::new(); classes.len()];
-    for (i, choices) in choices.iter().enumerate() {
-        choices.iter().flat_map(|c| &c.children).for_each(|c| _ = readers[*c].insert(i));
+    for (i, of) in choices.iter().enumerate() {
+        of.iter().flat_map(|c| &c.children).for_each(|c| _ = readers[*c].insert(i));
     }
-    let shared: Vec<bool> = readers.iter().map(|r| r.len() > 1).collect();
-    let lowest = lowest(&choices);
+    let shares: Vec<f64> = readers.iter().map(|r| 1.0 / r.len().max(1) as f64).collect();
+    let best = without_rings(&choices, &shares);
+    let node = |(i, b): (usize, &Option<(f64, usize)>)| Some((classes[i], choices[i][b.as_ref()?.1].node.clone()));
+    best.iter().enumerate().filter_map(node).collect()
+}
+
+/// The cheapest choices of all that close no ring.
+///
+/// Two classes of many readers may each look cheapest as a function of the other (y = −x and x = −y). Of the choices
+/// that close such a ring the one that is missed least is excluded, and the rest is chosen anew.
+fn without_rings(choices: &[Vec<Choice>], shares: &[f64]) -> Vec<Option<(f64, usize)>> {
+    let lowest = lowest(choices);
     let mut allowed: Vec<Vec<bool>> = choices.iter().map(|c| vec![true; c.len()]).collect();
     loop {
-        let best = cheapest(&choices, &shared, &allowed);
-        let rings = rings(&choices, &best);
+        let best = cheapest(choices, shares, &allowed);
+        let rings = rings(choices, &best);
         for ring in &rings {
-            // The lowest choices alone form no ring, so some member chose another one; who loses least gives way.
+            // The lowest choices alone form no ring, so that some member chose another one.
             let give_way = ring.iter().filter_map(|i| {
                 let (cost, chosen) = best[*i]?;
-                let other = best_of(*i, &choices, &shared, &allowed, &best, Some(chosen))?;
+                let other = best_of(*i, choices, shares, &allowed, &best, Some(chosen))?;
                 (Some(chosen) != lowest[*i]).then_some((other.0 - cost, *i, chosen))
             });
             if let Some((_, i, chosen)) = give_way.min_by(|a, b| a.0.total_cmp(&b.0)) {
@@ -39,9 +47,7 @@ pub(super) fn choose(graph: &Graph, cost: fn(&Op, &[TensorType], &[TensorType]) 
             }
         }
         if rings.is_empty() {
-            let node =
-                |(i, b): (usize, &Option<(f64, usize)>)| Some((classes[i], choices[i][b.as_ref()?.1].node.clone()));
-            return best.iter().enumerate().filter_map(node).collect();
+            return best;
         }
     }
 }
@@ -100,26 +106,28 @@ fn lowest(choices: &[Vec<Choice>]) -> Vec<Option<usize>> {
 fn best_of(
     i: usize,
     choices: &[Vec<Choice>],
-    shared: &[bool],
+    shares: &[f64],
     allowed: &[Vec<bool>],
     best: &[Option<(f64, usize)>],
     without: Option<usize>,
 ) -> Option<(f64, usize)> {
     let price = |(k, c): (usize, &Choice)| {
-        let operand = |c: &usize| best[*c].map(|b| if shared[*c] { 0.0 } else { b.0 });
+        let operand = |c: &usize| best[*c].map(|b| b.0 * shares[*c]);
         let operands: Option<f64> = c.children.iter().map(operand).sum();
         (allowed[i][k] && Some(k) != without).then_some((c.own + operands?, k))
     };
     choices[i].iter().enumerate().filter_map(price).min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-fn cheapest(choices: &[Vec<Choice>], shared: &[bool], allowed: &[Vec<bool>]) -> Vec<Option<(f64, usize)>> {
+/// The cheapest allowed choice of every class.
+fn cheapest(choices: &[Vec<Choice>], shares: &[f64], allowed: &[Vec<bool>]) -> Vec<Option<(f64, usize)>> {
     let mut best: Vec<Option<(f64, usize)>> = vec![None; choices.len()];
     loop {
         let mut changed = false;
         for i in 0..choices.len() {
-            let found = best_of(i, choices, shared, allowed, &best, None);
-            if found.is_some_and(|f| best[i].is_none_or(|b| f.0 < b.0)) {
+            let found = best_of(i, choices, shares, allowed, &best, None);
+            // In a ring costs fall ever more slowly; less than a part in a billion is no reason to go on.
+            if found.is_some_and(|f| best[i].is_none_or(|b| f.0 < b.0 * (1.0 - 1e-9))) {
                 best[i] = found;
                 changed = true;
             }

@@ -8,8 +8,7 @@ mod ops;
 mod step;
 
 use athanor_backends::cpu::reference::{Tensor, interpret};
-use athanor_ir::lr::{LrSchedule, Shape};
-use athanor_ir::run::{AdamWSpec, RunSpec};
+use athanor_ir::run::RunSpec;
 use athanor_ir::{Builder, DType, Func, Init, Level, Loc, Mesh, Module, ReduceKind, Role, TensorType, ValueId};
 use athanor_passes::autodiff::gradients;
 use std::collections::HashMap;
@@ -34,30 +33,7 @@ impl Draw {
 
 /// A module around one function; nothing of its run is looked at.
 pub fn module(func: Func) -> Module {
-    let optimizer = AdamWSpec { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let lr = LrSchedule { learning_rate: 0.0, warmup_steps: 0, warmup_lr_init: 0.0, shape: Shape::Constant };
-    let run = RunSpec {
-        seed: 0,
-        steps: 1,
-        epochs: 1,
-        batch_size: 1,
-        accumulation: 1,
-        seq_length: 1,
-        vocab_size: 1,
-        optimizer,
-        max_grad_norm: None,
-        per_token_loss: false,
-        lr,
-        flops_per_sequence: 0.0,
-        data: None,
-        load_checkpoint: String::new(),
-        output_dir: String::new(),
-        save_steps: 0,
-        keep_checkpoint_max: 0,
-        checkpoint_prefix: String::new(),
-        log_steps: 1,
-        hf_config: serde_json::Value::Null,
-    };
+    let run = RunSpec::for_tests();
     Module { name: "check".into(), level: Level::Model, mesh: Mesh::default(), run, funcs: vec![func] }
 }
 

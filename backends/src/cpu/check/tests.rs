@@ -3,7 +3,7 @@
 use super::*;
 use athanor_ir::func::Init;
 use athanor_ir::plan::{GemmSpec, Kernel, MatRef, Target, VERSION};
-use athanor_ir::run::{AdamWSpec, RunSpec};
+use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Binary, DType, Loc, Mesh};
 
@@ -57,7 +57,13 @@ pub(crate) fn plan() -> Plan {
         accumulation: 1,
         seq_length: 1,
         vocab_size: 1,
-        optimizer: AdamWSpec { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 },
+        optimizer: AdamWSpec {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            bias_correction: BiasCorrection::Full,
+        },
         max_grad_norm: None,
         per_token_loss: false,
         lr,
