@@ -6,22 +6,22 @@ use athanor_backends::cpu::features;
 use athanor_ir::Module;
 use athanor_ir::target::CpuLevel;
 use athanor_passes::compile::OptLevel;
-use support::device::{Compilation, Run};
+use support::device::{Compilation, Compiled};
 use support::{config, golden, module, run_spec, tensors};
 
 const SEQ: usize = 32;
 const BATCH: usize = 2;
 
-/// Loss and gradient norm of `steps` steps of w1-tiny, on two threads.
-fn curve(module: &Module, opt: OptLevel, level: CpuLevel, library: bool, steps: usize) -> Vec<[f64; 2]> {
-    curve_of(module, Compilation { opt, level, library, train: true, threads: (2, 2) }, steps)
+/// A plan for training `module`.
+fn compiled(module: &Module, opt: OptLevel, level: CpuLevel, threads: usize) -> Compiled {
+    Compiled::new(module, Compilation { opt, level, train: true, threads })
 }
 
 /// Loss and gradient norm of `steps` steps of w1-tiny.
-fn curve_of(module: &Module, how: Compilation, steps: usize) -> Vec<[f64; 2]> {
+fn curve(module: &Module, plan: &Compiled, threads: usize, library: bool, steps: usize) -> Vec<[f64; 2]> {
     let dir = golden("curves/w1-tiny");
     let init = tensors(&dir.join("init.safetensors"));
-    let mut device = Run::new(module, how, &init);
+    let mut device = plan.start(threads, library, &init);
     let bytes = std::fs::read(dir.join("tokens.bin")).unwrap();
     let tokens: Vec<i32> = bytes.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
     let run = &module.run;
@@ -73,15 +73,17 @@ fn tiny(extra: &[&str]) -> Module {
 #[test]
 fn a_plan_of_reference_ops_follows_the_curve() {
     let m = tiny(&["compute_dtype: float32"]);
-    follows("reference", &curve(&m, OptLevel::O0, CpuLevel::Portable, false, 20), 2e-6, 1e-5);
+    let plan = compiled(&m, OptLevel::O0, CpuLevel::Portable, 2);
+    follows("reference", &curve(&m, &plan, 2, false, 20), 2e-6, 1e-5);
 }
 
 #[test]
 fn fused_kernels_follow_the_curve_at_every_cpu_level() {
     let m = tiny(&["compute_dtype: float32"]);
     for level in CpuLevel::ALL.into_iter().filter(|l| *l <= features::detect()) {
+        let plan = compiled(&m, OptLevel::O1, level, 2);
         for library in [false, true] {
-            follows(&format!("{level}, library {library}"), &curve(&m, OptLevel::O1, level, library, 20), 2e-6, 1e-5);
+            follows(&format!("{level}, library {library}"), &curve(&m, &plan, 2, library, 20), 2e-6, 1e-5);
         }
     }
 }
@@ -90,10 +92,8 @@ fn fused_kernels_follow_the_curve_at_every_cpu_level() {
 #[test]
 fn a_plan_gives_the_same_bits_on_any_number_of_threads() {
     let m = tiny(&["compute_dtype: float32"]);
-    let on = |threads| {
-        let (opt, level) = (OptLevel::O1, features::detect());
-        curve_of(&m, Compilation { opt, level, library: false, train: true, threads: (5, threads) }, 5)
-    };
+    let plan = compiled(&m, OptLevel::O1, features::detect(), 5);
+    let on = |threads| curve(&m, &plan, threads, false, 5);
     let all = on(5);
     follows("five threads", &all, 2e-6, 1e-5);
     for threads in [1, 2, 3] {
@@ -104,5 +104,6 @@ fn a_plan_gives_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn bf16_compute_follows_the_curve() {
     let m = tiny(&["compute_dtype: bfloat16"]);
-    follows("bf16", &curve(&m, OptLevel::O1, features::detect(), true, 20), 2e-3, 1e-1);
+    let plan = compiled(&m, OptLevel::O1, features::detect(), 2);
+    follows("bf16", &curve(&m, &plan, 2, true, 20), 2e-3, 1e-1);
 }

@@ -5,9 +5,8 @@ mod support;
 
 use athanor_backends::cpu::features;
 use athanor_backends::cpu::reference::Tensor;
-use athanor_ir::target::CpuLevel;
 use athanor_passes::compile::OptLevel;
-use support::device::{Compilation, Run};
+use support::device::{Compilation, Compiled};
 use support::{config, golden, module, relative_error, run_spec, tensors};
 
 fn parity(name: &str) {
@@ -24,18 +23,17 @@ fn parity(name: &str) {
         ("labels", reference["labels"].bytes.clone()),
         ("loss_mask", Tensor::from_f32(&[batch, seq], &vec![1.0; batch * seq]).bytes),
     ];
-    let best = features::detect();
-    let ways = [
-        (OptLevel::O0, CpuLevel::Portable, false),
-        (OptLevel::O1, CpuLevel::Portable, false),
-        (OptLevel::O1, best, false),
-        (OptLevel::O1, best, true),
-    ];
-    for (opt, level, library) in ways {
-        let what = format!("{name}, {opt:?} {level}, library {library}");
-        let start = |train: bool| {
-            let model = module(&config, spec.clone(), !train);
-            let mut run = Run::new(&model, Compilation { opt, level, library, train, threads: (2, 2) }, &weights);
+    let compiled = |opt: OptLevel, train: bool| {
+        let how = Compilation { opt, level: features::detect(), train, threads: 2 };
+        Compiled::new(&module(&config, spec.clone(), !train), how)
+    };
+    let plans = [OptLevel::O0, OptLevel::O1].map(|opt| (opt, compiled(opt, false), compiled(opt, true)));
+    let ways =
+        plans.iter().flat_map(|p| [(p, false), (p, true)]).filter(|(p, library)| p.0 != OptLevel::O0 || !library);
+    for ((opt, forward, train), library) in ways {
+        let what = format!("{name}, {opt:?}, library {library}");
+        let start = |plan: &Compiled| {
+            let mut run = plan.start(2, library, &weights);
             inputs.iter().for_each(|(name, bytes)| run.put(name, bytes));
             run
         };
@@ -44,7 +42,7 @@ fn parity(name: &str) {
             assert!(off < 1e-6, "{what}: the loss {loss} is {off:.1e} off");
         };
 
-        let mut forward = start(false);
+        let mut forward = start(forward);
         forward.program("forward");
         loss_is_right(forward.scalar("forward", "loss"));
         let logits = forward.result("forward", "logits");
@@ -54,7 +52,7 @@ fn parity(name: &str) {
         let off = off.fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) });
         assert!(off < 1e-4, "{what}: logits are {off:.1e} off");
 
-        let mut train = start(true);
+        let mut train = start(train);
         train.program("micro");
         loss_is_right(train.scalar("micro", "loss"));
         let grads: Vec<&String> = reference.keys().filter(|k| k.starts_with("grad.")).collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_backends::cpu::reference::Tensor;
-use athanor_ir::plan::{Buffer, BufferRole};
+use athanor_ir::plan::{Buffer, BufferRole, Plan};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Module, TensorType};
 use athanor_passes::codegen::llvm::build_shared_object;
@@ -14,19 +14,57 @@ use athanor_passes::plan::{PlanOptions, build};
 
 use super::apply;
 
-/// How a module is compiled and run.
+/// How a module is compiled.
 #[derive(Debug, Clone, Copy)]
 pub struct Compilation {
     /// Optimisation.
     pub opt: OptLevel,
     /// Instructions of generated kernels.
     pub level: CpuLevel,
-    /// Whether products may go to the library.
-    pub library: bool,
     /// Whether to compile for training.
     pub train: bool,
-    /// Threads the plan is made for, and threads that run it.
-    pub threads: (usize, usize),
+    /// Threads the plan is made for.
+    pub threads: usize,
+}
+
+/// A plan with its kernels.
+pub struct Compiled {
+    plan: Arc<Plan>,
+    /// Holds `kernels.so`.
+    dir: tempfile::TempDir,
+}
+
+impl Compiled {
+    /// Compiles `module`, the loss over four blocks of tokens.
+    pub fn new(module: &Module, how: Compilation) -> Self {
+        let module = apply(module, &pipeline(module, how.opt, how.train, 4));
+        let reference = how.opt == OptLevel::O0;
+        let options = PlanOptions { threads: how.threads, level: how.level, config_hash: String::new(), reference };
+        let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
+        let dir = tempfile::tempdir().unwrap();
+        if !compiled.texts.is_empty() {
+            let kernels = dir.path().join("kernels.so");
+            build_shared_object(&compiled.texts, how.level, &kernels).unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
+        }
+        Self { plan: Arc::new(compiled.plan), dir }
+    }
+
+    /// The plan on a device with `threads` workers, which may use the library for products or not; `weights` are filled in
+    /// and `setup` has run.
+    pub fn start(&self, threads: usize, library: bool, weights: &HashMap<String, Tensor>) -> Run {
+        let kernels = Some(self.dir.path().join("kernels.so"));
+        let options = DeviceOptions { kernels, threads: Some(threads), library, profile: false };
+        let device = CpuDevice::new(Arc::clone(&self.plan), 0, &options).unwrap_or_else(|e| panic!("{e}"));
+        let mut run = Run { device };
+        let is_weight = |b: &&Buffer| matches!(b.role, BufferRole::Weight { .. });
+        for weight in self.plan.stages[0].buffers.iter().filter(is_weight) {
+            run.put(&weight.name, &weights[&weight.name].bytes);
+        }
+        if run.device.stage().program("setup").is_some() {
+            run.program("setup");
+        }
+        run
+    }
 }
 
 /// A plan on the device, ready to run.
@@ -35,36 +73,6 @@ pub struct Run {
 }
 
 impl Run {
-    /// Compiles `module` for two workers, the loss over four blocks of tokens; fills in `weights` and runs `setup`.
-    pub fn new(module: &Module, how: Compilation, weights: &HashMap<String, Tensor>) -> Self {
-        let module = apply(module, &pipeline(module, how.opt, how.train, 4));
-        let reference = how.opt == OptLevel::O0;
-        let options = PlanOptions { threads: how.threads.0, level: how.level, config_hash: String::new(), reference };
-        let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
-        let dir = tempfile::tempdir().unwrap();
-        let kernels = dir.path().join("kernels.so");
-        if !compiled.texts.is_empty() {
-            build_shared_object(&compiled.texts, how.level, &kernels).unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
-        }
-        let options = DeviceOptions {
-            kernels: Some(kernels),
-            threads: Some(how.threads.1),
-            library: how.library,
-            profile: false,
-        };
-        let device = CpuDevice::new(Arc::new(compiled.plan), 0, &options).unwrap_or_else(|e| panic!("{e}"));
-        let mut run = Self { device };
-        let is_weight = |b: &&Buffer| matches!(b.role, BufferRole::Weight { .. });
-        let names: Vec<String> = run.device.stage().buffers.iter().filter(is_weight).map(|b| b.name.clone()).collect();
-        for name in names {
-            run.put(&name, &weights[&name].bytes);
-        }
-        if run.device.stage().program("setup").is_some() {
-            run.program("setup");
-        }
-        run
-    }
-
     /// Fills the buffer called `name`.
     pub fn put(&mut self, name: &str, bytes: &[u8]) {
         let i = self.device.buffer(name).unwrap_or_else(|| panic!("no buffer {name}"));
