@@ -33,13 +33,17 @@ pub enum Unary {
     Gelu,
     /// d gelu(x)/dx of the tanh form
     GeluGrad,
+    /// x·Φ(x) = ½·x·(1+erf(x/√2)), the exact form, as PyTorch's `gelu`
+    GeluErf,
+    /// d/dx of the exact form: Φ(x) + x·e^(−x²/2)/√(2π)
+    GeluErfGrad,
     /// x²
     Square,
 }
 
 impl Unary {
     /// Every variant, in declaration order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Neg,
         Self::Exp,
         Self::Log,
@@ -52,6 +56,8 @@ impl Unary {
         Self::SiluGrad,
         Self::Gelu,
         Self::GeluGrad,
+        Self::GeluErf,
+        Self::GeluErfGrad,
         Self::Square,
     ];
 
@@ -70,6 +76,8 @@ impl Unary {
             Self::SiluGrad => "silu_grad",
             Self::Gelu => "gelu",
             Self::GeluGrad => "gelu_grad",
+            Self::GeluErf => "gelu_erf",
+            Self::GeluErfGrad => "gelu_erf_grad",
             Self::Square => "square",
         }
     }
@@ -78,7 +86,11 @@ impl Unary {
     pub fn eval(self, x: f64) -> f64 {
         /// √(2/π)
         const C: f64 = 0.797_884_560_802_865_4;
+        /// 1/√(2π)
+        const DENSITY: f64 = 0.398_942_280_401_432_7;
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        // Φ(x), by erfc so that the lower tail keeps its digits.
+        let below = |x: f64| 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
         match self {
             Self::Neg => -x,
             Self::Exp => x.exp(),
@@ -95,6 +107,8 @@ impl Unary {
                 let t = (C * (x + 0.044715 * x * x * x)).tanh();
                 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * C * (1.0 + 3.0 * 0.044715 * x * x)
             }
+            Self::GeluErf => x * below(x),
+            Self::GeluErfGrad => below(x) + x * DENSITY * (-0.5 * x * x).exp(),
             Self::Square => x * x,
         }
     }
@@ -368,6 +382,27 @@ impl Op {
             Self::SumSquares => "sum_squares",
             Self::AdamW { .. } => "adam_w",
             Self::Call { .. } => "call",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Unary;
+
+    /// Values of C's `erfc`.
+    #[test]
+    fn the_exact_gelu_is_that_of_the_normal_distribution() {
+        for (x, y, slope) in [
+            (1.0, 0.841_344_746_068_542_9, 1.083_315_470_587_686_4),
+            (-0.5, -0.154_268_769_362_993_44, 0.132_504_875_343_837_12),
+            (0.0, 0.0, 0.5),
+            (-6.0, -5.919_525_870_226_207e-9, -3.546_870_945_390_2e-8),
+        ] {
+            for (f, wanted) in [(Unary::GeluErf, y), (Unary::GeluErfGrad, slope)] {
+                let found: f64 = f.eval(x);
+                assert!((found - wanted).abs() <= 1e-12 * wanted.abs(), "{f:?} at {x} is {found}");
+            }
         }
     }
 }

@@ -47,6 +47,7 @@ fn cost(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> f64 {
         Op::Broadcast { .. } => 0.1,
         Op::Unary(Unary::Neg | Unary::Square) | Op::Binary(_) | Op::Cast => 1.0,
         Op::Unary(Unary::Silu | Unary::SiluGrad | Unary::Gelu | Unary::GeluGrad) => 4.0,
+        Op::Unary(Unary::GeluErf | Unary::GeluErfGrad) => 5.0,
         Op::Unary(_) => 3.0,
         _ => 1.0,
     };

@@ -26,14 +26,13 @@ impl Net<'_> {
     }
 
     /// The activation of the feed-forward layer.
-    ///
-    /// The exact GELU is refused before building: the IR has its tanh approximation only.
     pub fn activate(&mut self, x: ValueId) -> ValueId {
         let ty = self.b.ty(x);
         let b = &mut self.b;
         match self.m.hidden_act.value {
             Activation::Silu => b.unary(Unary::Silu, x),
-            Activation::Gelu | Activation::GeluTanh => b.unary(Unary::Gelu, x),
+            Activation::Gelu => b.unary(Unary::GeluErf, x),
+            Activation::GeluTanh => b.unary(Unary::Gelu, x),
             // x·σ(c·x) = silu(c·x)/c
             Activation::QuickGelu => {
                 let c = b.constant(1.702, ty.clone());

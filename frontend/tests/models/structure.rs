@@ -160,3 +160,12 @@ fn flops_count_products_and_half_of_attention() {
     let wanted = f64::from(16 * (6 * weights + attention));
     assert_eq!(flops::per_sequence(&super::llama(&[]).model), wanted);
 }
+
+#[test]
+fn the_gelu_is_the_one_that_is_asked_for() {
+    let of = |name: &str| {
+        let func = built(&super::llama(&[&format!("hidden_act: {name}"), "gated_linear_unit: False"]));
+        func.nodes.iter().find(|n| n.op.name().starts_with("gelu")).map(|n| n.op.name())
+    };
+    assert_eq!((of("gelu_erf"), of("gelu_new"), of("silu")), (Some("gelu_erf"), Some("gelu"), None));
+}

@@ -79,6 +79,18 @@ irdl.dialect @nn {
     %result_0 = irdl.base "!builtin.tensor"
     irdl.results(result_0: %result_0)
   }
+  irdl.operation @gelu_erf {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @gelu_erf_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
   irdl.operation @square {
     %operand_0 = irdl.base "!builtin.tensor"
     irdl.operands(operand_0: %operand_0)

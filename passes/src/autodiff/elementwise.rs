@@ -64,11 +64,15 @@ pub(super) fn unary(back: &mut Backward<'_>, f: Unary, node: &Node, dy: ValueId)
             let slope = b.unary(Unary::GeluGrad, x);
             b.mul(dy, slope)
         }
+        Unary::GeluErf => {
+            let slope = b.unary(Unary::GeluErfGrad, x);
+            b.mul(dy, slope)
+        }
         Unary::Square => {
             let slope = scaled(b, 2.0, x);
             b.mul(dy, slope)
         }
-        Unary::SiluGrad | Unary::GeluGrad => return no_derivative(node, ""),
+        Unary::SiluGrad | Unary::GeluGrad | Unary::GeluErfGrad => return no_derivative(node, ""),
     };
     back.add(x, dx);
     Ok(())

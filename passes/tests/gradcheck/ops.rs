@@ -17,7 +17,7 @@ proptest! {
 
     #[test]
     fn unary(f in prop::sample::select(&Unary::ALL[..]), dims in dims(), seed: u64) {
-        prop_assume!(!matches!(f, Unary::SiluGrad | Unary::GeluGrad));
+        prop_assume!(!matches!(f, Unary::SiluGrad | Unary::GeluGrad | Unary::GeluErfGrad));
         let positive = matches!(f, Unary::Log | Unary::Sqrt | Unary::Rsqrt | Unary::Recip);
         let case = Case::new(&[&dims], seed);
         let case = if positive { case.within(0.5, 2.0) } else { case.within(-3.0, 3.0) };

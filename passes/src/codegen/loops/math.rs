@@ -67,6 +67,34 @@ fn gelu_tanh(s: &Simd, e: &mut Emit, x: Val) -> (Val, Val, Val) {
     (tanh, slope, x2)
 }
 
+/// Φ(x), the standard normal distribution, within 1e-7, and e^(−x²/2).
+///
+/// Abramowitz and Stegun 7.1.26: erfc z = t·(a₁ + t·(a₂ + …))·e^(−z²) with t = 1/(1 + p·z), for z = |x|/√2.
+fn normal(s: &Simd, e: &mut Emit, x: Val) -> (Val, Val) {
+    const P: f64 = 0.327_591_1;
+    const A: [f64; 5] = [1.061_405_429, -1.453_152_027, 1.421_413_741, -0.284_496_736, 0.254_829_592];
+    let (zero, one) = (s.splat(e, 0.0), s.splat(e, 1.0));
+    let x2 = s.op(e, "mulf", x, x);
+    let half = times(s, e, x2, -0.5);
+    let power = exp(s, e, half);
+    let minus = times(s, e, x, -1.0);
+    let size = s.max(e, x, minus);
+    let p = s.splat(e, P * std::f64::consts::FRAC_1_SQRT_2);
+    let below = s.fma(e, p, size, one);
+    let t = s.op(e, "divf", one, below);
+    let mut sum = s.splat(e, A[0]);
+    for a in &A[1..] {
+        let a = s.splat(e, *a);
+        sum = s.fma(e, sum, t, a);
+    }
+    let sum = s.op(e, "mulf", sum, t);
+    let tail = s.op(e, "mulf", sum, power);
+    let tail = times(s, e, tail, 0.5);
+    let rest = s.op(e, "subf", one, tail);
+    let negative = e.val(format_args!("arith.cmpf olt, {x}, {zero} : {}", s.ty()));
+    (s.select(e, negative, tail, rest), power)
+}
+
 /// `f(x)`.
 pub fn unary(s: &Simd, e: &mut Emit, f: Unary, x: Val) -> Val {
     let one = |e: &mut Emit| s.splat(e, 1.0);
@@ -113,6 +141,15 @@ pub fn unary(s: &Simd, e: &mut Emit, f: Unary, x: Val) -> Val {
             let inner = times(s, e, inner, 0.797_884_560_802_865_4 * 0.5);
             let second = s.op(e, "mulf", x, slope);
             s.fma(e, second, inner, first)
+        }
+        Unary::GeluErf => {
+            let (below, _) = normal(s, e, x);
+            s.op(e, "mulf", x, below)
+        }
+        Unary::GeluErfGrad => {
+            let (below, power) = normal(s, e, x);
+            let density = times(s, e, power, 0.398_942_280_401_432_7);
+            s.fma(e, x, density, below)
         }
         Unary::Square => s.op(e, "mulf", x, x),
     }
