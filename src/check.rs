@@ -82,21 +82,22 @@ fn devices(config: &Config, given: usize) -> Result<(), Failure> {
 /// Warns of data and weights that are not there: a run would stop at once.
 fn missing_files(run: &RunSpec) -> Vec<Diagnostic> {
     let data = run.data.as_ref().and_then(|d| serde_json::from_value::<DataSpec>(d.clone()).ok());
-    let files: Vec<String> = match data {
+    // A data set of several files is named by its prefix, and one missing file is as bad as all.
+    let files: Vec<Vec<String>> = match data {
         None => vec![],
-        Some(DataSpec::TokenBin(t)) => vec![t.path.to_string_lossy().into_owned()],
+        Some(DataSpec::TokenBin(t)) => vec![vec![t.path.to_string_lossy().into_owned()]],
         Some(DataSpec::Megatron(m)) => {
             let lists = [&m.data_path, &m.train_data_path];
             let items = lists.into_iter().flatten().flatten();
             // Weights stand between the prefixes.
             let prefixes = items.filter(|p| p.parse::<f64>().is_err());
-            prefixes.flat_map(|p| [".bin", ".idx"].map(|e| format!("{p}{e}"))).collect()
+            prefixes.map(|p| [".bin", ".idx"].map(|e| format!("{p}{e}")).to_vec()).collect()
         }
     };
     let absent = |path: &String| !path.is_empty() && !Path::new(path).exists();
     let mut found: Vec<Diagnostic> = files
         .iter()
-        .filter(|f| absent(f))
+        .filter_map(|files| files.iter().find(|f| absent(f)))
         .map(|f| {
             Diagnostic::warning(&FILE_OPEN, format!("the training data {f} is not there")).help(
                 "make it with `athanor data build` before training; relative paths start where training is started",
@@ -184,7 +185,7 @@ fn run_of(config: &Config, module: &Module, devices: usize) -> String {
     let per_token = run.flops_per_sequence / run.seq_length.max(1) as f64;
     let parameters: u64 = parameters(module).iter().map(|b| b.1).sum();
     let rows = [
-        ("tokens a step", format!("{} ({sequences} sequences of {})", grouped(tokens), run.seq_length)),
+        ("tokens a step", format!("{} ({} of {})", grouped(tokens), count(sequences, "sequence"), run.seq_length)),
         ("steps", grouped(run.steps)),
         ("tokens", format!("{} ({:.2} per parameter)", grouped(total), total as f64 / parameters.max(1) as f64)),
         ("FLOPs a token", format!("{} forward and backward", scaled(per_token))),

@@ -1,4 +1,6 @@
 //! The `athanor` command: argument parsing and printing only, one file per subcommand.
+#![allow(clippy::doc_markdown, reason = "doc comments of arguments are their help text")]
+#![allow(clippy::struct_field_names, reason = "fields are named after the flags that users know")]
 
 #[cfg(feature = "compiler")]
 mod check;

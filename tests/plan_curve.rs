@@ -12,11 +12,16 @@ use support::{config, golden, module, run_spec, tensors};
 const SEQ: usize = 32;
 const BATCH: usize = 2;
 
-/// Loss and gradient norm of `steps` steps of w1-tiny.
+/// Loss and gradient norm of `steps` steps of w1-tiny, on two threads.
 fn curve(module: &Module, opt: OptLevel, level: CpuLevel, library: bool, steps: usize) -> Vec<[f64; 2]> {
+    curve_of(module, Compilation { opt, level, library, train: true, threads: (2, 2) }, steps)
+}
+
+/// Loss and gradient norm of `steps` steps of w1-tiny.
+fn curve_of(module: &Module, how: Compilation, steps: usize) -> Vec<[f64; 2]> {
     let dir = golden("curves/w1-tiny");
     let init = tensors(&dir.join("init.safetensors"));
-    let mut device = Run::new(module, Compilation { opt, level, library, train: true }, &init);
+    let mut device = Run::new(module, how, &init);
     let bytes = std::fs::read(dir.join("tokens.bin")).unwrap();
     let tokens: Vec<i32> = bytes.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
     let run = &module.run;
@@ -78,6 +83,21 @@ fn fused_kernels_follow_the_curve_at_every_cpu_level() {
         for library in [false, true] {
             follows(&format!("{level}, library {library}"), &curve(&m, OptLevel::O1, level, library, 20), 2e-6, 1e-5);
         }
+    }
+}
+
+/// Work is dealt in the shares that the plan was made for: partial sums are the same whoever computes them.
+#[test]
+fn a_plan_gives_the_same_bits_on_any_number_of_threads() {
+    let m = tiny(&["compute_dtype: float32"]);
+    let on = |threads| {
+        let (opt, level) = (OptLevel::O1, features::detect());
+        curve_of(&m, Compilation { opt, level, library: false, train: true, threads: (5, threads) }, 5)
+    };
+    let all = on(5);
+    follows("five threads", &all, 2e-6, 1e-5);
+    for threads in [1, 2, 3] {
+        assert_eq!(on(threads), all, "{threads} threads");
     }
 }
 

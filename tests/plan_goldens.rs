@@ -35,7 +35,7 @@ fn parity(name: &str) {
         let what = format!("{name}, {opt:?} {level}, library {library}");
         let start = |train: bool| {
             let model = module(&config, spec.clone(), !train);
-            let mut run = Run::new(&model, Compilation { opt, level, library, train }, &weights);
+            let mut run = Run::new(&model, Compilation { opt, level, library, train, threads: (2, 2) }, &weights);
             inputs.iter().for_each(|(name, bytes)| run.put(name, bytes));
             run
         };

@@ -1,10 +1,12 @@
 //! Equality saturation over a function: nodes as e-nodes, rules as plain functions, extraction that knows sharing.
 
+mod choose;
+
 use athanor_ir::func::{Func, Loc, Node, ValueId};
 use athanor_ir::op::Op;
 use athanor_ir::types::TensorType;
 use egg::{Applier, EGraph, Id, Language, PatternAst, Rewrite, Runner, SearchMatches, Searcher, Subst, Symbol};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// What an e-node is, but for its operands.
@@ -189,7 +191,7 @@ pub fn rewrite(func: &Func, rules: &[Rule], cost: fn(&Op, &[TensorType], &[Tenso
         loc_of.entry(graph.find(id)).or_insert(loc);
     }
     let roots: Vec<Id> = func.results.iter().map(|r| graph.find(ids[&r.value])).collect();
-    let choice = choose(&graph, cost);
+    let choice = choose::choose(&graph, cost);
     Extraction { graph: &graph, choice, loc_of, func, out: bare(func), done: HashMap::new() }.run(&roots)
 }
 
@@ -200,54 +202,6 @@ fn bare(func: &Func) -> Func {
         out.param(p.name.clone(), func.ty(p.value).clone(), p.role.clone(), p.loc.clone());
     }
     out
-}
-
-/// The cheapest node of each class.
-///
-/// Costs are those of trees, but a class that several others read is free to each of them: it is computed once whoever
-/// pays. So costs stay small however deep the network, and differences between two choices are not lost in them.
-fn choose(graph: &Graph, cost: fn(&Op, &[TensorType], &[TensorType]) -> f64) -> HashMap<Id, ENode> {
-    let mut readers: HashMap<Id, HashSet<Id>> = HashMap::new();
-    for class in graph.classes() {
-        for child in class.nodes.iter().flat_map(|n| &n.children) {
-            readers.entry(graph.find(*child)).or_default().insert(class.id);
-        }
-    }
-    let shared = |id: Id| readers.get(&id).is_some_and(|r| r.len() > 1);
-    let mut best: HashMap<Id, (f64, ENode)> = HashMap::new();
-    let mut classes: Vec<Id> = graph.classes().map(|c| c.id).collect();
-    classes.sort_unstable();
-    loop {
-        let mut changed = false;
-        for id in &classes {
-            for node in &graph[*id].nodes {
-                let children: Option<f64> = node
-                    .children
-                    .iter()
-                    .map(|c| graph.find(*c))
-                    .map(|c| best.get(&c).map(|b| if shared(c) { 0.0 } else { b.0 }))
-                    .sum();
-                let Some(children) = children else { continue };
-                let own = match &node.head {
-                    Head::Op(op, _) => {
-                        let ins: Vec<TensorType> =
-                            node.children.iter().filter_map(|c| ty(graph, *c).cloned()).collect();
-                        cost(op, &ins, &graph[*id].data)
-                    }
-                    _ => 0.0,
-                };
-                // A node costs more than its parts, so that choices never form a cycle.
-                let total = own.max(1e-3) + children;
-                if best.get(id).is_none_or(|b| total < b.0) {
-                    best.insert(*id, (total, node.clone()));
-                    changed = true;
-                }
-            }
-        }
-        if !changed {
-            return best.into_iter().map(|(id, b)| (id, b.1)).collect();
-        }
-    }
 }
 
 struct Extraction<'a> {

@@ -5,7 +5,7 @@ use crate::options::Options;
 use crate::pass::Pass;
 use crate::registry::Entry;
 use athanor_ir::signature::parse_einsum;
-use athanor_ir::{Binary, F64, Module, Op, Result, TensorType, Unary};
+use athanor_ir::{Binary, DType, F64, Module, Op, Result, TensorType, Unary};
 use egg::Id;
 
 /// Algebra, constant folding and common subexpressions by equality saturation.
@@ -103,11 +103,25 @@ fn neutral(graph: &Graph, node: &ENode) -> Vec<Term> {
     vec![Term::Class(kept)]
 }
 
-/// Functions of constants, and constants under other dims. Only values that f32 holds exactly are folded, so that a
-/// folded constant is what the op would have given.
+/// Whether `dtype` holds `value` exactly, as far as is easily told: binary16 is taken to hold nothing.
+fn holds(dtype: DType, value: f64) -> bool {
+    let as_f32 = value as f32;
+    match dtype {
+        DType::F64 => true,
+        DType::F32 => f64::from(as_f32) == value,
+        DType::BF16 => f64::from(as_f32) == value && as_f32.to_bits().trailing_zeros() >= 16,
+        DType::F16 => false,
+        DType::I32 => f64::from(value as i32) == value,
+    }
+}
+
+/// Functions of constants, and constants under other dims. Only values that their types hold exactly are folded, to
+/// values that f32 holds exactly, so that a folded constant is what the op would have given.
 fn fold(graph: &Graph, node: &ENode) -> Vec<Term> {
     let (Some(op), Some(ty)) = (op(node), own_type(node)) else { return vec![] };
-    let args: Option<Vec<f64>> = node.children.iter().map(|c| constant(graph, *c)).collect();
+    let stored =
+        |c: &Id| constant(graph, *c).filter(|v| crate::egraph::ty(graph, *c).is_some_and(|t| holds(t.dtype, *v)));
+    let args: Option<Vec<f64>> = node.children.iter().map(stored).collect();
     let Some(args) = args else { return vec![] };
     let value = match (op, &args[..]) {
         (Op::Unary(f), [x]) => f.eval(*x),
@@ -115,7 +129,7 @@ fn fold(graph: &Graph, node: &ENode) -> Vec<Term> {
         (Op::Cast | Op::Reshape | Op::Broadcast { .. } | Op::Transpose { .. } | Op::Slice { .. }, [x]) => *x,
         _ => return vec![],
     };
-    let exact = f64::from(value as f32) == value && ty.dtype.bytes() >= 4;
+    let exact = holds(DType::F32, value) && holds(ty.dtype, value) && ty.dtype.bytes() >= 4;
     if exact && value.is_finite() { vec![splat(value, ty)] } else { vec![] }
 }
 
@@ -243,4 +257,69 @@ fn transpose_into_einsum(graph: &Graph, node: &ENode) -> Vec<Term> {
         terms.push(Term::Op(Op::Einsum { spec }, own.clone(), args));
     }
     terms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use athanor_ir::{Builder, DType, Func, Loc, Role, ValueId};
+
+    /// `make` simplified: names of the ops that are left.
+    fn ops(make: impl Fn(&mut Builder<'_>, ValueId) -> Vec<ValueId>) -> Vec<&'static str> {
+        let mut func = Func::new("f");
+        let x = func.param("x", TensorType::new(DType::F32, [4, 8]), Role::Input, Loc::default());
+        let results = make(&mut Builder::new(&mut func, Loc::default()), x);
+        results.iter().enumerate().for_each(|(i, v)| func.result(format!("r{i}"), *v));
+        rewrite(&func, RULES, cost).nodes.iter().map(|n| n.op.name()).collect()
+    }
+
+    /// The product and its negation are each read twice and are each a function of the other.
+    #[test]
+    fn values_that_are_functions_of_each_other_do_not_close_a_ring() {
+        let found = ops(|b, x| {
+            let product = b.einsum("ab,cb->ac", x, x);
+            let minus = b.unary(Unary::Neg, product);
+            let back = b.unary(Unary::Neg, minus);
+            [back, minus].into_iter().flat_map(|v| [Unary::Tanh, Unary::Exp].map(|f| b.unary(f, v))).collect()
+        });
+        assert_eq!(found, ["einsum", "tanh", "exp", "neg", "tanh", "exp"]);
+    }
+
+    #[test]
+    fn there_and_back_is_nothing() {
+        let found = ops(|b, x| {
+            let y = b.unary(Unary::Tanh, x);
+            let flat = b.reshape(y, &[32]);
+            let same = b.reshape(flat, &[4, 8]);
+            let turned = b.many(Op::Transpose { perm: vec![1, 0] }, &[y])[0];
+            let again = b.many(Op::Transpose { perm: vec![1, 0] }, &[turned])[0];
+            let reads = [same, flat, turned, again].map(|v| [b.unary(Unary::Exp, v), b.unary(Unary::Sqrt, v)]);
+            reads.concat()
+        });
+        assert_eq!(found.iter().filter(|n| **n == "tanh").count(), 1);
+        assert_eq!(found.iter().filter(|n| matches!(**n, "reshape" | "transpose")).count(), 2, "{found:?}");
+        assert_eq!(found.len(), 1 + 2 + 6, "{found:?}");
+    }
+
+    /// 257 is 256 in bf16: what is folded is the value that is stored.
+    #[test]
+    fn constants_are_folded_as_they_are_stored() {
+        let mut func = Func::new("f");
+        let narrow = TensorType::new(DType::BF16, [4]);
+        let mut b = Builder::new(&mut func, Loc::default());
+        let k = b.constant(257.0, narrow.clone());
+        let exact = b.constant(256.0, narrow);
+        let wide = [k, exact].map(|k| b.cast(k, DType::F32));
+        wide.iter().enumerate().for_each(|(i, v)| func.result(format!("r{i}"), *v));
+        let out = rewrite(&func, RULES, cost);
+        let constants: Vec<_> = out
+            .nodes
+            .iter()
+            .filter_map(|n| match n.op {
+                Op::Constant { value } => Some((value.0, out.ty(n.outputs[0]).dtype)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(constants, [(257.0, DType::BF16), (256.0, DType::F32)]);
+    }
 }

@@ -241,3 +241,34 @@ fn groups_without_a_common_space_are_refused() {
     func.result("c", c);
     assert_eq!(generate(&func, &[], 1, CpuLevel::Portable, "g"), None);
 }
+
+/// A value per column is written by no row, and a sum over rows is not known before the last.
+#[test]
+fn groups_with_results_per_column_or_that_read_their_own_sums_are_refused() {
+    let refused = |build: &dyn Fn(&mut Builder<'_>, ValueId, ValueId) -> Vec<ValueId>| {
+        let mut func = Func::new("g");
+        let x = func.param("x", t(&[16, 8]), Role::Input, Loc::default());
+        let gain = func.param("gain", t(&[8]), Role::Input, Loc::default());
+        let results = build(&mut Builder::new(&mut func, Loc::default()), x, gain);
+        results.iter().enumerate().for_each(|(i, v)| func.result(format!("r{i}"), *v));
+        generate(&func, &[], 1, CpuLevel::Portable, "g").is_none()
+    };
+    assert!(refused(&|b, x, gain| {
+        let bent = b.unary(Unary::Tanh, gain);
+        let wide = b.broadcast_like(bent, x);
+        vec![b.mul(x, wide), bent]
+    }));
+    assert!(refused(&|b, x, _| {
+        let sum = b.reduce(ReduceKind::Sum, x, &[0]);
+        let wide = b.broadcast_like(sum, x);
+        vec![b.mul(x, wide), sum]
+    }));
+    assert!(refused(&|b, x, _| {
+        let sum = b.reduce(ReduceKind::Sum, x, &[0]);
+        vec![sum, b.unary(Unary::Neg, sum), b.unary(Unary::Tanh, x)]
+    }));
+    assert!(!refused(&|b, x, _| {
+        let sum = b.reduce(ReduceKind::Sum, x, &[0]);
+        vec![b.cast(sum, DType::BF16), b.unary(Unary::Tanh, x)]
+    }));
+}

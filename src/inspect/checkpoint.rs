@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::output::emit;
 use crate::text::{bytes, count, grouped, table};
 use athanor_ir::Diagnostic;
+use athanor_runtime::checkpoint::{COMMON, State};
 use athanor_runtime::codes::{CKPT_OPEN, SAFETENSORS};
 use safetensors::tensor::Metadata;
 use serde::Serialize;
@@ -25,6 +26,8 @@ struct Summary {
     elements: u64,
     /// Elements by type.
     dtypes: BTreeMap<String, u64>,
+    /// Where the run stood.
+    state: Option<State>,
     metadata: BTreeMap<String, String>,
     tensors: Vec<Tensor>,
 }
@@ -56,7 +59,26 @@ fn parts(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
         }
     }
     files.sort();
+    // A checkpoint of ours gives the weights a second name for Hugging Face, which is not a second copy.
+    let mut seen = vec![];
+    files.retain(|path| {
+        let same = identity(path);
+        let fresh = same.is_none() || !seen.contains(&same);
+        seen.push(same);
+        fresh
+    });
     Ok(files)
+}
+
+/// Device and number of the file behind a name.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+/// Where the run stood, if the directory is an iteration that training saved.
+fn state(dir: &Path) -> Option<State> {
+    serde_json::from_slice(&std::fs::read(dir.join(COMMON)).ok()?).ok()
 }
 
 pub fn show(path: &Path, args: &Args) -> Result<(), Failure> {
@@ -67,6 +89,7 @@ pub fn show(path: &Path, args: &Args) -> Result<(), Failure> {
         bytes: 0,
         elements: 0,
         dtypes: BTreeMap::new(),
+        state: state(path),
         metadata: BTreeMap::new(),
         tensors: vec![],
         files: vec![],
@@ -149,6 +172,9 @@ fn render(s: &Summary, top: usize) -> String {
     let (tensors, files) = (count(s.tensors.len() as u64, "tensor"), count(s.files.len() as u64, "file"));
     let _ = writeln!(out, "{}: {tensors} in {files}, {}", s.path.display(), bytes(s.bytes));
     let _ = writeln!(out, "  elements    {}", if dtypes.is_empty() { "none".into() } else { dtypes.join(", ") });
+    if let Some(state) = &s.state {
+        let _ = writeln!(out, "  saved       after {}", count(state.global_step, "step"));
+    }
     for (key, value) in &s.metadata {
         let short: String = value.chars().take(80).collect();
         let _ = writeln!(out, "  {key:<10}  {short}");
@@ -157,7 +183,7 @@ fn render(s: &Summary, top: usize) -> String {
     let _ = writeln!(out, "\nTensors in the order of the file");
     out.push_str(&table(&s.tensors.iter().take(top).map(row).collect::<Vec<_>>(), &[1, 2]));
     if s.tensors.len() > top {
-        let _ = writeln!(out, "  … and {} more (--top {0}, --json)", s.tensors.len() - top);
+        let _ = writeln!(out, "  … and {} more (--top {}, --json)", s.tensors.len() - top, s.tensors.len());
     }
     out
 }

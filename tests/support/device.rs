@@ -25,6 +25,8 @@ pub struct Compilation {
     pub library: bool,
     /// Whether to compile for training.
     pub train: bool,
+    /// Threads the plan is made for, and threads that run it.
+    pub threads: (usize, usize),
 }
 
 /// A plan on the device, ready to run.
@@ -37,14 +39,19 @@ impl Run {
     pub fn new(module: &Module, how: Compilation, weights: &HashMap<String, Tensor>) -> Self {
         let module = apply(module, &pipeline(module, how.opt, how.train, 4));
         let reference = how.opt == OptLevel::O0;
-        let options = PlanOptions { threads: 2, level: how.level, config_hash: String::new(), reference };
+        let options = PlanOptions { threads: how.threads.0, level: how.level, config_hash: String::new(), reference };
         let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
         let dir = tempfile::tempdir().unwrap();
         let kernels = dir.path().join("kernels.so");
         if !compiled.texts.is_empty() {
             build_shared_object(&compiled.texts, how.level, &kernels).unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
         }
-        let options = DeviceOptions { kernels: Some(kernels), threads: Some(2), library: how.library, profile: false };
+        let options = DeviceOptions {
+            kernels: Some(kernels),
+            threads: Some(how.threads.1),
+            library: how.library,
+            profile: false,
+        };
         let device = CpuDevice::new(Arc::new(compiled.plan), 0, &options).unwrap_or_else(|e| panic!("{e}"));
         let mut run = Self { device };
         let is_weight = |b: &&Buffer| matches!(b.role, BufferRole::Weight { .. });

@@ -4,7 +4,7 @@
 use athanor_ir::func::{Builder, Func, Node, ValueId};
 use athanor_ir::op::Op;
 use athanor_ir::signature::parse_einsum;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Logits of one block take at most this many bytes (unless one token takes more).
 pub(super) const BLOCK_BYTES: usize = 128 << 20;
@@ -60,25 +60,40 @@ fn find(func: &Func) -> Option<Loss> {
     }
     let dlogits = func.nodes[grad].outputs[0];
     let by = users(dlogits)?;
-    let uses = |other: ValueId| {
-        by.iter().copied().find(|i| {
-            let n = &func.nodes[*i];
-            matches!(n.op, Op::Einsum { .. }) && n.inputs.len() == 2 && n.inputs.contains(&other)
-        })
+    // The product of the logits' gradient with one operand that is the gradient of the other.
+    let product_of = |other: (ValueId, &[char]), gives: &[char]| {
+        by.iter().copied().find(|i| contracts(&func.nodes[*i], [(dlogits, &lo), other], gives))
     };
-    let (dx, dw) = (uses(w)?, uses(x)?);
+    let (dx, dw) = (product_of((w, &lw), &lx)?, product_of((x, &lx), &lw)?);
     let same_labels = |v: ValueId| func.ty(v).dims == func.ty(logits_value).dims[..func.ty(logits_value).rank() - 1];
     let rows = &func.nodes[grad].inputs;
     let independent = !depends(func, &defs, rows[3], loss);
-    let plain = func.ty(func.nodes[dx].outputs[0]).dims == func.ty(x).dims
-        && func.ty(func.nodes[dw].outputs[0]).dims == func.ty(w).dims;
-    (by.len() == 2 && dx != dw && same_labels(rows[3]) && independent && plain).then_some(Loss {
+    (by.len() == 2 && dx != dw && same_labels(rows[3]) && independent).then_some(Loss {
         logits,
         entropy: loss,
         grad,
         dx,
         dw,
     })
+}
+
+/// Whether `node` is the plain product of the two values, in either order, whose labels and those of the result are the
+/// given ones under other names.
+fn contracts(node: &Node, operands: [(ValueId, &[char]); 2], gives: &[char]) -> bool {
+    let Op::Einsum { spec } = &node.op else { return false };
+    let Ok([a, b, out]) = parse_einsum(spec) else { return false };
+    let same = |first: (ValueId, &[char]), second: (ValueId, &[char])| {
+        if node.inputs[..] != [first.0, second.0] {
+            return false;
+        }
+        let mut names: BTreeMap<char, char> = BTreeMap::new();
+        let fits = [(&a, first.1), (&b, second.1), (&out, gives)].into_iter().all(|(found, wanted)| {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(f, w)| *names.entry(*f).or_insert(*w) == *w)
+        });
+        // Two names for one label would be a sum over each of them.
+        fits && names.values().collect::<BTreeSet<_>>().len() == names.len()
+    };
+    same(operands[0], operands[1]) || same(operands[1], operands[0])
 }
 
 /// Whether `v` depends on node `on`.

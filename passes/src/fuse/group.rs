@@ -166,9 +166,23 @@ impl Grouping<'_> {
             })
     }
 
+    /// A place in the function, at most `first`, before which nothing depends on anything after: no group but those of
+    /// `members` has ops on both sides of it.
+    fn settled_before(&self, first: usize, members: &[usize]) -> usize {
+        let mut bound = first;
+        loop {
+            let across = |g: &&Vec<usize>| {
+                let (Some(low), Some(high)) = (g.first(), g.last()) else { return false };
+                *low < bound && bound <= *high && !members.contains(low)
+            };
+            let Some(low) = self.groups.iter().filter(across).map(|g| g[0]).min() else { return bound };
+            bound = low;
+        }
+    }
+
     /// Whether some op outside `members` both depends on one of them and feeds one, groups taken as one op each.
     fn cyclic(&self, members: &[usize]) -> bool {
-        let first = members[0];
+        let bound = self.settled_before(members[0], members);
         let mut seen: HashSet<usize> = HashSet::new();
         let mut stack: Vec<usize> = vec![];
         let feed = |n: usize, stack: &mut Vec<usize>| {
@@ -182,18 +196,12 @@ impl Grouping<'_> {
             if members.contains(&n) {
                 return true;
             }
-            let mates: Vec<usize> = match self.of[n] {
-                Some(g) => self.groups[g].clone(),
-                None => vec![n],
-            };
-            if mates.iter().all(|m| *m < first) || !seen.insert(mates[0]) {
+            let alone = [n];
+            let mates: &[usize] = self.of[n].map_or(&alone, |g| &self.groups[g]);
+            if mates.iter().all(|m| *m < bound) || !seen.insert(mates[0]) {
                 continue;
             }
-            for m in &mates {
-                if !members.contains(m) {
-                    feed(*m, &mut stack);
-                }
-            }
+            mates.iter().filter(|m| !members.contains(m)).for_each(|m| feed(*m, &mut stack));
         }
         false
     }
@@ -300,4 +308,35 @@ fn in_order(func: &Func, units: Vec<(Vec<usize>, Node)>) -> Vec<Node> {
     debug_assert_eq!(order.len(), units.len(), "groups of @{} form a cycle", func.name);
     let mut nodes: Vec<Option<Node>> = units.into_iter().map(|u| Some(u.1)).collect();
     order.into_iter().filter_map(|u| nodes[u].take()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use athanor_ir::{Binary, Builder, DType, TensorType, Unary};
+
+    /// u → a → (m + a) and m → e → (u + e): joining both sums to what they read would make each group wait for the other.
+    #[test]
+    fn two_groups_never_wait_for_each_other() {
+        let mut func = Func::new("f");
+        let ty = TensorType::new(DType::F32, [8, 16]);
+        let param =
+            |f: &mut Func, name: &str, dims: &[usize]| f.param(name, ty.with_dims(dims), Role::Input, Loc::default());
+        let (x, z, w) =
+            (param(&mut func, "x", &[8, 16]), param(&mut func, "z", &[8, 16]), param(&mut func, "w", &[16, 16]));
+        let mut b = Builder::new(&mut func, Loc::default());
+        let u = b.unary(Unary::Tanh, x);
+        let a = b.einsum("ab,cb->ac", u, w);
+        let m = b.unary(Unary::Sigmoid, z);
+        let e = b.einsum("ab,cb->ac", m, w);
+        let first = b.binary(Binary::Sub, u, e);
+        let second = b.binary(Binary::Sub, m, a);
+        func.result("first", first);
+        func.result("second", second);
+        let mut bodies = Bodies::default();
+        let out = fuse(&func, &mut bodies);
+        let names: Vec<&str> = out.nodes.iter().map(|n| n.op.name()).collect();
+        assert_eq!(names.iter().filter(|n| **n == "call").count(), 1, "{names:?}");
+        assert_eq!(names.len(), 5, "{names:?}");
+    }
 }

@@ -112,17 +112,31 @@ pub fn supported(func: &Func) -> bool {
     domain(&func).is_some_and(|d| sums_of(&func, &d).is_some())
 }
 
-/// Results that are sums over rows, or `None` if the group itself reads such a sum, which is known only when all rows are
-/// done.
+/// Results that are sums over rows, or `None` if the group cannot be one kernel: such a sum is known only when all rows
+/// are done, so that the group itself may not read it; and other results have an element per row at least.
 fn sums_of(func: &Func, d: &Domain) -> Option<Vec<usize>> {
-    let sums: Vec<usize> = (0..func.results.len()).filter(|i| is_sum(func, d, func.results[*i].value)).collect();
-    let column = |n: &&Node| matches!(n.op, Op::Reduce { .. }) && d.classes[n.outputs[0].0 as usize] == Class::Col;
-    (func.nodes.iter().filter(column).count() == sums.len()).then_some(sums)
-}
-
-/// Whether result `v` is a sum over rows (under casts and reshapes).
-fn is_sum(func: &Func, d: &Domain, v: ValueId) -> bool {
-    sum_node(func, v).is_some() && d.classes[v.0 as usize] == Class::Col
+    // Values that are sums over rows, under casts and reshapes.
+    let mut is_sum = vec![false; func.types.len()];
+    let mut found = 0;
+    for node in &func.nodes {
+        let of_sum = node.inputs.iter().any(|v| is_sum[v.0 as usize]);
+        match &node.op {
+            Op::Reduce { kind, .. } if d.classes[node.outputs[0].0 as usize] == Class::Col => {
+                if of_sum || *kind != ReduceKind::Sum {
+                    return None;
+                }
+                found += 1;
+                is_sum[node.outputs[0].0 as usize] = true;
+            }
+            Op::Cast | Op::Reshape => is_sum[node.outputs[0].0 as usize] = of_sum,
+            _ if of_sum => return None,
+            _ => {}
+        }
+    }
+    let (sums, others): (Vec<usize>, Vec<usize>) =
+        (0..func.results.len()).partition(|i| is_sum[func.results[*i].value.0 as usize]);
+    let stored = |i: &usize| matches!(d.classes[func.results[*i].value.0 as usize], Class::Full | Class::Row);
+    (sums.len() == found && others.iter().all(stored)).then_some(sums)
 }
 
 /// The reduction over rows that `v` is, under casts and reshapes.
