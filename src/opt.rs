@@ -86,7 +86,11 @@ pub fn read_text(path: &Path) -> athanor_ir::Result<String> {
 pub fn write_text(path: &Path, text: &str) -> athanor_ir::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(parent)?;
+        let mut builder = tempfile::Builder::new();
+        // Temporary files are private by default; this one becomes an ordinary file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(parent)?;
         file.write_all(text.as_bytes())?;
         file.persist(path).map_err(|e| e.error).map(|_| ())
     };
