@@ -69,4 +69,5 @@ pub const NO_NAMES: Code = Code {
 };
 
 /// Every code of this area.
-pub const CODES: &[&Code] = &[&NO_EFFECT, &NOT_DONE, &UNKNOWN_NAME, &UNKNOWN_KIND, &FILE, &NEEDS_CONFIG, &DEVICES, &NO_NAMES];
+pub const CODES: &[&Code] =
+    &[&NO_EFFECT, &NOT_DONE, &UNKNOWN_NAME, &UNKNOWN_KIND, &FILE, &NEEDS_CONFIG, &DEVICES, &NO_NAMES];

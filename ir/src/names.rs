@@ -24,13 +24,13 @@ pub struct NameTable {
     /// Whose naming it is: `hugging_face`, `mindformers`.
     pub name: String,
     /// Weights that differ in name or layout; the first row that fits holds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
     /// Tensors that files may hold and the model does not need; `*` at either end stands for anything.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
     /// Tensors that files may hold a second time.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<Copied>,
 }
 
@@ -45,14 +45,16 @@ pub struct Row {
     /// Their name.
     pub theirs: String,
     /// How the elements of one lie in the other.
+    #[serde(default, skip_serializing_if = "Layout::is_same")]
     pub layout: Layout,
 }
 
 /// How elements of our tensors lie in theirs. Dims are (out, in), rows are dim 0; everything is row-major.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Layout {
     /// The same tensor.
+    #[default]
     Same,
     /// Ours `[e, …]` is one tensor `[…]` per expert.
     PerExpert,
@@ -72,6 +74,13 @@ pub enum Layout {
         /// Each fᵢ in proportion to the others.
         shares: Vec<usize>,
     },
+}
+
+impl Layout {
+    /// Whether only the name differs.
+    pub fn is_same(&self) -> bool {
+        *self == Self::Same
+    }
 }
 
 /// How rows of several tensors alternate in one.

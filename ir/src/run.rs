@@ -93,7 +93,7 @@ pub struct RunSpec {
     pub hf_config: serde_json::Value,
     /// How weights are named and laid out on disk: they are saved by the first table and read by the one that fits. Without
     /// one they have their names in the plan.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<NameTable>,
 }
 

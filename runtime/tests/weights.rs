@@ -18,7 +18,15 @@ use athanor_runtime::checkpoint::{Saver, State, load_weights};
 use safetensors::SafeTensors;
 
 const MODELS: [&str; 10] = [
-    "llama2", "llama3_1", "qwen2_tied", "qwen3", "gpt2", "mixtral", "qwen3_moe", "deepseek_v3_rope", "deepseek_v3_yarn",
+    "llama2",
+    "llama3_1",
+    "qwen2_tied",
+    "qwen3",
+    "gpt2",
+    "mixtral",
+    "qwen3_moe",
+    "deepseek_v3_rope",
+    "deepseek_v3_yarn",
     "deepseek_v3_mtp",
 ];
 
@@ -115,8 +123,8 @@ fn state() -> State {
 fn every_golden_model_goes_through_a_plan_unchanged_whole_and_in_parts() {
     for model in MODELS {
         let tables = names(model, Layouts::default());
-        let opened =
-            Checkpoint::open(&golden(model), &Opening { tables: &tables, ..Opening::default() }).unwrap_or_else(|e| panic!("{model}: {e}"));
+        let opened = Checkpoint::open(&golden(model), &Opening { tables: &tables, ..Opening::default() })
+            .unwrap_or_else(|e| panic!("{model}: {e}"));
         let stacked = opened.weights.iter().any(|w| w.name.ends_with("mlp.experts.gate_proj") && w.dims.len() == 3);
         assert_eq!(stacked, model.contains("mix") || model.contains("moe") || model.contains("deepseek"), "{model}");
         let mut first = device(&opened.weights, tables.clone());
@@ -139,7 +147,8 @@ fn every_golden_model_goes_through_a_plan_unchanged_whole_and_in_parts() {
 #[test]
 fn mindformers_names_and_layouts_there_and_back() {
     let usual = Layouts::default();
-    let other = Layouts { contiguous_attention: true, interleaved_mlp: false, mla_qkv_concat: true, flat_experts: false };
+    let other =
+        Layouts { contiguous_attention: true, interleaved_mlp: false, mla_qkv_concat: true, flat_experts: false };
     for model in MODELS.into_iter().filter(|m| *m != "gpt2") {
         for layouts in [usual, other] {
             let tables = names(model, layouts);
@@ -188,7 +197,9 @@ fn fused_layouts_are_those_of_the_description() {
     let mf = convert_to("qwen3_moe", Layouts::default());
     let qkv = &mf["decoder.layers.1.self_attention.linear_qkv.weight"];
     assert_eq!(qkv.0, [128, 32]);
-    for (r, from, at) in [(0, "q", 0), (31, "q", 31), (32, "k", 0), (48, "v", 0), (64, "q", 32), (96, "k", 16), (127, "v", 31)] {
+    for (r, from, at) in
+        [(0, "q", 0), (31, "q", 31), (32, "k", 0), (48, "v", 0), (64, "q", 32), (96, "k", 16), (127, "v", 31)]
+    {
         assert_eq!(row(qkv, r), row(of(&format!("self_attn.{from}_proj")), at), "row {r}");
     }
     let all = Layouts { contiguous_attention: true, flat_experts: false, ..Layouts::default() };
@@ -214,7 +225,8 @@ fn fused_layouts_are_those_of_the_description() {
     let interleaved = convert_to("deepseek_v3_mtp", Layouts::default());
     let fc1 = &interleaved["decoder.layers.0.mlp.linear_fc1.weight"];
     assert!(row(fc1, 10) == row(dense("gate"), 5) && row(fc1, 11) == row(dense("up"), 5));
-    let plain = convert_to("deepseek_v3_mtp", Layouts { interleaved_mlp: false, mla_qkv_concat: true, ..Layouts::default() });
+    let plain =
+        convert_to("deepseek_v3_mtp", Layouts { interleaved_mlp: false, mla_qkv_concat: true, ..Layouts::default() });
     let fc1 = &plain["decoder.layers.0.mlp.linear_fc1.weight"];
     assert!(row(fc1, 5) == row(dense("gate"), 5) && row(fc1, 48 + 5) == row(dense("up"), 5));
     // 24 rows of the latent query, 16 of the latent key and value, 8 that are rotated.
@@ -222,7 +234,9 @@ fn fused_layouts_are_those_of_the_description() {
     assert_eq!(latent.0, [48, 32]);
     assert_eq!(row(latent, 23), row(&hub["model.layers.3.self_attn.q_a_proj.weight"], 23));
     assert_eq!(row(latent, 24), row(&hub["model.layers.3.self_attn.kv_a_proj_with_mqa.weight"], 0));
-    assert!(plain.contains_key("mtp.layers.0.final_layernorm.weight") && plain.contains_key("mtp.layers.0.eh_proj.weight"));
+    assert!(
+        plain.contains_key("mtp.layers.0.final_layernorm.weight") && plain.contains_key("mtp.layers.0.eh_proj.weight")
+    );
 }
 
 #[test]
@@ -239,7 +253,8 @@ fn half_precision_files_fill_full_precision_weights() {
         let (mut worst, mut exact) = (0f32, device(&full.weights, tables.clone()));
         load_weights(&mut exact, &golden("mixtral")).unwrap();
         for i in 0..full.weights.len() {
-            let values = |d: &CpuDevice| d.bytes(i).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>();
+            let values =
+                |d: &CpuDevice| d.bytes(i).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>();
             for (x, y) in values(&d).iter().zip(values(&exact)) {
                 worst = worst.max((x - y).abs() / y.abs().max(1e-3));
             }

@@ -1,8 +1,8 @@
 //! What says how the weights of a checkpoint are named: a plan, a config.json or a configuration.
 
-use crate::codes::NO_NAMES;
 #[cfg(feature = "compiler")]
 use crate::codes::FILE;
+use crate::codes::NO_NAMES;
 use crate::failure::Failure;
 use crate::train::is_plan;
 use athanor_ir::Diagnostic;
@@ -14,8 +14,12 @@ use std::path::{Path, PathBuf};
 
 /// Where the model of a checkpoint is described, and how MindSpore Transformers was told to fuse weights.
 #[derive(clap::Args)]
+#[cfg_attr(feature = "compiler", expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line"))]
 pub struct Model {
-    #[cfg_attr(feature = "compiler", doc = "config.json, directory with one, YAML file or plan that describes the model [default: the checkpoint's config.json]")]
+    #[cfg_attr(
+        feature = "compiler",
+        doc = "config.json, directory with one, YAML file or plan that describes the model [default: the checkpoint's config.json]"
+    )]
     #[cfg_attr(not(feature = "compiler"), doc = "Plan that describes the model")]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,

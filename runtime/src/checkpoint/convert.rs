@@ -54,7 +54,9 @@ impl Checkpoint {
     pub fn open(path: &Path, opening: &Opening<'_>) -> Result<Self> {
         let tensors = Tensors::of(path)?;
         let plain = NameTable::default();
-        let known = |t: &NameTable| tensors.names().filter(|n| t.rows.iter().any(|r| Place::of(&r.theirs, n).is_some())).count();
+        let known = |t: &NameTable| {
+            tensors.names().filter(|n| t.rows.iter().any(|r| Place::of(&r.theirs, n).is_some())).count()
+        };
         // The first of equals, as for a plan.
         let best = opening.tables.iter().rev().max_by_key(|t| known(t));
         let table = best.unwrap_or(&plain).clone();
@@ -125,7 +127,12 @@ impl Checkpoint {
 
     /// Reads it in order of `weights`, telling `progress` how many bytes were written of it.
     pub fn source<'a>(&'a self, progress: &'a dyn Fn(u64)) -> impl Source + 'a {
-        FromFiles { checkpoint: self, parts: self.relations(), dtypes: self.weights.iter().map(|w| w.dtype).collect(), progress }
+        FromFiles {
+            checkpoint: self,
+            parts: self.relations(),
+            dtypes: self.weights.iter().map(|w| w.dtype).collect(),
+            progress,
+        }
     }
 
     /// For each weight the tensors with elements of it.
@@ -141,13 +148,18 @@ impl Checkpoint {
     /// If elements cannot be read.
     pub fn not_finite(&self, progress: &dyn Fn(u64)) -> Result<Differences> {
         let mut wrong = Differences::default();
-        let source = FromFiles { checkpoint: self, parts: self.relations(), dtypes: vec![DType::F32; self.weights.len()], progress };
+        let source = FromFiles {
+            checkpoint: self,
+            parts: self.relations(),
+            dtypes: vec![DType::F32; self.weights.len()],
+            progress,
+        };
         for (i, w) in self.weights.iter().enumerate() {
             let n = w.dims.iter().product();
             let piece = if source.in_pieces(i) { PIECE } else { n };
             let mut bad = 0;
             for range in pieces(n, piece) {
-                let bytes = source.read(i, range.clone()).map_err(unreadable)?;
+                let bytes = source.read(i, range.clone()).or_else(|e| unreadable(&e))?;
                 bad += bytes.as_chunks().0.iter().filter(|b| !f32::from_le_bytes(**b).is_finite()).count();
                 progress((range.len() * w.dtype.bytes()) as u64);
             }
@@ -164,7 +176,8 @@ impl Checkpoint {
     /// If elements cannot be read.
     pub fn compare(&self, other: &Self, progress: &dyn Fn(u64)) -> Result<Differences> {
         let mut wrong = Differences::default();
-        let index: BTreeMap<&str, usize> = other.weights.iter().enumerate().map(|(i, w)| (w.name.as_str(), i)).collect();
+        let index: BTreeMap<&str, usize> =
+            other.weights.iter().enumerate().map(|(i, w)| (w.name.as_str(), i)).collect();
         let mut pairs = vec![];
         for (i, w) in self.weights.iter().enumerate() {
             match index.get(w.name.as_str()) {
@@ -182,7 +195,13 @@ impl Checkpoint {
         let mut dtypes = [self, other].map(|c| c.weights.iter().map(|w| w.dtype).collect::<Vec<_>>());
         for (i, j) in &pairs {
             let both = [self.weights[*i].dtype, other.weights[*j].dtype];
-            let wide = if both[0] == both[1] { both[0] } else if both.contains(&DType::F64) { DType::F64 } else { DType::F32 };
+            let wide = if both[0] == both[1] {
+                both[0]
+            } else if both.contains(&DType::F64) {
+                DType::F64
+            } else {
+                DType::F32
+            };
             (dtypes[0][*i], dtypes[1][*j]) = (wide, wide);
         }
         let [x, y] = dtypes;
@@ -194,7 +213,7 @@ impl Checkpoint {
             let mut first = None;
             for range in pieces(n, piece) {
                 let (x, y) = (a.read(i, range.clone()), b.read(j, range.clone()));
-                let (x, y) = (x.map_err(unreadable)?, y.map_err(unreadable)?);
+                let (x, y) = (x.or_else(|e| unreadable(&e))?, y.or_else(|e| unreadable(&e))?);
                 if x != y {
                     let size = a.dtype(i).bytes();
                     let at = x.chunks(size).zip(y.chunks(size)).position(|(x, y)| x != y).unwrap_or_default();
@@ -211,8 +230,8 @@ impl Checkpoint {
     }
 }
 
-fn unreadable(e: io::Error) -> Box<Diagnostic> {
-    Box::new(Diagnostic::error(&TENSORS, format!("cannot read: {e}")).help("look at the file with `athanor inspect`"))
+fn unreadable<T>(e: &io::Error) -> Result<T> {
+    Diagnostic::error(&TENSORS, format!("cannot read: {e}")).help("look at the file with `athanor inspect`").err()
 }
 
 /// `("model.layers.", 3, "mlp.…")` of `model.layers.3.mlp.…`.
@@ -221,7 +240,8 @@ fn layer(name: &str) -> Option<(&str, usize, &str)> {
         *at += part.len();
         Some((*at - part.len(), part))
     });
-    let (at, part) = at.into_iter().find(|(_, p)| p.trim_end_matches('.').bytes().all(|b| b.is_ascii_digit()) && p.len() > 1)?;
+    let (at, part) =
+        at.into_iter().find(|(_, p)| p.trim_end_matches('.').bytes().all(|b| b.is_ascii_digit()) && p.len() > 1)?;
     Some((&name[..at], part.trim_end_matches('.').parse().ok()?, &name[at + part.len()..]))
 }
 
@@ -275,7 +295,8 @@ impl Source for FromFiles<'_> {
         for (i, relation) in near {
             let data = data(*i)?;
             relation.walk_ours(&range, &mut |r| {
-                let run = Run { at: r.other, step: r.other_step, other: r.at - range.start, other_step: r.step, n: r.n };
+                let run =
+                    Run { at: r.other, step: r.other_step, other: r.at - range.start, other_step: r.step, n: r.n };
                 copy(data.elements(), &mut to, run);
             });
         }
@@ -301,7 +322,13 @@ impl Source for FromFiles<'_> {
 ///
 /// # Errors
 /// [`CKPT_WRITE`]: nothing is left behind, and nothing that was there is replaced.
-pub fn convert(from: &Checkpoint, table: &NameTable, to: &Path, limit: u64, progress: &dyn Fn(u64)) -> Result<Vec<String>> {
+pub fn convert(
+    from: &Checkpoint,
+    table: &NameTable,
+    to: &Path,
+    limit: u64,
+    progress: &dyn Fn(u64),
+) -> Result<Vec<String>> {
     let stored = map(table, &from.weights).or_else(|unfit| {
         let mut wrong = Differences::default();
         unfit.iter().for_each(|u| wrong.add(|| format!("`{}`: {}", u.name, u.why)));

@@ -126,7 +126,11 @@ mod tests {
         let from: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0, 5.0].iter().flat_map(|x| x.to_le_bytes()).collect();
         let mut to = [9.0f32; 8].map(bf16::from_f32).map(bf16::to_le_bytes).concat();
         let run = Run { at: 0, step: 2, other: 1, other_step: 3, n: 3 };
-        copy(Elements { dtype: DType::F32, bytes: &from }, &mut ElementsMut { dtype: DType::BF16, bytes: &mut to }, run);
+        copy(
+            Elements { dtype: DType::F32, bytes: &from },
+            &mut ElementsMut { dtype: DType::BF16, bytes: &mut to },
+            run,
+        );
         let got: Vec<f32> = to.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
         assert_eq!(got, [9.0, 1.0, 9.0, 9.0, 3.0, 9.0, 9.0, 5.0]);
     }

@@ -6,6 +6,7 @@ use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -47,10 +48,15 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         header.metadata = map.next_value()?;
-                    } else if header.tensors.contains_key(&name) {
-                        return Err(A::Error::custom(format_args!("`{name}` is there twice")));
-                    } else {
-                        header.tensors.insert(name, map.next_value()?);
+                        continue;
+                    }
+                    match header.tensors.entry(name) {
+                        Entry::Vacant(e) => {
+                            e.insert(map.next_value()?);
+                        }
+                        Entry::Occupied(e) => {
+                            return Err(A::Error::custom(format_args!("`{}` is there twice", e.key())));
+                        }
                     }
                 }
                 Ok(header)

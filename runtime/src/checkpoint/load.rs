@@ -63,6 +63,13 @@ pub struct Fitted {
     pub name: String,
 }
 
+/// A naming, what it makes of the weights, and what the checkpoint calls that.
+struct Candidate<'a> {
+    known: usize,
+    table: &'a NameTable,
+    found: Vec<(Option<String>, Stored)>,
+}
+
 /// Finds every tensor of `weights` in the checkpoint from `path`, in the one of `tables` that knows most of its names.
 ///
 /// # Errors
@@ -71,7 +78,7 @@ pub fn fit(tensors: &Tensors, path: &Path, tables: &[NameTable], weights: &[Weig
     let plain = [NameTable::default()];
     let tables = if tables.is_empty() { &plain } else { tables };
     let mut wrong = Differences::default();
-    let mut best: Option<(usize, &NameTable, Vec<(Stored, Option<String>)>)> = None;
+    let mut best: Option<Candidate<'_>> = None;
     for table in tables {
         let stored = match map(table, weights) {
             Ok(stored) => stored,
@@ -80,21 +87,21 @@ pub fn fit(tensors: &Tensors, path: &Path, tables: &[NameTable], weights: &[Weig
                 continue;
             }
         };
-        let found: Vec<_> = stored.into_iter().map(|s| (found_name(tensors, &s.name), s)).map(|(n, s)| (s, n)).collect();
-        let known = found.iter().filter(|(_, n)| n.is_some()).count();
-        if best.as_ref().is_none_or(|(most, ..)| known > *most) {
-            best = Some((known, table, found));
+        let found: Vec<_> = stored.into_iter().map(|s| (found_name(tensors, &s.name), s)).collect();
+        let known = found.iter().filter(|(n, _)| n.is_some()).count();
+        if best.as_ref().is_none_or(|b| known > b.known) {
+            best = Some(Candidate { known, table, found });
         }
     }
     let what = format!("{} does not fit the model", path.display());
-    let Some((_, table, found)) = best else {
+    let Some(Candidate { table, found, .. }) = best else {
         wrong.end(&TENSORS, &what, "compile the configuration again with this version")?;
         return Ok(vec![]);
     };
     let mut wrong = Differences::default();
     let mut fitted = vec![];
     let mut used = BTreeSet::new();
-    for (stored, name) in found {
+    for (name, stored) in found {
         let Some((name, info)) = name.and_then(|n| tensors.info(&n).map(|i| (n, i))) else {
             wrong.add(|| format!("missing: `{}` {:?}", stored.name, stored.dims));
             continue;

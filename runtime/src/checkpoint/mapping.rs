@@ -109,15 +109,10 @@ pub fn map(table: &NameTable, weights: &[Weight]) -> Result<Vec<Stored>, Vec<Unf
 }
 
 /// The first row about `name` all of whose weights are there, with them.
-fn find<'t>(
-    table: &'t NameTable,
-    index: &HashMap<&str, usize>,
-    name: &str,
-) -> Option<(&'t Row, Place, Vec<usize>)> {
+fn find<'t>(table: &'t NameTable, index: &HashMap<&str, usize>, name: &str) -> Option<(&'t Row, Place, Vec<usize>)> {
     table.rows.iter().find_map(|row| {
         let place = row.of_ours(name)?;
-        let members: Option<Vec<usize>> =
-            row.ours.iter().map(|p| index.get(place.fill(p).as_str()).copied()).collect();
+        let members: Option<Vec<usize>> = row.ours.iter().map(|p| index.get(place.fill(p).as_str()).copied()).collect();
         Some((row, place, members?))
     })
 }

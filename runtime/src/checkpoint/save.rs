@@ -84,14 +84,14 @@ impl Saver {
         let weights = format!("{}-model-0000000-0000001.safetensors", self.prefix);
         let plain = NameTable::default();
         let table = self.names.as_ref().unwrap_or(&plain);
-        let files = self.write_tensors(device, temp.path(), &weights, table, self.limit, is_weight)?;
+        let files = write_tensors(device, temp.path(), &weights, table, self.limit, is_weight)?;
         if files == [weights.as_str()] {
             // The same file under the name that Hugging Face looks for; a copy where links are not possible.
             fs::hard_link(at(&weights), at(WHOLE)).or_else(|_| fs::copy(at(&weights), at(WHOLE)).map(|_| ()))?;
         }
         let moments = format!("{}-opt-0000000-0000001.safetensors", self.prefix);
         // Moments go with the plan's own names: only a plan reads them.
-        self.write_tensors(device, temp.path(), &moments, &plain, u64::MAX, |role| *role == BufferRole::Moment)?;
+        write_tensors(device, temp.path(), &moments, &plain, u64::MAX, |role| *role == BufferRole::Moment)?;
         write_synced(&at("config.json"), &pretty(&self.config)?)?;
         write_synced(&at(COMMON), &pretty(state)?)?;
         replace(temp, dir)?;
@@ -101,24 +101,6 @@ impl Saver {
         fs::set_permissions(tracker.path(), fs::metadata(dir.join(COMMON))?.permissions())?;
         tracker.persist(self.root.join(TRACKER))?;
         File::open(&self.root)?.sync_all()
-    }
-
-    /// Writes the buffers that `wanted` accepts in the naming of `table`; the names of the files.
-    fn write_tensors(
-        &self,
-        device: &CpuDevice,
-        dir: &Path,
-        whole: &str,
-        table: &NameTable,
-        limit: u64,
-        wanted: impl Fn(&BufferRole) -> bool,
-    ) -> io::Result<Vec<String>> {
-        let (buffers, weights) = weights(device.stage(), wanted);
-        let stored = map(table, &weights).map_err(|unfit| {
-            let first = unfit.first().map(|u| format!("`{}`: {}", u.name, u.why)).unwrap_or_default();
-            io::Error::other(format!("{} weights do not suit the plan's table of names, {first}", unfit.len()))
-        })?;
-        write(&Arena { device, buffers, weights }, &stored, &table.copies, dir, whole, limit)
     }
 }
 
@@ -137,6 +119,23 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Writes the buffers that `wanted` accepts in the naming of `table`; the names of the files.
+fn write_tensors(
+    device: &CpuDevice,
+    dir: &Path,
+    whole: &str,
+    table: &NameTable,
+    limit: u64,
+    wanted: impl Fn(&BufferRole) -> bool,
+) -> io::Result<Vec<String>> {
+    let (buffers, weights) = weights(device.stage(), wanted);
+    let stored = map(table, &weights).map_err(|unfit| {
+        let first = unfit.first().map(|u| format!("`{}`: {}", u.name, u.why)).unwrap_or_default();
+        io::Error::other(format!("{} weights do not suit the plan's table of names, {first}", unfit.len()))
+    })?;
+    write(&Arena { device, buffers, weights }, &stored, &table.copies, dir, whole, limit)
 }
 
 /// The buffers of a device as weights.

@@ -146,7 +146,11 @@ mod tests {
     fn pairs(s: &Strided, range: Range<usize>, ours: bool) -> Vec<(usize, usize)> {
         let mut out = vec![];
         let mut take = |r: Run| (0..r.n).for_each(|i| out.push((r.at + i * r.step, r.other + i * r.other_step)));
-        if ours { s.walk_ours(&range, &mut take) } else { s.walk_theirs(&range, &mut take) }
+        if ours {
+            s.walk_ours(&range, &mut take)
+        } else {
+            s.walk_theirs(&range, &mut take)
+        }
         out
     }
 

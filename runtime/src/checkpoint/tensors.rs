@@ -26,6 +26,9 @@ const BLOCK: usize = 128;
 /// What the name of a scale has more than that of its weight.
 const SCALE: &str = "_scale_inv";
 
+/// File by name of tensor, from a Hugging Face index.
+type Index = BTreeMap<String, String>;
+
 /// Tensors of a checkpoint, in one file or several.
 #[derive(Debug)]
 pub struct Tensors {
@@ -89,7 +92,7 @@ impl Tensors {
     }
 
     /// Every tensor must be where the index says, and none elsewhere.
-    fn check(&self, index: &BTreeMap<String, String>, path: &Path) -> Result<()> {
+    fn check(&self, index: &Index, path: &Path) -> Result<()> {
         let mut wrong = Differences::default();
         let file = |i: usize| self.files[i].path().file_name().unwrap_or_default().to_string_lossy();
         for (name, want) in index {
@@ -223,7 +226,7 @@ fn scaled(bytes: &[u8], width: usize, scales: &[u8]) -> Vec<u8> {
 }
 
 /// The safetensors files with the weights of the checkpoint at `path`, and their index if there is one.
-fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<BTreeMap<String, String>>)> {
+fn weight_files(path: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     if path.as_os_str().is_empty() || !path.exists() {
         return cannot(path, "there is nothing");
     }
@@ -261,18 +264,18 @@ pub(super) fn parts(dir: &Path, kind: &str) -> Vec<PathBuf> {
     found
 }
 
-/// File by name of tensor, from a Hugging Face index.
-fn indexed(index: &Path) -> Result<BTreeMap<String, String>> {
+/// Reads an index.
+fn indexed(index: &Path) -> Result<Index> {
     #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+    struct File {
+        weight_map: Index,
     }
     let read = || {
         let file = std::fs::File::open(index)?;
         if file.metadata()?.len() > MOST_INDEX {
             return Err(std::io::Error::other("it is too large for an index"));
         }
-        Ok(serde_json::from_reader::<_, Index>(std::io::BufReader::new(file))?)
+        Ok(serde_json::from_reader::<_, File>(std::io::BufReader::new(file))?)
     };
     let map = match read() {
         Ok(i) => i.weight_map,

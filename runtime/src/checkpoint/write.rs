@@ -128,7 +128,12 @@ fn write_file(source: &dyn Source, tensors: &[Named<'_>], path: &Path) -> io::Re
 }
 
 /// Elements `range` of tensor `s`.
-pub(super) fn gather(source: &dyn Source, s: &Stored, range: &Range<usize>, to: &mut ElementsMut<'_>) -> io::Result<()> {
+pub(super) fn gather(
+    source: &dyn Source,
+    s: &Stored,
+    range: &Range<usize>,
+    to: &mut ElementsMut<'_>,
+) -> io::Result<()> {
     for part in &s.parts {
         let ours = part.relation.ours_of(range);
         if ours.is_empty() {

@@ -10,7 +10,8 @@ pub(super) fn table(s: &Sizes, layouts: Layouts) -> NameTable {
     // Layers that predict further tokens have numbers of their own: they come before the pattern of all layers.
     for k in 0..s.mtp {
         let (ours, theirs) = (format!("model.layers.{}.", s.layers + k), format!("mtp.layers.{k}."));
-        let around = [("enorm", "enorm"), ("hnorm", "hnorm"), ("eh_proj", "eh_proj"), ("shared_head.norm", "final_layernorm")];
+        let around =
+            [("enorm", "enorm"), ("hnorm", "hnorm"), ("eh_proj", "eh_proj"), ("shared_head.norm", "final_layernorm")];
         rows.extend(renamed(&ours, &theirs, &around));
         rows.extend(layer(&ours, &format!("{theirs}transformer_layer."), s, layouts));
     }
@@ -53,10 +54,7 @@ fn layer(ours: &str, theirs: &str, s: &Sizes, layouts: Layouts) -> Vec<Row> {
         rows.extend(renamed(
             ours,
             theirs,
-            &[
-                ("self_attn.q_norm", "self_attention.q_layernorm"),
-                ("self_attn.k_norm", "self_attention.k_layernorm"),
-            ],
+            &[("self_attn.q_norm", "self_attention.q_layernorm"), ("self_attn.k_norm", "self_attention.k_layernorm")],
         ));
     }
     let blocks = if layouts.interleaved_mlp { Blocks::EveryRow } else { Blocks::One };

@@ -13,11 +13,20 @@ use serde_json::Value;
 
 use crate::config::Layouts;
 
-/// The namings of the model that `config` (a Hugging Face config.json) describes: the hub's, by which weights are saved, and
-/// `MindFormers`'.
+/// The namings of the model that `config` (a Hugging Face config.json) describes: the hub's, by which weights are saved, an
+/// older one of the hub if there is one, and `MindFormers`'.
 pub fn tables(config: &Value, layouts: Layouts) -> Vec<NameTable> {
     let sizes = Sizes::of(config);
-    vec![hugging_face::table(&sizes), mindformers::table(&sizes, layouts)]
+    let mut tables = vec![hugging_face::table(&sizes)];
+    if sizes.family == "glm" {
+        // The same model was published under the names of its own code first.
+        tables.push(NameTable {
+            name: "chatglm".into(),
+            ..hugging_face::table(&Sizes { family: "chatglm".into(), ..sizes.clone() })
+        });
+    }
+    tables.push(mindformers::table(&sizes, layouts));
+    tables
 }
 
 /// What the tables need to know of a model.

@@ -32,13 +32,25 @@ fn every_family_has_the_names_of_the_hub() {
         ("mixtral", "model.layers.1.mlp.gate.weight", "model.layers.1.block_sparse_moe.gate.weight"),
         ("mixtral", "model.layers.1.mlp.experts.up_proj", "model.layers.1.block_sparse_moe.experts.3.w3.weight"),
         ("mixtral", "model.layers.1.mlp.experts.down_proj", "model.layers.1.block_sparse_moe.experts.3.w2.weight"),
-        ("qwen2_moe", "model.layers.2.mlp.shared_expert.up_proj.weight", "model.layers.2.mlp.shared_expert.up_proj.weight"),
+        (
+            "qwen2_moe",
+            "model.layers.2.mlp.shared_expert.up_proj.weight",
+            "model.layers.2.mlp.shared_expert.up_proj.weight",
+        ),
         ("qwen3_moe", "model.layers.2.mlp.experts.gate_proj", "model.layers.2.mlp.experts.3.gate_proj.weight"),
         ("deepseek_v3", "model.layers.3.mlp.experts.down_proj", "model.layers.3.mlp.experts.3.down_proj.weight"),
         ("deepseek_v2", "model.layers.1.self_attn.kv_b_proj.weight", "model.layers.1.self_attn.kv_b_proj.weight"),
-        ("glm4_moe", "model.layers.1.mlp.gate.e_score_correction_bias", "model.layers.1.mlp.gate.e_score_correction_bias"),
+        (
+            "glm4_moe",
+            "model.layers.1.mlp.gate.e_score_correction_bias",
+            "model.layers.1.mlp.gate.e_score_correction_bias",
+        ),
         ("chatglm", "model.embed_tokens.weight", "transformer.embedding.word_embeddings.weight"),
-        ("chatglm", "model.layers.0.self_attn.k_proj.bias", "transformer.encoder.layers.0.self_attention.query_key_value.bias"),
+        (
+            "chatglm",
+            "model.layers.0.self_attn.k_proj.bias",
+            "transformer.encoder.layers.0.self_attention.query_key_value.bias",
+        ),
         ("chatglm", "model.layers.0.mlp.up_proj.weight", "transformer.encoder.layers.0.mlp.dense_h_to_4h.weight"),
         ("chatglm", "model.norm.weight", "transformer.encoder.final_layernorm.weight"),
         ("glm4", "model.layers.2.mlp.gate_proj.weight", "model.layers.2.mlp.gate_up_proj.weight"),
@@ -55,6 +67,16 @@ fn every_family_has_the_names_of_the_hub() {
     for (family, ours, want) in cases {
         assert_eq!(theirs(&of(family, Layouts::default())[0], ours).0, want, "{family}");
     }
+}
+
+#[test]
+fn a_family_that_was_published_twice_is_read_under_both_names() {
+    let config = json!({"model_type": "glm", "num_attention_heads": 8, "num_key_value_heads": 2});
+    let all = tables(&config, Layouts::default());
+    let names: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["hugging_face", "chatglm", "mindformers"]);
+    assert_eq!(theirs(&all[0], "model.layers.0.mlp.up_proj.weight").0, "model.layers.0.mlp.gate_up_proj.weight");
+    assert_eq!(theirs(&all[1], "model.norm.weight").0, "transformer.encoder.final_layernorm.weight");
 }
 
 #[test]
@@ -105,7 +127,8 @@ fn latent_projections_are_apart_or_one() {
         let all = tables(&config, Layouts { mla_qkv_concat, ..Layouts::default() });
         theirs(&all[1], ours)
     };
-    let (q_a, kv_a) = ("model.layers.3.self_attn.q_a_proj.weight", "model.layers.0.self_attn.kv_a_proj_with_mqa.weight");
+    let (q_a, kv_a) =
+        ("model.layers.3.self_attn.q_a_proj.weight", "model.layers.0.self_attn.kv_a_proj_with_mqa.weight");
     let mtp = "mtp.layers.0.transformer_layer.self_attention.";
     assert_eq!(name(q_a, false).0, format!("{mtp}linear_q_down_proj.weight"));
     assert_eq!(name(kv_a, false).0, "decoder.layers.0.self_attention.linear_kv_down_proj.weight");
@@ -113,7 +136,10 @@ fn latent_projections_are_apart_or_one() {
     assert_eq!(joint, format!("{mtp}linear_qkv.weight"));
     assert_eq!(row.unwrap().layout, Layout::Joined { blocks: Blocks::One, shares: vec![24, 24] });
     assert_eq!(name("model.layers.3.shared_head.norm.weight", true).0, "mtp.layers.0.final_layernorm.weight");
-    assert_eq!(name("model.layers.3.mlp.experts.up_proj", true).0, "mtp.layers.0.transformer_layer.mlp.experts.weight1");
+    assert_eq!(
+        name("model.layers.3.mlp.experts.up_proj", true).0,
+        "mtp.layers.0.transformer_layer.mlp.experts.weight1"
+    );
 }
 
 #[test]

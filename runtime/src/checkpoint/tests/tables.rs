@@ -245,7 +245,8 @@ fn a_layer_that_lacks_what_others_have_is_noticed_without_a_model() {
         [0, 1, 2, 4].iter().flat_map(|l| ["norm", "up"].map(|n| format!("layers.{l}.{n}"))).collect();
     let all: Vec<(&str, &[usize])> = names.iter().map(|n| (n.as_str(), [2usize].as_slice())).collect();
     // A dense first layer and one with more at the end are kinds of their own.
-    let odd: &[(&str, &[usize])] = &[("layers.0.down", &[2]), ("layers.3.norm", &[2]), ("layers.3.up", &[2]), ("layers.4.eh", &[2])];
+    let odd: &[(&str, &[usize])] =
+        &[("layers.0.down", &[2]), ("layers.3.norm", &[2]), ("layers.3.up", &[2]), ("layers.4.eh", &[2])];
     plain(temp.path(), &[&all, odd].concat());
     open().unwrap();
     plain(temp.path(), &all);
@@ -259,7 +260,8 @@ fn a_layer_that_lacks_what_others_have_is_noticed_without_a_model() {
 #[test]
 fn copies_are_checked_and_written_beside_what_they_belong_to() {
     let temp = tempfile::tempdir().unwrap();
-    let copy = |beside: Option<&str>| Copied { theirs: "head".into(), of: "embed".into(), beside: beside.map(Into::into) };
+    let copy =
+        |beside: Option<&str>| Copied { theirs: "head".into(), of: "embed".into(), beside: beside.map(Into::into) };
     let table = |beside| NameTable { copies: vec![copy(beside)], ..NameTable::default() };
     let weights = ["embed", "mtp"].map(|n| Weight { name: n.into(), dtype: DType::F32, dims: vec![2, 2] });
     let from = memory(weights.to_vec(), false);
