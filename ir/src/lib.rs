@@ -9,6 +9,7 @@ pub mod lr;
 #[cfg(feature = "mlir")]
 pub mod mlir;
 pub mod module;
+pub mod names;
 pub mod op;
 pub mod plan;
 pub mod run;

@@ -219,6 +219,7 @@ pub fn run(toy: &Toy) -> RunSpec {
         checkpoint_prefix: "toy".into(),
         log_steps: 1,
         hf_config: serde_json::json!({"model_type": "toy"}),
+        weights: vec![],
     }
 }
 

@@ -55,7 +55,7 @@ pub use general::{CheckpointFormat, General, Resume, RunMode};
 pub use generation::Generation;
 pub use lr_schedule::{LrScheduleConfig, LrShape, Steps};
 pub use model::{
-    Activation, Convention, Dtype, Family, InitStdRule, ModelConfig, Normalization, PositionEmbedding, Rope,
+    Activation, Convention, Dtype, Family, InitStdRule, Layouts, ModelConfig, Normalization, PositionEmbedding, Rope,
     RopeScaling, Yarn, YarnMagnitude,
 };
 pub use optimizer::{AdamVariant, OptimizerConfig};

@@ -7,6 +7,7 @@ pub mod flops;
 mod gpt2;
 pub mod hf;
 mod llama;
+pub mod names;
 
 use std::sync::Arc;
 

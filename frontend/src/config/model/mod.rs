@@ -3,6 +3,7 @@
 mod alias;
 mod family;
 mod hf;
+mod layouts;
 mod read;
 mod refuse;
 mod rope;
@@ -11,6 +12,7 @@ mod tests;
 
 use super::span::{Span, Spanned};
 pub use family::{Convention, Family};
+pub use layouts::Layouts;
 pub(super) use read::{Inputs, Layers, read};
 pub use rope::{PositionEmbedding, Rope, RopeScaling, Yarn, YarnMagnitude};
 
@@ -158,4 +160,6 @@ pub struct ModelConfig {
     pub pad_token_id: Spanned<i64>,
     /// Samples come with `seq_length` tokens and their labels, not with one token more.
     pub input_sliced_sig: Spanned<bool>,
+    /// How weights are fused in files of `MindFormers`.
+    pub layouts: Layouts,
 }

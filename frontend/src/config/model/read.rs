@@ -7,6 +7,7 @@ use std::sync::Arc;
 use athanor_ir::Diagnostic;
 
 use super::family::Defaults;
+use super::layouts;
 use super::{
     Activation, Convention, Dtype, Family, InitStdRule, ModelConfig, Normalization, alias, family, hf, refuse, rope,
 };
@@ -207,6 +208,7 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         ignore_token_id: s.get("ignore_token_id", -100),
         pad_token_id: s.get("pad_token_id", d.pad_token_id),
         input_sliced_sig: s.get("input_sliced_sig", false),
+        layouts: layouts::read(s),
     };
     for (name, dropout) in [
         ("hidden_dropout", &mut config.hidden_dropout),
