@@ -120,10 +120,7 @@ fn model(config: &Config, module: &Module) -> String {
     let heads = match &m.latent {
         Some(l) => format!(
             "{} heads of {}+{} over a latent of {}",
-            m.num_attention_heads.value,
-            l.qk_head_dim.value,
-            l.qk_pos_emb_head_dim.value,
-            l.kv_lora_rank.value
+            m.num_attention_heads.value, l.qk_head_dim.value, l.qk_pos_emb_head_dim.value, l.kv_lora_rank.value
         ),
         None => format!(
             "{} heads of {} over {} key/value heads",

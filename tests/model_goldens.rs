@@ -119,7 +119,9 @@ fn deepseek_v3_with_a_further_token_and_a_balance_loss() {
     let (module, reference) = load(name, &lines);
     let (results, args) = micro(name, &module, &reference);
     compare(name, &results, &reference);
-    for (ours, theirs) in [("loss", "total"), ("lm_loss", "lm_loss"), ("mtp_loss", "mtp_loss"), ("aux_loss", "aux_paper")] {
+    for (ours, theirs) in
+        [("loss", "total"), ("lm_loss", "lm_loss"), ("mtp_loss", "mtp_loss"), ("aux_loss", "aux_paper")]
+    {
         close(ours, &results[ours], &reference[theirs]);
     }
     for layer in [1, 2, 3] {

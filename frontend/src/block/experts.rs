@@ -4,7 +4,7 @@ use athanor_ir::{Op, Unary, ValueId};
 
 use super::router::Routed;
 use super::{Layout, Net};
-use crate::config::{Capacity, DropPolicy, Moe, SharedExpert};
+use crate::config::{Capacity, DropPolicy, Family, Moe, SharedExpert};
 
 impl Net<'_> {
     /// y = Σ_k w_k·Expert_{id_k}(x) + `SharedExpert`(x) of `x [b, s, h]`. (models.md 3.4)
@@ -53,8 +53,9 @@ impl Net<'_> {
     /// The expert of every token; with a gate it counts by the sigmoid of a projection of the token.
     fn shared_expert(&mut self, x: ValueId, shared: &SharedExpert) -> ValueId {
         let (width, span) = (shared.ffn_hidden_size.value, shared.ffn_hidden_size.span);
-        // The name is Hugging Face's: of Qwen2-MoE, which has the gate, and of DeepSeek, which has not.
-        let name = if shared.gated.value { "shared_expert" } else { "shared_experts" };
+        // The name is Hugging Face's: Qwen2-MoE's, or DeepSeek's.
+        let qwen = self.m.family == Family::Qwen2Moe;
+        let name = if qwen { "shared_expert" } else { "shared_experts" };
         let y = self.scope(name, span, |n| n.mlp_of_width(x, width));
         if !shared.gated.value {
             return y;

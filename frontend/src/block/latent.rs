@@ -58,8 +58,7 @@ impl Net<'_> {
                 .scope("q_proj", m.num_attention_heads.span, |n| n.linear(x, width, false, Layout::OutIn, init));
         };
         let bias = m.add_qkv_bias.value;
-        let latent =
-            self.scope("q_a_proj", rank.span, |n| n.linear(x, rank.value, bias, Layout::OutIn, init.clone()));
+        let latent = self.scope("q_a_proj", rank.span, |n| n.linear(x, rank.value, bias, Layout::OutIn, init.clone()));
         let latent = self.latent_norm("q_a_layernorm", latent, l);
         self.scope("q_b_proj", rank.span, |n| n.linear(latent, width, false, Layout::OutIn, init))
     }

@@ -50,7 +50,9 @@ impl Net<'_> {
     pub fn logits(&mut self, x: ValueId, output: ValueId) -> ValueId {
         let x = self.to_compute(x);
         let m = self.m;
-        self.scope("lm_head", m.tie_word_embeddings.span.or(m.vocab_size.span), |n| n.b.einsum("bsh,vh->bsv", x, output))
+        self.scope("lm_head", m.tie_word_embeddings.span.or(m.vocab_size.span), |n| {
+            n.b.einsum("bsh,vh->bsv", x, output)
+        })
     }
 
     /// Cross entropy of `logits` with `labels [b, s]`, weighed by `mask [b, s]` f32; returned as f32 scalars.

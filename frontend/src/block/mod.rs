@@ -67,7 +67,18 @@ impl<'a> Net<'a> {
         let compute = dtype(m.compute_dtype.value);
         let residual = if m.fp32_residual_connection.value { DType::F32 } else { compute };
         let b = Builder::new(func, Loc::default());
-        let mut net = Self { b, m, batch, compute, residual, micro_batches: 1, side: loss::Side::default(), rules, sources, places: HashMap::new() };
+        let mut net = Self {
+            b,
+            m,
+            batch,
+            compute,
+            residual,
+            micro_batches: 1,
+            side: loss::Side::default(),
+            rules,
+            sources,
+            places: HashMap::new(),
+        };
         net.place(m.span);
         Ok(net)
     }

@@ -2,7 +2,7 @@
 //!
 //! Everything here is in f32 but for the product that gives the logits, which is in the dtype the router is configured with.
 
-use athanor_ir::{Binary, DType, Op, ReduceKind, Role, TensorType, Unary, ValueId};
+use athanor_ir::{Binary, DType, Op, ReduceKind, Role, RouteMask, TensorType, Unary, ValueId};
 
 use super::{Net, dtype};
 use crate::config::{AuxLoss, GroupMask, LoadCounts, Moe, Router, ScoreFunction};
@@ -107,8 +107,8 @@ impl Net<'_> {
             None => (1, 1, 1, GroupMask::Zero),
         };
         let mask = match mask {
-            GroupMask::Zero => athanor_ir::op::RouteMask::Zero,
-            GroupMask::NegativeInfinity => athanor_ir::op::RouteMask::NegInf,
+            GroupMask::Zero => RouteMask::Zero,
+            GroupMask::NegativeInfinity => RouteMask::NegInf,
         };
         let op = Op::Route { k: r.topk.value, groups, group_k, group_top, mask };
         let operands: Vec<ValueId> = [scores].into_iter().chain(bias).collect();
@@ -132,7 +132,7 @@ impl Net<'_> {
         }
         let counts = if balance.counts.value == LoadCounts::Unbiased && moe.router.chooses_otherwise() {
             let k = moe.router.topk.value;
-            let op = Op::Route { k, groups: 1, group_k: 1, group_top: 1, mask: athanor_ir::op::RouteMask::Zero };
+            let op = Op::Route { k, groups: 1, group_k: 1, group_top: 1, mask: RouteMask::Zero };
             let best = self.b.many(op, &[scores])[0];
             self.counts(best, moe)
         } else {

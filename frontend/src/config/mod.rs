@@ -56,8 +56,8 @@ pub use generation::Generation;
 pub use lr_schedule::{LrScheduleConfig, LrShape, Steps};
 pub use model::{
     Activation, AuxLoss, Balance, Capacity, Convention, DropPolicy, Dtype, Family, GroupMask, Groups, InitStdRule,
-    LatentAttention, LoadCounts, ModelConfig, Moe, Mtp, Normalization, PositionEmbedding, Rope, RopeScaling, Router,
-    ScoreFunction, SharedExpert, Yarn, YarnMagnitude,
+    LatentAttention, Layouts, LoadCounts, ModelConfig, Moe, Mtp, Normalization, PositionEmbedding, Rope, RopeScaling,
+    Router, ScoreFunction, SharedExpert, Yarn, YarnMagnitude,
 };
 pub use optimizer::{AdamVariant, OptimizerConfig};
 pub use parallel::{Parallel, ParallelMode, PipelineScheduler};

@@ -42,9 +42,8 @@ fn latent(m: &ModelConfig, l: &LatentAttention) -> f64 {
     let [s, h, n] = [&m.seq_length, &m.hidden_size, &m.num_attention_heads].map(|v| v.value as f64);
     let [kv, nope, rotated, v] =
         [&l.kv_lora_rank, &l.qk_head_dim, &l.qk_pos_emb_head_dim, &l.v_head_dim].map(|v| v.value as f64);
-    let query = l.q_lora_rank.as_ref().map_or(h * n * (nope + rotated), |r| {
-        r.value as f64 * (h + n * (nope + rotated) + 1.0)
-    });
+    let query =
+        l.q_lora_rank.as_ref().map_or(h * n * (nope + rotated), |r| r.value as f64 * (h + n * (nope + rotated) + 1.0));
     let square = s * n * (nope + rotated) / 2.0 + s * n * v / 2.0;
     6.0 * (query + kv * (h + n * (nope + v) + 1.0) + h * rotated + n * v * h + square)
 }

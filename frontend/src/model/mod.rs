@@ -9,6 +9,7 @@ mod glm;
 mod gpt2;
 pub mod hf;
 mod llama;
+pub mod names;
 pub mod parameters;
 
 use std::sync::Arc;

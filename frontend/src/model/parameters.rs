@@ -102,8 +102,9 @@ fn expert(m: &ModelConfig, moe: &Moe) -> u64 {
 /// Router, experts and the shared one of a layer.
 fn experts(m: &ModelConfig, moe: &Moe) -> u64 {
     let (h, e) = (m.hidden_size.value as u64, moe.num_experts.value as u64);
-    let shared = moe.shared.as_ref().map_or(0, |s| {
-        feed_forward(m, s.ffn_hidden_size.value as u64) + if s.gated.value { h } else { 0 }
-    });
+    let shared = moe
+        .shared
+        .as_ref()
+        .map_or(0, |s| feed_forward(m, s.ffn_hidden_size.value as u64) + if s.gated.value { h } else { 0 });
     e * h + e * expert(m, moe) + shared
 }

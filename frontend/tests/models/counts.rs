@@ -16,7 +16,8 @@ fn counted(config: &Config) -> Parameters {
 }
 
 /// What the published 671B configuration leaves to the class, and what it says.
-const DEEPSEEK_V3: &[&str] = &["model_type: deepseek_v3", "multi_latent_attention: True", "qk_layernorm: True", "seq_length: 4096"];
+const DEEPSEEK_V3: &[&str] =
+    &["model_type: deepseek_v3", "multi_latent_attention: True", "qk_layernorm: True", "seq_length: 4096"];
 
 #[test]
 fn deepseek_v3_671b() {
@@ -31,7 +32,8 @@ fn deepseek_v3_671b() {
 #[test]
 fn flops_of_every_variant() {
     let per_token = |lines: &[&str]| flops::per_sequence(&super::config(lines).model) / 4096.0;
-    let with = |more: &[&'static str]| per_token(&DEEPSEEK_V3.iter().copied().chain(more.iter().copied()).collect::<Vec<_>>());
+    let with =
+        |more: &[&'static str]| per_token(&DEEPSEEK_V3.iter().copied().chain(more.iter().copied()).collect::<Vec<_>>());
     let whole = with(&[]);
     let (h, n) = (7168.0, 128.0);
     // Without the further token: a layer with experts, its projection, an output layer.
@@ -61,8 +63,10 @@ fn model(lines: &[&str]) -> Parameters {
 
 #[test]
 fn llama_3_1() {
-    let common = ["model_type: llama", "vocab_size: 128256", "num_key_value_heads: 8", "seq_length: 4096", "pad_token_id: 0"];
-    let with = |more: &[&'static str]| model(&common.iter().copied().chain(more.iter().copied()).collect::<Vec<_>>()).model;
+    let common =
+        ["model_type: llama", "vocab_size: 128256", "num_key_value_heads: 8", "seq_length: 4096", "pad_token_id: 0"];
+    let with =
+        |more: &[&'static str]| model(&common.iter().copied().chain(more.iter().copied()).collect::<Vec<_>>()).model;
     let small = ["hidden_size: 4096", "num_hidden_layers: 32", "num_attention_heads: 32", "intermediate_size: 14336"];
     assert_eq!(with(&small), 8_030_261_248);
     let large = ["hidden_size: 8192", "num_hidden_layers: 80", "num_attention_heads: 64", "intermediate_size: 28672"];
@@ -128,7 +132,9 @@ fn formula_and_module_agree_for_every_family() {
         "pad_token_id: 0",
     ];
     let experts = ["num_experts: 8", "num_experts_per_tok: 2", "moe_intermediate_size: 24", "n_group: 1"];
-    for family in ["llama", "qwen2", "qwen3", "glm", "glm4", "telechat2", "telechat3", "baichuan", "internlm", "internlm2"] {
+    for family in
+        ["llama", "qwen2", "qwen3", "glm", "glm4", "telechat2", "telechat3", "baichuan", "internlm", "internlm2"]
+    {
         let kind = format!("model_type: {family}");
         model(&[&small[..], &[&kind, "head_dim: 8"]].concat());
     }

@@ -46,6 +46,9 @@ pub(super) fn write(out: &mut Writer, m: &ModelConfig) {
                 ("fp32_residual_connection", m.fp32_residual_connection.value),
                 ("calculate_per_token_loss", m.calculate_per_token_loss.value),
                 ("input_sliced_sig", m.input_sliced_sig.value),
+                ("use_contiguous_weight_layout_attention", m.layouts.contiguous_attention),
+                ("use_interleaved_weight_layout_mlp", m.layouts.interleaved_mlp),
+                ("mla_qkv_concat", m.layouts.mla_qkv_concat),
             ] {
                 out.boolean(key, on);
             }

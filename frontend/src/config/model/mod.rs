@@ -4,6 +4,7 @@ mod alias;
 mod family;
 mod hf;
 mod latent;
+mod layouts;
 mod moe;
 mod read;
 mod refuse;
@@ -15,6 +16,7 @@ mod tests;
 use super::span::{Span, Spanned};
 pub use family::{Convention, Family};
 pub use latent::LatentAttention;
+pub use layouts::Layouts;
 pub use moe::{
     AuxLoss, Balance, Capacity, DropPolicy, GroupMask, Groups, LoadCounts, Moe, Router, ScoreFunction, SharedExpert,
 };
@@ -188,4 +190,6 @@ pub struct ModelConfig {
     pub pad_token_id: Spanned<i64>,
     /// Samples come with `seq_length` tokens and their labels, not with one token more.
     pub input_sliced_sig: Spanned<bool>,
+    /// How weights are fused in files of `MindFormers`.
+    pub layouts: Layouts,
 }

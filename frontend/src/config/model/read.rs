@@ -7,9 +7,10 @@ use std::sync::Arc;
 use athanor_ir::Diagnostic;
 
 use super::family::Defaults;
+use super::layouts;
 use super::{
-    Convention, Dtype, Family, InitStdRule, ModelConfig, Moe, Mtp, Normalization, alias, family, hf, latent, moe, refuse,
-    rope, switches,
+    Convention, Dtype, Family, InitStdRule, ModelConfig, Moe, Mtp, Normalization, alias, family, hf, latent, moe,
+    refuse, rope, switches,
 };
 use crate::config::codes;
 use crate::config::general::General;
@@ -233,6 +234,7 @@ fn body(s: &mut Section<'_>, top: &mut Section<'_>, b: &Body) -> Option<ModelCon
         ignore_token_id: s.get("ignore_token_id", -100),
         pad_token_id: s.get("pad_token_id", d.pad_token_id),
         input_sliced_sig: s.get("input_sliced_sig", false),
+        layouts: layouts::read(s),
     };
     for (name, dropout) in [
         ("hidden_dropout", &mut config.hidden_dropout),

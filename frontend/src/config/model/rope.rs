@@ -183,8 +183,9 @@ pub(super) fn read(s: &mut Section<'_>, around: &Surroundings<'_>) -> Spanned<Po
             let path = s.path_of("rope_scaling");
             let mut map = Section::new(s.report, path, Some(field));
             if in_map(s, "partial_rotary_factor") {
-                partial = map
-                    .checked("partial_rotary_factor", partial_default, "must be above 0 and at most 1", |v| *v > 0.0 && *v <= 1.0);
+                partial = map.checked("partial_rotary_factor", partial_default, "must be above 0 and at most 1", |v| {
+                    *v > 0.0 && *v <= 1.0
+                });
             }
             from_map(map, field, around)
         }

@@ -43,7 +43,11 @@ pub(super) struct Biases {
     pub mlp_down: Spanned<bool>,
 }
 
-pub(super) fn activation(s: &mut Section<'_>, convention: Convention, d: &Defaults) -> (Spanned<Activation>, Spanned<bool>) {
+pub(super) fn activation(
+    s: &mut Section<'_>,
+    convention: Convention,
+    d: &Defaults,
+) -> (Spanned<Activation>, Spanned<bool>) {
     // MindSpore's GELU is the tanh approximation; Hugging Face's is exact.
     let gelu = if convention == Convention::HuggingFace { Activation::Gelu } else { Activation::GeluTanh };
     let table = [

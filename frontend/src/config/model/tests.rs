@@ -1,6 +1,6 @@
 use super::{
-    Activation, AuxLoss, Convention, DropPolicy, Dtype, Family, GroupMask, LoadCounts, PositionEmbedding, Rope, RopeScaling,
-    ScoreFunction, YarnMagnitude,
+    Activation, AuxLoss, Convention, DropPolicy, Dtype, Family, GroupMask, LoadCounts, PositionEmbedding, Rope,
+    RopeScaling, ScoreFunction, YarnMagnitude,
 };
 use crate::config::testing::{LLAMA, accepted, complaints, load_with, with};
 use crate::config::{Config, codes, load};
@@ -291,7 +291,8 @@ fn experts_by_every_name() {
 #[test]
 fn deepseek_v3_is_complete_by_itself() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/corpus/pretrain_deepseek3_671b@pypi-2.1.0.yaml");
-    let one_device = [("use_parallel", "False"), ("optimizer.swap", "False")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let one_device =
+        [("use_parallel", "False"), ("optimizer.swap", "False")].map(|(k, v)| (k.to_owned(), v.to_owned()));
     let loaded = load(std::path::Path::new(path), &one_device);
     let model = accepted(loaded).model;
     let latent = model.latent.unwrap();

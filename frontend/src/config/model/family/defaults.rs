@@ -246,15 +246,15 @@ impl Family {
                 }),
                 ..common
             },
-            Self::Telechat2 => {
-                Defaults { layernorm_epsilon: 1e-5, output_bias: true, mlp_down_bias: true, ..common }
-            }
+            Self::Telechat2 => Defaults { layernorm_epsilon: 1e-5, output_bias: true, mlp_down_bias: true, ..common },
             Self::Telechat3 => Defaults { layernorm_epsilon: 1e-5, ..common },
             Self::Baichuan => Defaults { max_position_embeddings: long(4096), ..common },
             Self::InternLm => Defaults { qkv_bias: true, output_bias: true, ..common },
-            Self::InternLm2 => {
-                Defaults { rotary_base: if legacy { 10_000.0 } else { 1e6 }, max_position_embeddings: long(32768), ..common }
-            }
+            Self::InternLm2 => Defaults {
+                rotary_base: if legacy { 10_000.0 } else { 1e6 },
+                max_position_embeddings: long(32768),
+                ..common
+            },
             Self::Gpt2 => Defaults {
                 normalization: Normalization::LayerNorm,
                 layernorm_epsilon: 1e-5,

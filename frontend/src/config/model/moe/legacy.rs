@@ -14,11 +14,7 @@ use crate::config::reader::{Field, FromNode, Rule, Section};
 use crate::config::span::Spanned;
 
 /// Reads `moe_config`; `None` for a dense model. `extra_loss` says whether the model adds the experts' losses to its own.
-pub(in crate::config::model) fn read(
-    top: &mut Section<'_>,
-    around: &Around,
-    extra_loss: Spanned<bool>,
-) -> Option<Moe> {
+pub(in crate::config::model) fn read(top: &mut Section<'_>, around: &Around, extra_loss: Spanned<bool>) -> Option<Moe> {
     let field = top.field("moe_config")?;
     let fields: BTreeMap<&str, Field> = alias::resolve(top.report, field.node, false);
     let mut s = Section::from_fields(top.report, "moe_config", Some(field.key_span), fields);

@@ -46,8 +46,7 @@ pub(in crate::config::model) fn read(s: &mut Section<'_>, around: &Around) -> Op
     }
     let d = around.experts.unwrap_or(Experts { topk: 2, normalize: true, scaling: 1.0, ..Experts::default() });
     let width = if d.ffn == 0 { around.ffn_hidden_size } else { Spanned::default(d.ffn) };
-    let ffn_hidden_size =
-        s.opt_checked("moe_ffn_hidden_size", "must be at least 1", |v| *v >= 1).unwrap_or(width);
+    let ffn_hidden_size = s.opt_checked("moe_ffn_hidden_size", "must be at least 1", |v| *v >= 1).unwrap_or(width);
     let router = router(s, around, &d);
     let coeff = s.checked("moe_aux_loss_coeff", 0.0, "must not be negative", |v| *v >= 0.0);
     let kind = s.one_of("moe_router_load_balancing_type", BALANCES, Some(AuxLoss::SubSequence));
