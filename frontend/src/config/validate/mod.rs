@@ -152,10 +152,13 @@ pub(super) fn mesh(
         let help = "write `use_seq_parallel: False`";
         pair(report, message, p.use_seq_parallel.span, "on", p.model_parallel.span, "one rank", help);
     }
-    if p.expert_parallel.value > p.data_parallel.value.saturating_mul(p.model_parallel.value) {
-        let message =
-            format!("`expert_parallel: {}` is more than data_parallel · model_parallel", p.expert_parallel.value);
-        let help = "experts are spread over the data and tensor parallel ranks of a stage";
+    let ranks = [&p.data_parallel, &p.model_parallel, &p.context_parallel];
+    if p.expert_parallel.value > ranks.into_iter().fold(1usize, |n, d| n.saturating_mul(d.value)) {
+        let message = format!(
+            "`expert_parallel: {}` is more than data_parallel · model_parallel · context_parallel",
+            p.expert_parallel.value
+        );
+        let help = "experts are spread over all ranks of a pipeline stage";
         pair(report, &message, p.expert_parallel.span, "experts", p.data_parallel.span, "ranks", help);
     }
 }
