@@ -1,6 +1,8 @@
 //! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
 
 pub mod diag;
+pub mod element;
+pub mod experts;
 pub mod func;
 pub mod infer;
 pub mod lr;
@@ -19,6 +21,6 @@ pub mod verify;
 pub use diag::{Code, Diagnostic, Result};
 pub use func::{Builder, Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
 pub use module::{Level, Mesh, Module};
-pub use op::{Binary, F64, Op, ReduceKind, Unary};
+pub use op::{Binary, F64, Op, ReduceKind, RouteMask, Unary};
 pub use plan::Plan;
 pub use types::{DType, TensorType};
