@@ -25,6 +25,7 @@ const EXPERTS: usize = 3;
 
 /// What a family has beside Llama's blocks.
 #[derive(Default, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of a family")]
 struct Has {
     qkv_bias: bool,
     output_bias: bool,
@@ -241,7 +242,7 @@ fn every_family_goes_to_the_hub_to_mindformers_and_back() {
             let known = |n: &&str| {
                 n.contains("eh_proj") || n.contains("down_proj") || n.contains("up_proj") || n.contains("linear_q_proj")
             };
-            assert!(left.iter().all(|n| known(n)), "{family}: {left:?}");
+            assert!(left.iter().all(known), "{family}: {left:?}");
             convert(&second, hub, &at("back"), u64::MAX, &|_| ()).unwrap();
             assert!(tensors(&at("hub")) == tensors(&at("back")), "{family}");
             assert!(first.compare(&second, &|_| ()).unwrap().is_empty(), "{family}");
