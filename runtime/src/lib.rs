@@ -8,7 +8,10 @@ pub mod data;
 pub mod executor;
 pub mod init;
 pub mod metrics;
+mod partial;
+pub mod parts;
 pub mod plan_dir;
+pub mod signals;
 pub mod source;
 pub mod trainer;
 
