@@ -7,6 +7,7 @@ pub mod codes;
 pub mod data;
 pub mod executor;
 pub mod init;
+pub mod launch;
 pub mod metrics;
 mod partial;
 pub mod parts;
