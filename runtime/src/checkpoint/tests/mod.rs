@@ -296,3 +296,16 @@ fn damaged_state_is_coded() {
     fs::write(dir.join(COMMON), serde_json::to_vec(&state(3)).unwrap()).unwrap();
     assert_eq!(resume::restore(&mut blank(), &dir, 2).unwrap_err().code.id, "K0005");
 }
+
+#[test]
+fn two_runs_do_not_save_into_one_directory() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut first, mut second) = (saver(temp.path()), saver(temp.path()));
+    first.claim().unwrap();
+    first.save(&device(), &state(1)).unwrap();
+    assert_eq!(second.claim().unwrap_err().code.id, "K0010");
+    assert_eq!(second.save(&device(), &state(2)).unwrap_err().code.id, "K0010");
+    assert_eq!(resume::directory(&temp.path().join("checkpoint")).unwrap().file_name().unwrap(), "iteration_00000001");
+    drop(first);
+    second.save(&device(), &state(2)).unwrap();
+}
