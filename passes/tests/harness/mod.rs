@@ -1,6 +1,8 @@
 //! Builds generated kernels, loads them and runs them over a split grid.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod against;
+
 use std::ffi::c_void;
 
 use athanor_ir::target::CpuLevel;
@@ -128,6 +130,11 @@ impl Tensor {
                 }
             })
             .collect()
+    }
+
+    /// Contents of a buffer of integers.
+    pub fn i32s(&self) -> Vec<i32> {
+        self.bits().into_iter().map(|b| b as i32).collect()
     }
 
     pub fn f64s(&self) -> Vec<f64> {
