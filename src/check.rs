@@ -7,6 +7,7 @@ use crate::failure::{Failure, print};
 use crate::output::{emit, say};
 use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_frontend::config::{Config, ParallelMode, effective};
+use athanor_frontend::model::parameters::Parameters;
 use athanor_ir::func::Role;
 use athanor_ir::plan::{BufferRole, Stage};
 use athanor_ir::run::RunSpec;
@@ -116,16 +117,32 @@ fn missing_files(run: &RunSpec) -> Vec<Diagnostic> {
 fn model(config: &Config, module: &Module) -> String {
     let m = &config.model;
     let mut out = String::new();
+    let heads = match &m.latent {
+        Some(l) => format!(
+            "{} heads of {}+{} over a latent of {}",
+            m.num_attention_heads.value, l.qk_head_dim.value, l.qk_pos_emb_head_dim.value, l.kv_lora_rank.value
+        ),
+        None => format!(
+            "{} heads of {} over {} key/value heads",
+            m.num_attention_heads.value, m.kv_channels.value, m.num_query_groups.value
+        ),
+    };
+    let experts = m.moe.as_ref().map_or_else(String::new, |moe| {
+        let sparse = moe.layers.value.iter().filter(|on| **on).count();
+        format!(
+            ", best {} of {} experts in {}",
+            moe.router.topk.value,
+            moe.num_experts.value,
+            count(sparse as u64, "layer")
+        )
+    });
     let _ = writeln!(
         out,
-        "\nModel: {} ({}), {} layers, {} wide, {} heads of {} over {} key/value heads, vocabulary {}",
+        "\nModel: {} ({}), {} layers, {} wide, {heads}, vocabulary {}{experts}",
         module.name,
         config.generation,
         m.num_layers.value,
         m.hidden_size.value,
-        m.num_attention_heads.value,
-        m.kv_channels.value,
-        m.num_query_groups.value,
         grouped(m.vocab_size.value as u64)
     );
     let blocks = parameters(module);
@@ -134,6 +151,13 @@ fn model(config: &Config, module: &Module) -> String {
     let mut rows: Vec<Vec<String>> =
         blocks.iter().map(|(block, n, of)| vec![block.clone(), grouped(*n), share(*n), times(*of)]).collect();
     rows.push(vec!["parameters".into(), grouped(total), String::new(), String::new()]);
+    let found = Parameters::of(m);
+    if found.active < found.model {
+        rows.push(vec!["of a token".into(), grouped(found.active), share(found.active), String::new()]);
+    }
+    if found.further > 0 {
+        rows.push(vec!["of the further token".into(), grouped(found.further), share(found.further), String::new()]);
+    }
     out.push_str(&table(&rows, &[3]));
     out
 }

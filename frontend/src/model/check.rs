@@ -43,9 +43,6 @@ pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> 
     if m.compute_dtype.value == Dtype::F16 {
         return refuse(m.compute_dtype.span, "training in float16", "use `compute_dtype: bfloat16` or `float32`");
     }
-    if let Some(moe) = &m.moe {
-        return refuse(moe.num_experts.span.or(m.span), "a mixture of experts", "it comes with the ops it needs");
-    }
     if m.position_embedding.value == PositionEmbedding::Alibi {
         let help = "use a model with rotary positions";
         return refuse(m.position_embedding.span, "ALiBi", help);
