@@ -1,9 +1,10 @@
-//! Copies against the reference ops at every level.
+//! Copies and reductions against the reference ops at every level.
 
 mod harness;
 
-use athanor_ir::op::Op;
+use athanor_ir::op::{Op, ReduceKind};
 use athanor_passes::codegen::copy::{Part, copy, join};
+use athanor_passes::codegen::reduce::{ReduceSpec, reduce};
 use athanor_passes::codegen::simd::Float;
 use harness::against::{Arg, check, check_to};
 
@@ -55,4 +56,17 @@ fn token_ids_roll_by_one() {
     let ids = || Arg::Ints(vec![2, 9], (0..18).collect());
     let part = Part { elements: 18, dims: vec![2, 8], src: vec![9, 1], dst: vec![8, 1], from: 1, to: 0 };
     check(&Op::Slice { dim: 1, start: 1, len: 8 }, &[ids()], |level| copy(&part, 16, 4, level, "slice"));
+}
+
+#[test]
+fn reductions_over_a_middle_dim() {
+    for dtype in BOTH {
+        for (outer, mid, inner) in [(3, 9, 16), (1, 70, 37), (6, 4, 3)] {
+            for kind in [ReduceKind::Sum, ReduceKind::Max] {
+                let spec = ReduceSpec { kind, outer, mid, inner, from: dtype, to: dtype };
+                let x = Arg::random(dtype, &[outer, mid, inner], 16);
+                check(&Op::Reduce { kind, dims: vec![1] }, &[x], |level| reduce(&spec, level, "reduce"));
+            }
+        }
+    }
 }

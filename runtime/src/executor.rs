@@ -1,5 +1,9 @@
 //! One optimizer step at a time: weights, inputs and scalars in, loss and gradient norm out.
 
+mod side;
+
+pub use side::Side;
+
 use crate::codes::{BATCH, NOT_FINITE, NOT_TRAINABLE};
 use crate::init::{Stream, fill};
 use crate::source::{Batch, BatchSource};
@@ -7,10 +11,11 @@ use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_ir::plan::{Buffer, BufferRole, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Diagnostic, Result};
+use side::SideResults;
 use std::sync::Arc;
 
 /// What one optimizer step gave.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepOutput {
     /// Mean over micro-batches, or over the tokens of the step with `per_token_loss`.
     pub loss: f64,
@@ -18,6 +23,8 @@ pub struct StepOutput {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
+    /// What the model gives beside the loss.
+    pub side: Side,
 }
 
 /// Inputs that the trainer knows how to give.
@@ -38,6 +45,7 @@ struct Inputs {
 pub struct Executor {
     device: CpuDevice,
     inputs: Inputs,
+    side: SideResults,
     has_setup: bool,
 }
 
@@ -74,7 +82,8 @@ impl Executor {
         }
         let inputs = find_inputs(&device)?;
         let has_setup = stage.program("setup").is_some();
-        Ok(Self { device, inputs, has_setup })
+        let side = SideResults::of(&device);
+        Ok(Self { device, inputs, side, has_setup })
     }
 
     /// The device, to read and write buffers.
@@ -123,6 +132,7 @@ impl Executor {
         let plan = Arc::clone(self.device.plan());
         let run = &plan.run;
         let (mut sum, mut tokens) = (0.0, 0.0);
+        let mut side = Side::default();
         for micro in 0..run.accumulation {
             let batch = source.next(step, micro)?;
             let mask: f64 = batch.loss_mask.iter().map(|m| f64::from(*m)).sum();
@@ -133,6 +143,7 @@ impl Executor {
             self.device.run_program("micro")?;
             sum += self.scalar("micro", if run.per_token_loss { "loss_sum" } else { "loss" })?;
             tokens += self.device.scalar("micro", "token_count").unwrap_or(mask);
+            self.side.add(&self.device, run.accumulation, &mut side);
         }
         // The optimizer divides by the same sum: what it adds keeps a step without tokens finite.
         let loss = if run.per_token_loss { sum / (tokens + 1e-8) } else { sum / run.accumulation as f64 };
@@ -149,7 +160,7 @@ impl Executor {
         self.device.run_program("update")?;
         let grad_norm = self.scalar("update", "grad_norm")?;
         finite(step, "gradient norm", grad_norm)?;
-        Ok(StepOutput { loss, grad_norm, lr: rates.lr })
+        Ok(StepOutput { loss, grad_norm, lr: rates.lr, side })
     }
 
     fn scalar(&self, program: &str, result: &str) -> Result<f64> {

@@ -298,6 +298,7 @@ impl Job<'_> {
                 tokens,
                 consumed_samples: (step + 1) * samples,
                 flops: self.run.flops_per_sequence * samples as f64,
+                side: out.side,
             })?;
             // The first step compiles products and touches memory: it would hide where time goes.
             if s.steps_here == 1

@@ -12,6 +12,7 @@ mod link;
 pub mod llvm;
 mod llvm_c;
 pub mod loops;
+pub mod reduce;
 pub mod rope;
 pub mod route;
 pub mod rows;

@@ -4,6 +4,7 @@ use super::copies;
 use super::experts;
 use super::layout::Place;
 use super::matrix::as_gemm;
+use super::reduce;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
 use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
@@ -77,6 +78,11 @@ pub(crate) fn node(
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
         (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {
             copies::lower(draft, kernels, options, &site, &node.op)?
+        }
+        (Op::Reduce { kind, dims }, None) => {
+            let alone = alone(node, &node.op, &ins, &outs);
+            group(draft, kernels, options, &site, &alone)?
+                || reduce::lower(draft, kernels, options, &site, (*kind, dims))?
         }
         (op, None) => group(draft, kernels, options, &site, &alone(node, op, &ins, &outs))?,
     };

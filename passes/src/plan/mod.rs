@@ -6,6 +6,7 @@ mod experts;
 pub mod layout;
 mod lower;
 mod matrix;
+mod reduce;
 
 use crate::codegen::llvm::KernelText;
 use arena::{Block, align, place};

@@ -4,6 +4,7 @@ use super::StepRecord;
 use crate::codes::OUTPUT;
 use athanor_ir::{Diagnostic, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,15 @@ pub struct Line {
     pub epoch: u64,
     /// Model floating-point operations per second, in units of 10¹².
     pub tflops: f64,
+    /// Parts of the loss by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub losses: BTreeMap<String, f64>,
+    /// Tokens of each expert over the step, by block.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub expert_load: BTreeMap<String, Vec<f32>>,
+    /// How far the busiest expert of any layer is above an even load, as a share of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_violation: Option<f64>,
 }
 
 impl From<&StepRecord> for Line {
@@ -44,6 +54,9 @@ impl From<&StepRecord> for Line {
             consumed_samples: r.consumed_samples,
             epoch: r.epoch,
             tflops: r.flops / seconds / 1e12,
+            losses: r.side.losses.iter().cloned().collect(),
+            expert_load: r.side.load.iter().cloned().collect(),
+            max_violation: r.side.max_violation(),
         }
     }
 }
@@ -126,6 +139,7 @@ mod tests {
             tokens: 64,
             consumed_samples: 2 * step,
             flops: 1e12,
+            side: crate::executor::Side::default(),
         }
     }
 
@@ -146,6 +160,21 @@ mod tests {
         assert_eq!(steps, [1, 2, 3, 4]);
         Writer::open(&path, 0).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn parts_of_the_loss_and_loads_are_there_if_the_model_has_them() {
+        let plain = serde_json::to_string(&Line::from(&record(1))).unwrap();
+        assert!(!plain.contains("losses") && !plain.contains("expert_load"), "{plain}");
+        let side = crate::executor::Side {
+            losses: vec![("lm_loss".into(), 0.25), ("aux_loss".into(), 0.5)],
+            load: vec![("model.layers.1.mlp".into(), vec![3.0, 1.0])],
+        };
+        let text = serde_json::to_string(&Line::from(&StepRecord { side, ..record(1) })).unwrap();
+        let tail = r#""losses":{"aux_loss":0.5,"lm_loss":0.25},"expert_load":{"model.layers.1.mlp":[3.0,1.0]},"max_violation":0.5}"#;
+        assert!(text.ends_with(tail), "{text}");
+        let line: Line = serde_json::from_str(&text).unwrap();
+        assert_eq!((line.losses["lm_loss"], line.max_violation), (0.25, Some(0.5)));
     }
 
     #[test]

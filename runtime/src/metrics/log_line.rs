@@ -21,16 +21,29 @@ pub fn numbers(r: &StepRecord, p: Progress) -> String {
     let mut out = String::new();
     let _ = write!(
         out,
-        "{{ Epoch:[{epoch:3}/{:3}], step:[{step:5}/{per_epoch:5}], loss: {:5.6}, per_step_time: {}ms, lr: {}, \
+        "{{ Epoch:[{epoch:3}/{:3}], step:[{step:5}/{per_epoch:5}], loss: {:5.6}, {}per_step_time: {}ms, lr: {}, \
          overflow cond: False, loss_scale: 1.0, global_norm: [{}], train_throughput_per_npu: {:.3}T",
         p.epochs,
         r.loss,
+        parts(r),
         (r.seconds * 1e3) as u64,
         python_float(r.lr as f32),
         numpy_element(r.grad_norm as f32),
         r.flops / r.seconds.max(1e-9) / 1e12,
     );
     out
+}
+
+/// The parts of the loss, where MindFormers has them; the z-loss, which it has not, behind them.
+fn parts(r: &StepRecord) -> String {
+    let names = [
+        ("lm_loss", "lm_loss"),
+        ("load_balancing_loss", "aux_loss"),
+        ("mtp_loss", "mtp_loss"),
+        ("z_loss", "z_loss"),
+    ];
+    let value = |ours: &str| r.side.losses.iter().find(|(n, _)| n == ours).map(|(_, x)| *x);
+    names.iter().filter_map(|(name, ours)| value(ours).map(|x| format!("{name}: {x:5.6}, "))).collect()
 }
 
 /// The line with the bar.
@@ -95,6 +108,7 @@ mod tests {
             tokens: 8 * 4096,
             consumed_samples: 160,
             flops: 2.896e12 * 103.3289,
+            side: crate::executor::Side::default(),
         }
     }
 
@@ -107,6 +121,12 @@ mod tests {
             "{ Epoch:[  2/  2], step:[    1/   19], loss: 10.649000, per_step_time: 103328ms, lr: 0.0, overflow cond: False, \
              loss_scale: 1.0, global_norm: [1.31], train_throughput_per_npu: 2.896T"
         );
+        let losses = [("aux_loss", 1e-4), ("lm_loss", 10.5), ("mtp_loss", 0.3)].map(|(n, x)| (n.to_owned(), x));
+        let side = crate::executor::Side { losses: losses.into(), ..Default::default() };
+        let with_parts = numbers(&StepRecord { side, ..record() }, P);
+        let start = "{ Epoch:[  2/  2], step:[    1/   19], loss: 10.649000, lm_loss: 10.500000, \
+                     load_balancing_loss: 0.000100, mtp_loss: 0.300000, per_step_time: 103328ms, lr: 0.0, ";
+        assert!(with_parts.starts_with(start), "{with_parts}");
         let filled = "█".repeat(26) + &" ".repeat(24);
         assert_eq!(bar(&record(), P), format!("  52.6% |{filled}| 0.07742 samples/s/p  0:30:59 }}"));
     }

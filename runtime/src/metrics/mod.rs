@@ -6,8 +6,10 @@ pub mod memory;
 pub mod plot;
 pub mod reporter;
 
+use crate::executor::Side;
+
 /// Everything about one finished step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepRecord {
     /// Finished steps, this one included: the first is 1.
     pub step: u64,
@@ -29,4 +31,6 @@ pub struct StepRecord {
     pub consumed_samples: u64,
     /// Model floating-point operations of the step.
     pub flops: f64,
+    /// What the model gives beside the loss.
+    pub side: Side,
 }
