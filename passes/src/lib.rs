@@ -15,6 +15,7 @@ pub mod pass;
 pub mod pipeline;
 pub mod plan;
 pub mod registry;
+pub mod schedule;
 pub mod simplify;
 
 pub use observe::{Observe, Select, Timings};
@@ -39,4 +40,5 @@ pub const CODES: &[&Code] = &[
     &autodiff::NO_LOSS,
     &autodiff::NO_DERIVATIVE,
     &optimizer::NO_GRADIENTS,
+    &schedule::generate::IMPOSSIBLE,
 ];

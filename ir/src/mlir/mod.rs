@@ -229,6 +229,7 @@ fn bare_run() -> RunSpec {
         checkpoint_prefix: String::new(),
         log_steps: 1,
         hf_config: serde_json::Value::Null,
+        weights: vec![],
     }
 }
 

@@ -76,6 +76,7 @@ pub(crate) fn plan() -> Plan {
         checkpoint_prefix: String::new(),
         log_steps: 1,
         hf_config: serde_json::Value::Null,
+        weights: vec![],
     };
     Plan {
         version: VERSION,

@@ -1,5 +1,7 @@
 //! `optimizer`: adds `update`, the AdamW step, and accumulation of gradients over micro-batches.
 
+mod balance;
+
 use crate::options::Options;
 use crate::pass::Pass;
 use crate::registry::Entry;
@@ -16,6 +18,8 @@ use athanor_ir::{
 /// all gradients together before clipping. Gradients are scaled by `max_norm / max(norm, max_norm)`.
 ///
 /// With more than one micro-batch in a step `micro` takes every `grad.w` and returns its sum with the new gradient.
+///
+/// A router's bias ([`Role::ExpertBias`]) is moved by its own rule, from the tokens of each expert over the whole step.
 #[derive(Debug, Default)]
 pub struct Optimizer;
 
@@ -77,23 +81,31 @@ pub fn optimizer(module: &Module) -> Result<Module> {
         };
         weights.push(Weight { name: &p.name, ty, role: &p.role, loc: &p.loc, grad });
     }
-    let update = update(module, &weights);
+    let balances = balance::balances(micro)?;
+    let mut update = update(module, &weights);
+    balance::steps(&mut update, &balances);
     let funcs = module.funcs.iter().filter(|f| f.name != "update").flat_map(|f| {
         let is_micro = f.name == "micro";
-        let first = if is_micro && module.run.accumulation > 1 { accumulating(f, &weights) } else { f.clone() };
+        let first =
+            if is_micro && module.run.accumulation > 1 { accumulating(f, &weights, &balances) } else { f.clone() };
         std::iter::once(first).chain(is_micro.then(|| update.clone()))
     });
     Ok(Module { level: Level::Train, funcs: funcs.collect(), ..module.clone() })
 }
 
-/// `micro` with every gradient added to what earlier micro-batches left.
-fn accumulating(micro: &Func, weights: &[Weight<'_>]) -> Func {
+/// `micro` with every gradient, and every count of tokens, added to what earlier micro-batches left.
+fn accumulating(micro: &Func, weights: &[Weight<'_>], balances: &[balance::Balance<'_>]) -> Func {
     let mut out = micro.clone();
-    for w in weights {
-        let name = format!("grad.{}", w.name);
-        let before = out.param(name.clone(), w.ty.clone(), Role::Grad, w.loc.clone());
-        let sum = Builder::new(&mut out, w.loc.clone()).add(before, w.grad);
+    let mut accumulate = |name: String, value: ValueId, ty: &TensorType, loc: &Loc| {
+        let before = out.param(name.clone(), ty.clone(), Role::Grad, loc.clone());
+        let sum = Builder::new(&mut out, loc.clone()).add(before, value);
         out.results.iter_mut().filter(|r| r.name == name).for_each(|r| r.value = sum);
+    };
+    for w in weights {
+        accumulate(format!("grad.{}", w.name), w.grad, &w.ty, w.loc);
+    }
+    for m in balances {
+        accumulate(m.load.to_owned(), m.value, &m.ty, m.loc);
     }
     out
 }
