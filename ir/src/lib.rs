@@ -8,6 +8,7 @@ pub mod lr;
 pub mod mlir;
 pub mod module;
 pub mod op;
+pub mod optimizer;
 pub mod plan;
 pub mod run;
 pub mod signature;

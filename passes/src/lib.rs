@@ -39,4 +39,5 @@ pub const CODES: &[&Code] = &[
     &autodiff::NO_LOSS,
     &autodiff::NO_DERIVATIVE,
     &optimizer::NO_GRADIENTS,
+    &optimizer::BAD_RULE,
 ];

@@ -12,6 +12,7 @@ mod mlp;
 mod norm;
 pub mod rope;
 
+pub(crate) use init::training_name;
 pub use init::{BAD_PATTERN, InitRules};
 pub use linear::Layout;
 

@@ -7,6 +7,7 @@ pub mod flops;
 mod gpt2;
 pub mod hf;
 mod llama;
+mod params;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use athanor_ir::{DType, Func, Level, Loc, Mesh, Module, Result, Role, TensorType
 use crate::block::Net;
 use crate::config::{Config, Family, ModelConfig};
 pub use check::{CODES, UNSUPPORTED_MODEL};
+pub use params::BAD_PARAMETER_RULE;
 
 /// What [`forward`] returns beside the loss, and how it counts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,10 +32,12 @@ pub struct Outputs {
 /// The module of `config`: one function `forward` for a micro-batch of `run.batch_size` sequences.
 ///
 /// # Errors
-/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, and [`crate::block::BAD_PATTERN`].
-pub fn build(config: &Config, run: RunSpec, logits: bool) -> Result<Module> {
+/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, [`crate::block::BAD_PATTERN`], and
+/// [`BAD_PARAMETER_RULE`].
+pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> {
     let outputs = Outputs { logits, per_token_loss: run.per_token_loss };
-    let func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
+    let mut func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
+    params::assign(config, &mut func, &mut run)?;
     let name = config.model.model_type.value.clone();
     Ok(Module { name, level: Level::Model, mesh: Mesh::default(), run, funcs: vec![func] })
 }

@@ -51,7 +51,7 @@ impl Reporter {
             None => None,
             Some(path) => {
                 let (writer, kept) = json::Writer::open(path, finished)?;
-                points = kept.iter().map(|l| (l.step, l.loss)).collect();
+                points = kept.iter().filter(|l| l.loss.is_finite()).map(|l| (l.step, l.loss)).collect();
                 Some(writer)
             }
         };
@@ -66,7 +66,9 @@ impl Reporter {
     /// # Errors
     /// [`OUTPUT`] if a file cannot be written.
     pub fn step(&mut self, record: &StepRecord) -> Result<()> {
-        self.points.push((record.step, record.loss));
+        if record.loss.is_finite() {
+            self.points.push((record.step, record.loss));
+        }
         if let Some(json) = &mut self.json {
             json.write(record)?;
         }

@@ -4,7 +4,7 @@ use athanor_ir::DType;
 use athanor_ir::plan::GemmSpec;
 use athanor_ir::target::CpuLevel;
 
-use super::pack::{Panels, Side, load, narrow, pack_panel, storage};
+use super::pack::{Panels, Side, load, narrow_to, pack_panel, storage};
 use super::text::{Text, Value};
 use super::{GeneratedGemm, KernelText, Problem};
 
@@ -38,8 +38,8 @@ impl Blocking {
         // As many sums as the register file holds beside two vectors of B and a broadcast: 28 of 32, or 12 of 16.
         let mr = if level >= CpuLevel::Avx512 { 14 } else { 6 };
         let nr = 2 * lanes;
-        // A bf16 result is rounded once, so its sums must not leave the registers.
-        let kc = if spec.c.dtype == DType::BF16 { spec.k } else { spec.k.min(KC) };
+        // A narrow result is rounded once, so its sums must not leave the registers.
+        let kc = if spec.c.dtype != DType::F32 { spec.k } else { spec.k.min(KC) };
         let panels = (B_BYTES / (kc * nr * 4)).clamp(1, spec.n.div_ceil(nr));
         // In place only if k is contiguous and the rows of a tile do not fall into the same few cache sets.
         let in_place =
@@ -74,7 +74,7 @@ pub fn generate(problem: &Problem) -> GeneratedGemm {
     let spec = writer.s;
     let by_rows = spec.m >= spec.n;
     let grid = if by_rows { spec.m.div_ceil(writer.blocking.mr) } else { spec.n.div_ceil(writer.blocking.nr) };
-    let mut t = Text::default();
+    let mut t = Text::for_level(problem.level);
     let rows = [(spec.m >= writer.blocking.mr).then_some(writer.blocking.mr), writer.row_edge()];
     for rows in rows.into_iter().flatten() {
         if spec.n >= writer.blocking.nr {
@@ -241,9 +241,9 @@ impl Writer<'_> {
                     sum = t.op(format_args!("arith.addf {sum}, {other} : {wide}"));
                 }
                 let mut ty = wide.clone();
-                if self.s.c.dtype == DType::BF16 {
+                if self.s.c.dtype != DType::F32 {
                     ty = format!("vector<{lanes}xi16>");
-                    sum = narrow(t, lanes, &sum);
+                    sum = narrow_to(t, lanes, &sum, self.s.c.dtype);
                 }
                 match mask {
                     // LLVM 22 writes 32 bits for a truncating store whose mask is a constant with one lane.
