@@ -61,5 +61,13 @@ pub const DEVICES: Code = Code {
               is the number of devices; without it a run uses one device.",
 };
 
+/// Nothing says how weights are named.
+pub const NO_NAMES: Code = Code {
+    id: "A0008",
+    title: "it is not known how the weights are named",
+    explain: "Names and layouts of weights follow from the model: its family, its numbers of heads and experts. They are taken               from the config.json beside the checkpoint, or from what `--config` names: a config.json, a YAML file, or a               plan. The runner, which has no compiler in it, takes a plan.",
+};
+
 /// Every code of this area.
-pub const CODES: &[&Code] = &[&NO_EFFECT, &NOT_DONE, &UNKNOWN_NAME, &UNKNOWN_KIND, &FILE, &NEEDS_CONFIG, &DEVICES];
+pub const CODES: &[&Code] =
+    &[&NO_EFFECT, &NOT_DONE, &UNKNOWN_NAME, &UNKNOWN_KIND, &FILE, &NEEDS_CONFIG, &DEVICES, &NO_NAMES];

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "compiler")]
 mod check;
+mod ckpt;
 mod codes;
 #[cfg(feature = "compiler")]
 mod compile;
@@ -64,6 +65,9 @@ enum Command {
     Opt(opt::Args),
     Inspect(inspect::Args),
     Explain(explain::Args),
+    /// Convert and check checkpoints
+    #[command(subcommand)]
+    Ckpt(ckpt::Command),
     /// Prepare training data
     #[command(subcommand)]
     Data(data::Command),
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Command::Opt(args) => opt::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Ckpt(command) => ckpt::run(&command),
         Command::Data(command) => data::run(&command),
     };
     match result {

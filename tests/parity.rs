@@ -49,7 +49,7 @@ fn arguments(module: &Module, weights: &HashMap<String, Tensor>) -> HashMap<Stri
         let ty: &TensorType = f.ty(p.value);
         let u = draw(&p.name, ty.elements());
         let t = match (&p.role, p.name.as_str()) {
-            (Role::Weight { .. }, name) => weights[name].clone(),
+            (Role::Weight { .. } | Role::ExpertBias { .. }, name) => weights[name].clone(),
             (Role::Moment | Role::Grad, name) if name.starts_with("adam_v") => {
                 Tensor::new(ty.clone(), &u.iter().map(|x| 1e-4 * x * x).collect::<Vec<_>>())
             }

@@ -1,3 +1,4 @@
 //! Devices that execute plan steps, and communicators between ranks.
 
+pub mod comm;
 pub mod cpu;

@@ -11,7 +11,7 @@ use crate::config::{
     Config, DataLoader, DataPath, Dtype, GptDataset, LossScale as ScaleSense, LrScheduleConfig, LrShape, Steps,
     TokenBin, TokenDtype,
 };
-use crate::model::{flops, hf};
+use crate::model::{flops, hf, names};
 
 /// The number of training steps cannot be told.
 pub const NO_STEPS: Code = Code {
@@ -49,6 +49,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
     let total = all.unwrap_or(steps);
     let per_epoch = per_epoch.unwrap_or(total);
     let save = config.callbacks.checkpoint.as_ref();
+    let hf_config = hf::config_json(m);
     Ok(RunSpec {
         seed: config.general.seed.value,
         steps,
@@ -81,7 +82,8 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         keep_checkpoint_max: save.map_or(1, |c| c.keep_checkpoint_max.value as usize),
         checkpoint_prefix: save.map_or_else(|| "CKP".into(), |c| c.prefix.value.clone()),
         log_steps: config.callbacks.loss.per_print_times.value as u64,
-        hf_config: hf::config_json(m),
+        weights: names::tables(&hf_config, m.layouts),
+        hf_config,
     })
 }
 

@@ -67,8 +67,17 @@ pub enum Role {
     },
     /// Optimizer state that lives between steps and starts at zero: moments.
     Moment,
-    /// Gradient that `micro` leaves for `update`; zero before the first micro-batch when accumulating.
+    /// Gradient that `micro` leaves for `update`; zero before the first micro-batch when accumulating. The tokens of each
+    /// expert, `expert_load.…`, are handed on in the same way.
     Grad,
+    /// What a router adds to scores when it chooses, f32 `[e]`: zero at first, saved and loaded like a weight, and moved by
+    /// a rule instead of a gradient: `update` adds rate·sign(mean(load) − load). (arXiv 2408.15664.)
+    ExpertBias {
+        /// Name of the result of `micro` that counts the tokens of each expert, `expert_load.…`.
+        load: String,
+        /// How far a step moves it.
+        rate: f64,
+    },
 }
 
 /// A function parameter.

@@ -1,5 +1,6 @@
 //! Result types from operand types, and with it what operands an op accepts.
 
+use crate::experts;
 use crate::op::{Binary, Op, Unary};
 use crate::signature::einsum_dims;
 use crate::types::{DType, TensorType};
@@ -16,11 +17,11 @@ impl fmt::Display for InferError {
 }
 impl std::error::Error for InferError {}
 
-fn fail<T>(text: impl Into<String>) -> Result<T, InferError> {
+pub(crate) fn fail<T>(text: impl Into<String>) -> Result<T, InferError> {
     Err(InferError(text.into()))
 }
 
-fn want(ok: bool, text: impl FnOnce() -> String) -> Result<(), InferError> {
+pub(crate) fn want(ok: bool, text: impl FnOnce() -> String) -> Result<(), InferError> {
     if ok { Ok(()) } else { fail(text()) }
 }
 
@@ -41,6 +42,12 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::AttentionGrad { .. } => 6..=6,
         Op::CrossEntropyGrad => 4..=4,
         Op::AdamW { .. } => 8..=8,
+        Op::Histogram { .. } => 1..=1,
+        Op::Route { .. } | Op::Assign { .. } => 1..=2,
+        Op::Pick | Op::PickGrad { .. } => 2..=2,
+        Op::Dispatch { .. } | Op::Combine => 2..=3,
+        Op::CombineDot => 3..=3,
+        Op::GroupedEinsum { .. } => 3..=4,
         Op::Concat { .. } | Op::SumSquares => return None,
         Op::Call { .. } => 0..=usize::MAX,
     })
@@ -49,7 +56,7 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
 /// Result types of `op` on operands of types `ins`.
 ///
 /// Ops whose result is not determined by the operands (constant, cast, reshape, broadcast, `rope_table`, call, and the
-/// dtype of einsum and `cross_entropy_grad`) return what can be said; [`check`] compares with the declared types.
+/// dtype of contractions and `cross_entropy_grad`) return what can be said; [`check`] compares with the declared types.
 pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError> {
     let n = ins.len();
     match arity(op) {
@@ -68,7 +75,7 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             return undetermined();
         }
         Op::Unary(u) => {
-            let int_ok = matches!(u, Unary::Neg | Unary::Square);
+            let int_ok = matches!(u, Unary::Neg | Unary::Square | Unary::Sign);
             want(int_ok || ins[0].dtype.is_float(), || format!("wants a float operand, got {}", ins[0]))?;
             vec![ins[0].clone()]
         }
@@ -202,6 +209,15 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
                 vec![logits.clone()]
             }
         }
+        Op::Route { .. }
+        | Op::Pick
+        | Op::PickGrad { .. }
+        | Op::Histogram { .. }
+        | Op::Assign { .. }
+        | Op::Dispatch { .. }
+        | Op::Combine
+        | Op::CombineDot
+        | Op::GroupedEinsum { .. } => experts::infer(op, ins)?,
         Op::SumSquares => vec![TensorType::scalar(DType::F64)],
         Op::AdamW { .. } => {
             for t in &ins[1..4] {
@@ -256,7 +272,7 @@ pub fn check(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Result<(), Inf
             let expected = infer(op, ins)?;
             // Products may be kept in another float type than the operands: f32 gradients of bf16 products.
             let same = |e: &TensorType, o: &TensorType| match op {
-                Op::Einsum { .. } | Op::CrossEntropyGrad | Op::EmbedGrad { .. } => {
+                Op::Einsum { .. } | Op::GroupedEinsum { .. } | Op::CrossEntropyGrad | Op::EmbedGrad { .. } => {
                     e.dims == o.dims && o.dtype.is_float()
                 }
                 _ => e == o,

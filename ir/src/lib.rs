@@ -1,12 +1,15 @@
 //! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
 
 pub mod diag;
+pub mod element;
+pub mod experts;
 pub mod func;
 pub mod infer;
 pub mod lr;
 #[cfg(feature = "mlir")]
 pub mod mlir;
 pub mod module;
+pub mod names;
 pub mod op;
 pub mod optimizer;
 pub mod plan;
@@ -19,6 +22,6 @@ pub mod verify;
 pub use diag::{Code, Diagnostic, Result};
 pub use func::{Builder, Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
 pub use module::{Level, Mesh, Module};
-pub use op::{Binary, F64, Op, ReduceKind, Unary};
+pub use op::{Binary, F64, Op, ReduceKind, RouteMask, Unary};
 pub use plan::Plan;
 pub use types::{DType, TensorType};

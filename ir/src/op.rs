@@ -3,213 +3,26 @@
 //! The attributes of an op are the fields of its variant; operands and results live in [`crate::func::Node`]. Adding a
 //! variant makes the compiler list what is missing: signature, inference, name, vjp, reference kernel, code generation.
 
+pub use crate::element::{Binary, F64, ReduceKind, Unary};
 use serde::{Deserialize, Serialize};
 
-/// Element-wise function of one operand.
+/// What a router does to the scores of experts outside the best groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Unary {
-    /// −x
-    Neg,
-    /// eˣ
-    Exp,
-    /// ln x
-    Log,
-    /// √x
-    Sqrt,
-    /// 1/√x
-    Rsqrt,
-    /// 1/x
-    Recip,
-    /// tanh x
-    Tanh,
-    /// 1/(1+e⁻ˣ)
-    Sigmoid,
-    /// x·sigmoid(x)
-    Silu,
-    /// d silu(x)/dx = s·(1 + x·(1 − s)), s = sigmoid(x)
-    SiluGrad,
-    /// ½·x·(1+erf(x/√2)) approximated by tanh: ½·x·(1+tanh(√(2/π)·(x+0.044715·x³))), as GPT-2 (`gelu_new`)
-    Gelu,
-    /// d gelu(x)/dx of the tanh form
-    GeluGrad,
-    /// x·Φ(x) = ½·x·(1+erf(x/√2)), the exact form, as PyTorch's `gelu`
-    GeluErf,
-    /// d/dx of the exact form: Φ(x) + x·e^(−x²/2)/√(2π)
-    GeluErfGrad,
-    /// x²
-    Square,
+pub enum RouteMask {
+    /// They become 0, so that they win over negative ones: the first DeepSeek-V3 code and MindSpore's graph mode.
+    Zero,
+    /// They become −∞.
+    NegInf,
 }
 
-impl Unary {
-    /// Every variant, in declaration order.
-    pub const ALL: [Self; 15] = [
-        Self::Neg,
-        Self::Exp,
-        Self::Log,
-        Self::Sqrt,
-        Self::Rsqrt,
-        Self::Recip,
-        Self::Tanh,
-        Self::Sigmoid,
-        Self::Silu,
-        Self::SiluGrad,
-        Self::Gelu,
-        Self::GeluGrad,
-        Self::GeluErf,
-        Self::GeluErfGrad,
-        Self::Square,
-    ];
-
-    /// The name in IR: `nn.exp`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Neg => "neg",
-            Self::Exp => "exp",
-            Self::Log => "log",
-            Self::Sqrt => "sqrt",
-            Self::Rsqrt => "rsqrt",
-            Self::Recip => "recip",
-            Self::Tanh => "tanh",
-            Self::Sigmoid => "sigmoid",
-            Self::Silu => "silu",
-            Self::SiluGrad => "silu_grad",
-            Self::Gelu => "gelu",
-            Self::GeluGrad => "gelu_grad",
-            Self::GeluErf => "gelu_erf",
-            Self::GeluErfGrad => "gelu_erf_grad",
-            Self::Square => "square",
-        }
-    }
-
-    /// The value at `x`.
-    pub fn eval(self, x: f64) -> f64 {
-        /// √(2/π)
-        const C: f64 = 0.797_884_560_802_865_4;
-        /// 1/√(2π)
-        const DENSITY: f64 = 0.398_942_280_401_432_7;
-        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-        // Φ(x), by erfc so that the lower tail keeps its digits.
-        let below = |x: f64| 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
-        match self {
-            Self::Neg => -x,
-            Self::Exp => x.exp(),
-            Self::Log => x.ln(),
-            Self::Sqrt => x.sqrt(),
-            Self::Rsqrt => x.sqrt().recip(),
-            Self::Recip => x.recip(),
-            Self::Tanh => x.tanh(),
-            Self::Sigmoid => sigmoid(x),
-            Self::Silu => x * sigmoid(x),
-            Self::SiluGrad => sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x))),
-            Self::Gelu => 0.5 * x * (1.0 + (C * (x + 0.044715 * x * x * x)).tanh()),
-            Self::GeluGrad => {
-                let t = (C * (x + 0.044715 * x * x * x)).tanh();
-                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * C * (1.0 + 3.0 * 0.044715 * x * x)
-            }
-            Self::GeluErf => x * below(x),
-            Self::GeluErfGrad => below(x) + x * DENSITY * (-0.5 * x * x).exp(),
-            Self::Square => x * x,
-        }
-    }
-}
-
-/// Element-wise function of two operands of equal dims.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Binary {
-    /// a + b
-    Add,
-    /// a − b
-    Sub,
-    /// a · b
-    Mul,
-    /// a / b
-    Div,
-    /// max(a, b)
-    Max,
-    /// min(a, b)
-    Min,
-}
-
-impl Binary {
-    /// Every variant, in declaration order.
-    pub const ALL: [Self; 6] = [Self::Add, Self::Sub, Self::Mul, Self::Div, Self::Max, Self::Min];
-
-    /// The name in IR: `nn.add`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Add => "add",
-            Self::Sub => "sub",
-            Self::Mul => "mul",
-            Self::Div => "div",
-            Self::Max => "max",
-            Self::Min => "min",
-        }
-    }
-
-    /// The value at `(a, b)`.
-    pub fn eval(self, a: f64, b: f64) -> f64 {
-        match self {
-            Self::Add => a + b,
-            Self::Sub => a - b,
-            Self::Mul => a * b,
-            Self::Div => a / b,
-            Self::Max => a.max(b),
-            Self::Min => a.min(b),
-        }
-    }
-}
-
-/// How a reduction combines elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReduceKind {
-    /// Sum.
-    Sum,
-    /// Maximum.
-    Max,
-}
-
-impl ReduceKind {
+impl RouteMask {
     /// The spelling in IR.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Sum => "sum",
-            Self::Max => "max",
+            Self::Zero => "zero",
+            Self::NegInf => "neg_inf",
         }
-    }
-}
-
-/// An f64 attribute with bitwise equality and hash, so that ops can be compared and shared by structure.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct F64(pub f64);
-
-impl PartialEq for F64 {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.to_bits() == other.0.to_bits()
-    }
-}
-impl Eq for F64 {}
-impl std::hash::Hash for F64 {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.to_bits().hash(state);
-    }
-}
-impl PartialOrd for F64 {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for F64 {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-impl From<f64> for F64 {
-    fn from(value: f64) -> Self {
-        Self(value)
     }
 }
 
@@ -328,6 +141,64 @@ pub enum Op {
     CrossEntropy,
     /// (logits […, v], labels i32 […], lse f32 […], dloss f32 […]) → dlogits = (exp(logit − lse) − onehot)·dloss.
     CrossEntropyGrad,
+    /// (scores […, e][, bias [e]]) → ids i32 […, k]: the `k` experts with the largest score + bias, best first, the lower
+    /// index first among equals. With `groups` above 1 experts are cut into that many runs, the `group_k` groups with the
+    /// largest sum of their `group_top` best count, and the others are masked. No gradient.
+    Route {
+        /// Experts of a token.
+        k: usize,
+        /// Number of groups; 1 for none.
+        groups: usize,
+        /// Groups that count.
+        group_k: usize,
+        /// Experts of a group whose sum is the group's score.
+        group_top: usize,
+        /// What becomes of experts outside the best groups.
+        mask: RouteMask,
+    },
+    /// (x […, n], ids i32 […, k]) → […, k]: element `ids[…, j]` of the row.
+    Pick,
+    /// (ids i32 […, k], dy […, k]) → […, n]: zeros, and `dy[…, j]` added at `ids[…, j]`: the gradient of `pick`.
+    PickGrad {
+        /// Length of a row of the result.
+        n: usize,
+    },
+    /// (ids i32 […, m]) → f32 […, bins]: how often each of 0 … bins − 1 occurs in the last dim. No gradient.
+    Histogram {
+        /// Number of ids that are counted.
+        bins: usize,
+    },
+    /// (ids i32 […, k][, weights […, k]]) → (rows i32 […, k], offsets i32 [experts + 1]): slots sorted by expert, stable.
+    ///
+    /// `rows[…, j]` is the slot's place in that order. `offsets[i]` is the first row of expert i, the last one the number
+    /// of rows used. With a capacity an expert keeps that many slots, those of the largest weights if weights are given,
+    /// else the first ones; a slot that is dropped has row −1. No gradient.
+    Assign {
+        /// Number of experts; ids are below it.
+        experts: usize,
+        /// Most slots an expert keeps; 0 for no bound.
+        capacity: usize,
+    },
+    /// (x […, h], rows i32 […, k][, weights […, k]]) → [rows, h]: row `rows[…, j]` is x (times its weight); rows of the
+    /// result without a slot are 0.
+    Dispatch {
+        /// Rows of the result.
+        rows: usize,
+    },
+    /// (y [r, h], rows i32 […, k][, weights […, k]]) → […, h]: the sum over j of row `rows[…, j]` (times its weight).
+    Combine,
+    /// (y [r, h], rows i32 […, k], dout […, h]) → […, k]: the product of row `rows[…, j]` with dout, 0 for a dropped
+    /// slot: the gradient by the weights of `dispatch` and `combine`.
+    CombineDot,
+    /// (a, b, offsets i32 [e + 1][, acc]) → an einsum in which `r`, rows sorted by expert, and `e`, the expert, are tied:
+    /// row r belongs to the expert e with `offsets[e]` ≤ r < `offsets[e + 1]`.
+    ///
+    /// Of the forms `rk,enk->rn`, where each row meets its expert's matrix, and `rn,rk->enk`, where each expert sums over
+    /// its rows. Rows from the last offset on are 0. Products accumulate in f32 at least; `acc` is added to the product.
+    GroupedEinsum {
+        /// Operand labels and result labels as in `einsum`.
+        spec: String,
+    },
     /// (g₀, g₁, …) → f64 scalar: sum of the squares of all elements, accumulated in f64.
     SumSquares,
     /// (p, g, m, v, lr, `step_size`, `v_scale`, `g_scale` — the last four f32 scalars) → (p, m, v): one AdamW step.
@@ -379,30 +250,18 @@ impl Op {
             Self::AttentionGrad { .. } => "attention_grad",
             Self::CrossEntropy => "cross_entropy",
             Self::CrossEntropyGrad => "cross_entropy_grad",
+            Self::Route { .. } => "route",
+            Self::Pick => "pick",
+            Self::PickGrad { .. } => "pick_grad",
+            Self::Histogram { .. } => "histogram",
+            Self::Assign { .. } => "assign",
+            Self::Dispatch { .. } => "dispatch",
+            Self::Combine => "combine",
+            Self::CombineDot => "combine_dot",
+            Self::GroupedEinsum { .. } => "grouped_einsum",
             Self::SumSquares => "sum_squares",
             Self::AdamW { .. } => "adam_w",
             Self::Call { .. } => "call",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Unary;
-
-    /// Values of C's `erfc`.
-    #[test]
-    fn the_exact_gelu_is_that_of_the_normal_distribution() {
-        for (x, y, slope) in [
-            (1.0, 0.841_344_746_068_542_9, 1.083_315_470_587_686_4),
-            (-0.5, -0.154_268_769_362_993_44, 0.132_504_875_343_837_12),
-            (0.0, 0.0, 0.5),
-            (-6.0, -5.919_525_870_226_207e-9, -3.546_870_945_390_2e-8),
-        ] {
-            for (f, wanted) in [(Unary::GeluErf, y), (Unary::GeluErfGrad, slope)] {
-                let found: f64 = f.eval(x);
-                assert!((found - wanted).abs() <= 1e-12 * wanted.abs(), "{f:?} at {x} is {found}");
-            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A plan is a directory: `plan.json` (this structure), `kernels/` (one shared object for CPU) and, when asked for,
 //! `ir/NN_pass.mlir`. A backend executes steps over buffers at fixed arena offsets; it knows nothing of the model.
 
-use crate::func::{Init, Loc};
+use crate::func::{Init, Loc, Role};
 use crate::module::Mesh;
 use crate::op::Op;
 use crate::run::RunSpec;
@@ -35,6 +35,19 @@ pub enum BufferRole {
     Activation,
     /// Scratch memory of one step.
     Scratch,
+}
+
+impl From<&Role> for BufferRole {
+    /// What a function parameter becomes.
+    fn from(role: &Role) -> Self {
+        match role {
+            Role::Input => Self::Input,
+            Role::Weight { init, .. } => Self::Weight { init: init.clone() },
+            Role::Moment => Self::Moment,
+            Role::Grad => Self::Grad,
+            Role::ExpertBias { .. } => Self::Weight { init: Init::Constant { value: 0.0 } },
+        }
+    }
 }
 
 /// A place in the arena.

@@ -3,6 +3,7 @@
 //! It is written once by the frontend, travels as an attribute of the module and ends in the plan.
 
 use crate::lr::LrSchedule;
+use crate::names::NameTable;
 use crate::optimizer::OptimizerSpec;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,10 @@ pub struct RunSpec {
     pub log_steps: u64,
     /// Hugging Face `config.json` of the model, written beside saved weights.
     pub hf_config: serde_json::Value,
+    /// How weights are named and laid out on disk: they are saved by the first table and read by the one that fits. Without
+    /// one they have their names in the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<NameTable>,
 }
 
 impl RunSpec {
@@ -144,6 +149,7 @@ impl RunSpec {
             checkpoint_prefix: String::new(),
             log_steps: 1,
             hf_config: serde_json::Value::Null,
+            weights: vec![],
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The einsum-like signature of every op: one label per dim, from which sharding, flops and bytes follow.
 
+use crate::experts;
 use crate::op::Op;
 use crate::types::TensorType;
 use std::fmt;
@@ -25,8 +26,8 @@ impl fmt::Display for Signature {
     }
 }
 
-/// Operand and result labels of an einsum spec with two operands.
-pub fn parse_einsum(spec: &str) -> Result<[Vec<char>; 3], String> {
+/// Operand and result labels of an einsum spec with two operands; what they have in common is not looked at.
+pub fn parse_labels(spec: &str) -> Result<[Vec<char>; 3], String> {
     let bad = || format!("einsum spec {spec:?} is not of the form ab,bc->ac with one letter per dim");
     let (ins, out) = spec.split_once("->").ok_or_else(bad)?;
     let (a, b) = ins.split_once(',').ok_or_else(bad)?;
@@ -35,8 +36,17 @@ pub fn parse_einsum(spec: &str) -> Result<[Vec<char>; 3], String> {
         let fresh = labels.iter().enumerate().all(|(i, c)| c.is_ascii_lowercase() && !labels[..i].contains(c));
         if fresh { Ok(labels) } else { Err(bad()) }
     };
-    let [a, b, out] = [side(a)?, side(b)?, side(out)?];
-    if out.iter().all(|c| a.contains(c) || b.contains(c)) { Ok([a, b, out]) } else { Err(bad()) }
+    Ok([side(a)?, side(b)?, side(out)?])
+}
+
+/// Operand and result labels of an einsum spec with two operands, each label of the result being in one of them.
+pub fn parse_einsum(spec: &str) -> Result<[Vec<char>; 3], String> {
+    let [a, b, out] = parse_labels(spec)?;
+    if out.iter().all(|c| a.contains(c) || b.contains(c)) {
+        Ok([a, b, out])
+    } else {
+        Err(format!("einsum spec {spec:?} has a label in its result that no operand has"))
+    }
 }
 
 /// Dims of the result of einsum `spec` on operands of dims `a` and `b`.
@@ -66,7 +76,7 @@ pub fn einsum_dims(spec: &str, a: &[usize], b: &[usize]) -> Result<Vec<usize>, S
     lo.iter().map(|c| extent(*c)).collect()
 }
 
-fn letters(n: usize) -> Vec<char> {
+pub(crate) fn letters(n: usize) -> Vec<char> {
     ('a'..='z').take(n).collect()
 }
 
@@ -160,6 +170,15 @@ impl Op {
                     },
                 }
             }
+            Self::Route { .. }
+            | Self::Pick
+            | Self::PickGrad { .. }
+            | Self::Histogram { .. }
+            | Self::Assign { .. }
+            | Self::Dispatch { .. }
+            | Self::Combine
+            | Self::CombineDot
+            | Self::GroupedEinsum { .. } => return experts::signature(self, ins, outs),
             Self::SumSquares => Signature {
                 operands: ins.iter().map(|t| letters(t.rank())).collect(),
                 results: vec![vec![]],
@@ -194,6 +213,8 @@ impl Op {
                 let width = if matches!(self, Self::Attention { .. }) { d + e } else { 3 * d + 2 * e };
                 product(&[2, pairs, width])
             }
+            Self::GroupedEinsum { spec } => experts::grouped_flops(spec, ins),
+            Self::Combine | Self::CombineDot => product(&[2, elements(&ins[1]), ins[0].dims[1] as u64]),
             Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
             Self::Constant { .. } | Self::Transpose { .. } | Self::Embed => 0,
             Self::Reduce { .. } | Self::SumSquares => sum(ins),

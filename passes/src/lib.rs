@@ -15,6 +15,7 @@ pub mod pass;
 pub mod pipeline;
 pub mod plan;
 pub mod registry;
+pub mod schedule;
 pub mod simplify;
 
 pub use observe::{Observe, Select, Timings};
@@ -40,4 +41,5 @@ pub const CODES: &[&Code] = &[
     &autodiff::NO_DERIVATIVE,
     &optimizer::NO_GRADIENTS,
     &optimizer::BAD_RULE,
+    &schedule::generate::IMPOSSIBLE,
 ];

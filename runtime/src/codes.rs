@@ -86,8 +86,9 @@ pub const TENSORS: Code = Code {
     id: "K0003",
     title: "the checkpoint does not fit the model",
     explain: "Every weight of the model must be in the checkpoint under its name with its shape, and nothing else may be there \
-              but what is known to be redundant: rotary frequencies, attention masks, optimizer state, and the output layer \
-              when it is tied to the embedding. All differences are listed at once.",
+              but what is known to be redundant: rotary frequencies, attention masks, optimizer state, and second copies of \
+              what the model has once, such as a tied output layer, if they are equal. Names are the Hugging Face hub's or \
+              MindSpore Transformers', whichever fits. Up to 20 differences are listed, with the number of all.",
 };
 /// A checkpoint cannot be written.
 pub const CKPT_WRITE: Code = Code {
@@ -112,6 +113,19 @@ pub const CKPT_STATE: Code = Code {
               so far are not a whole number of steps of the present global batch size.",
 };
 
+/// Two checkpoints differ.
+pub const UNEQUAL: Code = Code {
+    id: "K0007",
+    title: "the checkpoints do not hold the same weights",
+    explain: "Two checkpoints were compared value by value under the names that weights have here, whatever their own names,               layouts, files and types are. The message lists the weights that are in one only, have other dims, or other               values, with the first element that differs.",
+};
+/// A checkpoint has values that are not finite.
+pub const NOT_FINITE_WEIGHTS: Code = Code {
+    id: "K0008",
+    title: "weights are not finite",
+    explain: "A weight holds NaN or an infinity. Training from it would give no finite loss. The run that saved it diverged, or               the file was damaged after its header was written.",
+};
+
 /// All codes of this crate but those of the data.
 pub const CODES: &[&Code] = &[
     &PLAN_READ,
@@ -129,4 +143,6 @@ pub const CODES: &[&Code] = &[
     &CKPT_WRITE,
     &NO_RESUME,
     &CKPT_STATE,
+    &UNEQUAL,
+    &NOT_FINITE_WEIGHTS,
 ];

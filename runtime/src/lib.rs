@@ -7,6 +7,7 @@ pub mod codes;
 pub mod data;
 pub mod executor;
 pub mod init;
+pub mod launch;
 pub mod loss_scale;
 pub mod metrics;
 pub mod plan_dir;

@@ -186,12 +186,7 @@ fn lower(f: &Func, stage: &mut Stage, names: &mut HashMap<String, usize>) {
     };
     let mut of: HashMap<ValueId, usize> = HashMap::new();
     for p in &f.params {
-        let role = match &p.role {
-            Role::Input => BufferRole::Input,
-            Role::Weight { init, .. } => BufferRole::Weight { init: init.clone() },
-            Role::Moment => BufferRole::Moment,
-            Role::Grad => BufferRole::Grad,
-        };
+        let role = BufferRole::from(&p.role);
         let i = match names.get(&p.name) {
             Some(i) => *i,
             None => place(stage, p.name.clone(), f.ty(p.value), role, None),

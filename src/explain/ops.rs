@@ -13,8 +13,8 @@ pub struct OpDoc {
     pub attributes: Vec<(String, String)>,
 }
 
-/// The source that defines and documents the ops.
-const SOURCE: &str = include_str!("../../ir/src/op.rs");
+/// The sources that define and document the ops.
+const SOURCE: &str = concat!(include_str!("../../ir/src/op.rs"), include_str!("../../ir/src/element.rs"));
 
 /// Every op, in order of definition; element-wise functions are ops of their own.
 pub fn docs() -> Vec<OpDoc> {
@@ -90,7 +90,7 @@ pub fn text(name: &str) -> Option<String> {
         out.extend(["\nAttributes\n", &table(&rows, &[1])]);
     }
     out.push_str(
-        "\nIn shapes b is batch, s sequence, n query heads, g key/value heads, d head dim, h hidden, v vocabulary.\n",
+        "\nIn shapes b is batch, s sequence, n query heads, g key/value heads, d head dim, h hidden, v vocabulary, e experts, k choices\nof a token, r rows sorted by expert.\n",
     );
     Some(out)
 }
@@ -148,6 +148,18 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "attention_grad" => (Op::AttentionGrad { scale: one, causal: true }, vec![4, 4, 4, 4, 3, 4], vec![4, 4, 4]),
         "cross_entropy" => (Op::CrossEntropy, vec![2, 1], vec![1, 1]),
         "cross_entropy_grad" => (Op::CrossEntropyGrad, vec![2, 1, 1, 1], vec![2]),
+        "route" => {
+            let mask = op::RouteMask::Zero;
+            (Op::Route { k: 1, groups: 1, group_k: 1, group_top: 1, mask }, vec![2, 1], vec![2])
+        }
+        "pick" => (Op::Pick, vec![2, 2], vec![2]),
+        "pick_grad" => (Op::PickGrad { n: 2 }, vec![2, 2], vec![2]),
+        "histogram" => (Op::Histogram { bins: 2 }, vec![2], vec![2]),
+        "assign" => (Op::Assign { experts: 2, capacity: 0 }, vec![2], vec![2, 1]),
+        "dispatch" => (Op::Dispatch { rows: 2 }, vec![2, 2, 2], vec![2]),
+        "combine" => (Op::Combine, vec![2, 2, 2], vec![2]),
+        "combine_dot" => (Op::CombineDot, vec![2, 2, 2], vec![2]),
+        "grouped_einsum" => (Op::GroupedEinsum { spec: "rk,enk->rn".into() }, vec![2, 3, 1], vec![2]),
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
         "adam_w" => {
             let op = Op::AdamW { beta1: one, beta2: one, eps: one, decay: one };

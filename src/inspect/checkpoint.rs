@@ -5,18 +5,13 @@ use crate::failure::Failure;
 use crate::output::emit;
 use crate::text::{bytes, count, grouped, table};
 use athanor_ir::Diagnostic;
+use athanor_runtime::checkpoint::file::TensorFile;
 use athanor_runtime::checkpoint::{COMMON, State};
-use athanor_runtime::codes::{CKPT_OPEN, SAFETENSORS};
-use safetensors::tensor::Metadata;
+use athanor_runtime::codes::CKPT_OPEN;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-
-/// The format itself allows no larger header.
-const MOST_HEADER: u64 = 100_000_000;
 
 #[derive(Serialize)]
 struct Summary {
@@ -107,63 +102,27 @@ pub fn show(path: &Path, args: &Args) -> Result<(), Failure> {
 }
 
 fn add(s: &mut Summary, path: &Path) -> athanor_ir::Result<()> {
-    let (start, header, size) = header(path)?;
-    s.bytes += size;
-    for name in header.offset_keys() {
-        let Some(info) = header.info(&name) else { continue };
+    let file = TensorFile::open(path)?;
+    s.bytes += file.len() as u64;
+    let mut tensors: Vec<_> = file.tensors.iter().collect();
+    tensors.sort_by_key(|(_, t)| t.data_offsets);
+    for (name, info) in tensors {
         let dtype = format!("{:?}", info.dtype);
         let elements = info.shape.iter().product::<usize>() as u64;
         s.elements = s.elements.saturating_add(elements);
         *s.dtypes.entry(dtype.clone()).or_default() += elements;
         let (from, to) = info.data_offsets;
         s.tensors.push(Tensor {
-            name,
+            name: name.clone(),
             dtype,
             shape: info.shape.clone(),
             bytes: (to - from) as u64,
             file: s.files.len(),
-            offset: start + from as u64,
+            offset: (file.data_start() + from) as u64,
         });
     }
-    s.metadata.extend(header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
+    s.metadata.extend(file.metadata.iter().map(|(k, v)| (k.clone(), v.clone())));
     Ok(())
-}
-
-/// Where the data begins, the header, and the size of the file.
-fn header(path: &Path) -> athanor_ir::Result<(u64, Metadata, u64)> {
-    let open = |e: std::io::Error| {
-        let d = Diagnostic::error(&CKPT_OPEN, format!("cannot read {}: {e}", path.display()));
-        Box::new(d.help("give a .safetensors file or a directory that holds some"))
-    };
-    let damaged = |at: u64, why: &str| {
-        Diagnostic::error(&SAFETENSORS, format!("{} is damaged at byte {at}: {why}", path.display()))
-            .help("copy or download the file again")
-            .err()
-    };
-    let mut file = File::open(path).map_err(open)?;
-    let size = file.metadata().map_err(open)?.len();
-    if size < 8 {
-        return damaged(size, "it ends within the length of its header");
-    }
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(open)?;
-    let length = u64::from_le_bytes(length);
-    if length > MOST_HEADER || length > size - 8 {
-        return damaged(0, &format!("its header would be {length} bytes long"));
-    }
-    let mut text = vec![0; length as usize];
-    file.read_exact(&mut text).map_err(open)?;
-    // The names, shapes and offsets are checked against each other here.
-    let header: Metadata = match serde_json::from_slice(&text) {
-        Ok(header) => header,
-        Err(e) => return damaged(8, &format!("its header cannot be read: {e}")),
-    };
-    let start = 8 + length;
-    let data = header.data_len() as u64;
-    if start.checked_add(data) != Some(size) {
-        return damaged(size, &format!("{data} bytes of tensors should follow its header, {} do", size - start));
-    }
-    Ok((start, header, size))
 }
 
 fn render(s: &Summary, top: usize) -> String {
@@ -191,11 +150,19 @@ fn render(s: &Summary, top: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use athanor_runtime::codes::SAFETENSORS;
 
-    fn file(dir: &Path, bytes: &[u8]) -> PathBuf {
-        let path = dir.join("t.safetensors");
-        std::fs::write(&path, bytes).unwrap();
-        path
+    fn summary() -> Summary {
+        Summary {
+            path: PathBuf::new(),
+            files: vec![],
+            bytes: 0,
+            elements: 0,
+            dtypes: BTreeMap::new(),
+            state: None,
+            metadata: BTreeMap::new(),
+            tensors: vec![],
+        }
     }
 
     fn written(header: &str, data: usize) -> Vec<u8> {
@@ -208,29 +175,19 @@ mod tests {
     #[test]
     fn every_cut_of_a_file_is_refused_and_the_whole_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let header_text = r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}"#;
-        let whole = written(header_text, 24);
-        let (start, metadata, size) = header(&file(dir.path(), &whole)).unwrap();
-        assert_eq!((start, metadata.data_len(), size), (8 + header_text.len() as u64, 24, whole.len() as u64));
+        let path = dir.path().join("t.safetensors");
+        let header = r#"{"b":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"a":{"dtype":"BF16","shape":[1],"data_offsets":[24,26]}}"#;
+        let whole = written(header, 26);
+        std::fs::write(&path, &whole).unwrap();
+        let mut s = summary();
+        add(&mut s, &path).unwrap();
+        assert_eq!((s.bytes, s.elements), (whole.len() as u64, 7));
+        // In the order of the file, not of the names.
+        let order: Vec<_> = s.tensors.iter().map(|t| (t.name.as_str(), t.offset - 8 - header.len() as u64)).collect();
+        assert_eq!(order, [("b", 0), ("a", 24)]);
         for end in 0..whole.len() {
-            let e = header(&file(dir.path(), &whole[..end])).unwrap_err();
-            assert_eq!(e.code, &SAFETENSORS, "cut at {end}");
+            std::fs::write(&path, &whole[..end]).unwrap();
+            assert_eq!(add(&mut summary(), &path).unwrap_err().code, &SAFETENSORS, "cut at {end}");
         }
-    }
-
-    #[test]
-    fn contradictions_in_a_header_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        for (text, data) in [
-            (r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,20]}}"#, 20),
-            (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8),
-            (r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,8]}}"#, 8),
-            ("[]", 0),
-        ] {
-            assert_eq!(header(&file(dir.path(), &written(text, data))).unwrap_err().code, &SAFETENSORS, "{text}");
-        }
-        let mut huge = u64::MAX.to_le_bytes().to_vec();
-        huge.extend([0; 8]);
-        assert_eq!(header(&file(dir.path(), &huge)).unwrap_err().code, &SAFETENSORS);
     }
 }

@@ -9,6 +9,9 @@ For each golden model: `athanor train` starts from its weights, trains a few ste
   - transformers loads the saved folder with no weight missing, left over or of another shape, and the weights have moved;
   - `athanor train` loads that folder again, and loss and gradient norm of its first step are those of transformers on it.
 
+For each golden model of the hub's families, dense or with experts: `athanor ckpt convert` gives it the names and layouts of
+MindSpore Transformers and back, in parts; transformers loads what came out and computes the same logits to the last bit.
+
 A checkpoint is a folder with `config.json` and `model.safetensors` (hub names), and `tokenizer.json` where there is one.
 Exit code 0 if all held; the last line is "N passed, N failed".
 """
@@ -26,6 +29,7 @@ import transformers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FAMILIES = ["llama2", "llama3_1", "qwen2_tied", "qwen3"]
+CONVERTED = [*FAMILIES, "mixtral", "qwen3_moe", "deepseek_v3_rope", "deepseek_v3_yarn"]
 STEPS, BATCH, SEQ, LR = 3, 2, 16, 1e-3
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4  # relative
 
@@ -138,6 +142,26 @@ def family(athanor, name, folder):
     return f"loss {loss:.6f}, gradient norm {norm:.6f}"
 
 
+def converted(athanor, name, folder):
+    """Through MindSpore Transformers' layouts and back, then into transformers."""
+    golden = ROOT / "tests" / "golden" / "models" / name
+
+    def ckpt(*args):
+        done = subprocess.run([athanor, "ckpt", *args], capture_output=True, text=True)
+        need(done.returncode == 0, f"athanor ckpt {args[0]} failed with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+
+    ckpt("convert", golden, folder / "mf", "--to", "mindformers", "--mla-qkv-concat")
+    ckpt("convert", folder / "mf", folder / "hub", "--to", "hugging-face", "--mla-qkv-concat", "--max-shard-size", "50KB")
+    ckpt("verify", golden, folder / "hub")
+    need((folder / "hub" / "model.safetensors.index.json").exists(), "one file, where several were asked for")
+    theirs, ours = load(golden).eval(), load(folder / "hub").eval()
+    ids = torch.from_numpy(np.random.default_rng(3).integers(0, theirs.config.vocab_size, (BATCH, SEQ)))
+    with torch.no_grad():
+        need(torch.equal(theirs(input_ids=ids).logits, ours(input_ids=ids).logits), "other logits after converting there and back")
+    files = len(list((folder / "hub").glob("*.safetensors")))
+    return f"the same logits, {files} files"
+
+
 def checkpoint(folder):
     """Loads a checkpoint and lets it go on with a sentence, so that a reader sees what it learnt."""
     saved = checkpoint_below(folder)
@@ -159,12 +183,14 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("folders", nargs="*", type=pathlib.Path, help="also load the newest checkpoint below these")
     args.add_argument("--families", nargs="*", default=FAMILIES, choices=FAMILIES)
+    args.add_argument("--converted", nargs="*", default=CONVERTED, choices=CONVERTED)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     args.add_argument("--athanor", default=os.environ.get("ATHANOR", target / "release" / "athanor"))
     args = args.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     jobs = [(name, lambda at, name=name: family(args.athanor, name, at)) for name in args.families]
+    jobs += [(f"{name}, converted", lambda at, name=name: converted(args.athanor, name, at)) for name in args.converted]
     jobs += [(str(folder), lambda at, folder=folder: checkpoint(folder)) for folder in args.folders]
     failures = 0
     for name, job in jobs:

@@ -8,21 +8,42 @@ use crate::config::Activation;
 impl Net<'_> {
     /// down(act(gate(x)) ⊙ up(x)), or down(act(up(x))) without a gate, with `gate_proj`, `up_proj` and `down_proj`.
     pub fn mlp(&mut self, x: ValueId) -> ValueId {
+        self.mlp_of_width(x, self.m.ffn_hidden_size.value)
+    }
+
+    /// [`Net::mlp`] of inner width `inner`.
+    pub fn mlp_of_width(&mut self, x: ValueId, inner: usize) -> ValueId {
         let m = self.m;
-        let (inner, bias) = (m.ffn_hidden_size.value, m.mlp_bias.value);
+        let bias = m.mlp_bias.value;
         let init = self.normal();
         let mut project =
             |name: &str| self.scope(name, None, |n| n.linear(x, inner, bias, Layout::OutIn, init.clone()));
         let inside = if m.gated_linear_unit.value {
             let (gate, up) = (project("gate_proj"), project("up_proj"));
-            let gate = self.activate(gate);
-            self.b.mul(gate, up)
+            self.gate(gate, up)
         } else {
             let up = project("up_proj");
             self.activate(up)
         };
         let init = self.normal_before_residual();
+        let bias = m.mlp_down_bias.value;
         self.scope("down_proj", None, |n| n.linear(inside, m.hidden_size.value, bias, Layout::OutIn, init))
+    }
+
+    /// act(gate) ⊙ up, both kept within `activation_func_clamp_value`: the gate from above, the other from both sides.
+    pub fn gate(&mut self, gate: ValueId, up: ValueId) -> ValueId {
+        let (gate, up) = match &self.m.activation_func_clamp_value {
+            Some(limit) => {
+                let ty = self.b.ty(gate);
+                let (most, least) = (self.b.constant(limit.value, ty.clone()), self.b.constant(-limit.value, ty));
+                let gate = self.b.binary(Binary::Min, gate, most);
+                let up = self.b.binary(Binary::Min, up, most);
+                (gate, self.b.binary(Binary::Max, up, least))
+            }
+            None => (gate, up),
+        };
+        let gate = self.activate(gate);
+        self.b.mul(gate, up)
     }
 
     /// The activation of the feed-forward layer.

@@ -4,10 +4,13 @@
 //! order is in the family's file under [`crate::model`].
 
 mod attention;
+pub mod decoder;
 mod embedding;
+mod experts;
 mod init;
+mod latent;
 mod linear;
-mod loss;
+pub mod loss;
 mod mlp;
 mod norm;
 pub mod rope;
@@ -36,6 +39,8 @@ pub struct Net<'a> {
     pub compute: DType,
     /// Dtype of the residual stream.
     pub residual: DType,
+    /// What layers add to the loss, and the load of their experts.
+    pub side: loss::Side,
     rules: InitRules,
     sources: &'a [Arc<SourceFile>],
     places: HashMap<Span, Loc>,
@@ -60,7 +65,17 @@ impl<'a> Net<'a> {
         let compute = dtype(m.compute_dtype.value);
         let residual = if m.fp32_residual_connection.value { DType::F32 } else { compute };
         let b = Builder::new(func, Loc::default());
-        let mut net = Self { b, m, batch, compute, residual, rules, sources, places: HashMap::new() };
+        let mut net = Self {
+            b,
+            m,
+            batch,
+            compute,
+            residual,
+            side: loss::Side::default(),
+            rules,
+            sources,
+            places: HashMap::new(),
+        };
         net.place(m.span);
         Ok(net)
     }

@@ -10,9 +10,14 @@ impl Net<'_> {
     ///
     /// The op works in f32 inside whatever the dtype of `x`, which is also that of the result.
     pub fn norm(&mut self, x: ValueId) -> ValueId {
+        self.norm_with(x, self.m.layernorm_epsilon.value)
+    }
+
+    /// [`Net::norm`] with `eps` added to the variance.
+    pub fn norm_with(&mut self, x: ValueId, eps: f64) -> ValueId {
         let ty = self.b.ty(x);
         let width = [ty.dims[ty.rank() - 1]];
-        let eps = F64(self.m.layernorm_epsilon.value);
+        let eps = F64(eps);
         let gain = self.weight("weight", &width, constant(1.0));
         match self.m.normalization.value {
             Normalization::RmsNorm => self.b.many(Op::RmsNorm { eps }, &[x, gain])[0],

@@ -72,7 +72,8 @@ impl Net<'_> {
     /// cos and sin for every position, f32; `None` for models that do not rotate.
     pub fn rope_tables(&mut self) -> Option<Tables> {
         let PositionEmbedding::Rope(rope) = &self.m.position_embedding.value else { return None };
-        let (len, head) = (self.m.seq_length.value, self.m.kv_channels.value as f64);
+        let head = self.m.latent.as_ref().map_or(self.m.kv_channels, |l| l.qk_pos_emb_head_dim);
+        let (len, head) = (self.m.seq_length.value, head.value as f64);
         let dims = (head * rope.partial_rotary_factor.value) as usize;
         let (inv_freq, scale) = frequencies(rope, dims, len);
         let ty = TensorType::new(DType::F32, [len, dims / 2]);

@@ -55,8 +55,9 @@ pub use general::{CheckpointFormat, General, Resume, RunMode};
 pub use generation::Generation;
 pub use lr_schedule::{LrGroupConfig, LrScheduleConfig, LrShape, Steps};
 pub use model::{
-    Activation, Convention, Dtype, Family, InitStdRule, ModelConfig, Normalization, PositionEmbedding, Rope,
-    RopeScaling, Yarn, YarnMagnitude,
+    Activation, AuxLoss, Balance, Capacity, Convention, DropPolicy, Dtype, Family, GroupMask, Groups, InitStdRule,
+    LatentAttention, Layouts, LoadCounts, ModelConfig, Moe, Mtp, Normalization, PositionEmbedding, Rope, RopeScaling,
+    Router, ScoreFunction, SharedExpert, Yarn, YarnMagnitude,
 };
 pub use optimizer::{MuonConfig, OptimizerConfig, UpdateRule};
 pub use parallel::{Parallel, ParallelMode, PipelineScheduler};

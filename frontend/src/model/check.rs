@@ -40,6 +40,13 @@ pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> 
             return refuse(d.span, &format!("`{name}` {}", d.value), &format!("write `{name}: 0.0`"));
         }
     }
+    if let Some(moe) = &m.moe {
+        return refuse(moe.num_experts.span.or(m.span), "a mixture of experts", "it comes with the ops it needs");
+    }
+    if m.position_embedding.value == PositionEmbedding::Alibi {
+        let help = "use a model with rotary positions";
+        return refuse(m.position_embedding.span, "ALiBi", help);
+    }
     let learned = m.position_embedding.value == PositionEmbedding::LearnedAbsolute;
     match m.family {
         Family::Gpt2 => {
@@ -63,7 +70,7 @@ pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> 
                 return refuse(m.num_query_groups.span, "GPT-2 with fewer key and value heads", help);
             }
         }
-        Family::Llama | Family::Qwen2 | Family::Qwen3 => {
+        _ => {
             if learned {
                 let help = "use `position_embedding_type: rope`, or `model_type: gpt2`";
                 return refuse(m.position_embedding.span, "this family with learned positions", help);

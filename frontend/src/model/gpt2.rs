@@ -5,12 +5,13 @@
 
 use athanor_ir::ValueId;
 
+use crate::block::decoder::Decoded;
 use crate::block::{Layout, Net};
 
-/// Scores of `tokens [b, s]`.
-pub(super) fn logits(n: &mut Net<'_>, tokens: ValueId) -> ValueId {
+/// The decoder over `tokens [b, s]`.
+pub(super) fn decode(n: &mut Net<'_>, tokens: ValueId) -> Decoded {
     let m = n.m;
-    let (x, table) = n.scope("transformer", None, |n| {
+    n.scope("transformer", None, |n| {
         let (words, table) = n.scope("wte", m.vocab_size.span, |n| n.embedding(tokens));
         let positions = n.scope("wpe", m.max_position_embeddings.span, Net::positions);
         let x = n.b.add(words, positions);
@@ -18,9 +19,9 @@ pub(super) fn logits(n: &mut Net<'_>, tokens: ValueId) -> ValueId {
         for i in 0..m.num_layers.value {
             x = n.scope(&format!("h.{i}"), m.num_layers.span, |n| layer(n, x));
         }
-        (n.scope("ln_f", m.layernorm_epsilon.span, |n| n.input_norm(x)), table)
-    });
-    n.logits(x, table)
+        let hidden = n.scope("ln_f", m.layernorm_epsilon.span, |n| n.input_norm(x));
+        Decoded { hidden, table, rope: None }
+    })
 }
 
 fn layer(n: &mut Net<'_>, x: ValueId) -> ValueId {

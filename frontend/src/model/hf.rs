@@ -8,7 +8,7 @@ use crate::config::{Activation, Family, ModelConfig, PositionEmbedding, RopeScal
 pub fn config_json(m: &ModelConfig) -> Value {
     let mut out = match m.family {
         Family::Gpt2 => gpt2(m),
-        Family::Llama | Family::Qwen2 | Family::Qwen3 => llama(m),
+        _ => llama(m),
     };
     out.insert("model_type".into(), json!(m.family.model_type()));
     out.insert("architectures".into(), json!([m.family.architecture()]));

@@ -51,10 +51,15 @@ fn shell_pattern(pattern: &str) -> String {
             '[' if tail.get(1..).is_some_and(|t| t.contains(']')) => {
                 let end = tail.char_indices().skip(1).find(|(_, c)| *c == ']').map_or(0, |(i, _)| i);
                 let (negated, set) = match tail[..end].strip_prefix('!') {
-                    Some(set) => ("^", set),
-                    None => ("", &tail[..end]),
+                    Some(set) => ("[^", set),
+                    None => ("[", &tail[..end]),
                 };
-                out.push_str(&format!("[{negated}{}]", set.replace('\\', "\\\\").replace(['^', '['], "\\$0")));
+                out.push_str(negated);
+                for c in set.chars() {
+                    out.extend(matches!(c, '\\' | '^' | '[').then_some('\\'));
+                    out.push(c);
+                }
+                out.push(']');
                 rest = tail[end + 1..].chars();
             }
             c => out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),

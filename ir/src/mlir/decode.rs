@@ -161,11 +161,14 @@ impl<'c> Decoder<'c> {
 
     fn role(&mut self, attrs: &[(&'c str, Attr<'c>)], name: &mut String, loc: &Loc) -> Partly<Role> {
         let (mut role, mut init, mut decay) = ("input", None, None);
+        let (mut load, mut rate) = (None, None);
         for (key, value) in attrs {
             let known = match *key {
                 "nn.name" => value.as_text().map(|t| t.clone_into(name)),
                 "nn.role" => value.as_text().map(|t| role = t),
                 "nn.decay" => value.as_bool().map(|d| decay = Some(d)),
+                "nn.load" => value.as_text().map(|t| load = Some(t.to_owned())),
+                "nn.rate" => value.as_float(self.cx).map(|r| rate = Some(r)),
                 "nn.init" => value.as_dict().and_then(|d| match d[..] {
                     [("normal", v)] => v.as_float(self.cx).map(|std| init = Some(Init::Normal { std })),
                     [("constant", v)] => v.as_float(self.cx).map(|value| init = Some(Init::Constant { value })),
@@ -177,15 +180,18 @@ impl<'c> Decoder<'c> {
                 return fail(loc.clone(), format!("attribute {key:?} of parameter {name} is unknown or ill-typed"));
             }
         }
-        match (role, init, decay) {
-            ("input", None, None) => Ok(Role::Input),
-            ("moment", None, None) => Ok(Role::Moment),
-            ("grad", None, None) => Ok(Role::Grad),
-            ("weight", Some(init), Some(decay)) => Ok(Role::Weight { init, decay }),
-            ("weight", ..) => fail(loc.clone(), format!("weight {name} needs nn.init and nn.decay")),
-            ("input" | "moment" | "grad", ..) => {
-                fail(loc.clone(), format!("parameter {name} is no weight and has no nn.init or nn.decay"))
-            }
+        match (role, init, decay, load, rate) {
+            ("input", None, None, None, None) => Ok(Role::Input),
+            ("moment", None, None, None, None) => Ok(Role::Moment),
+            ("grad", None, None, None, None) => Ok(Role::Grad),
+            ("weight", Some(init), Some(decay), None, None) => Ok(Role::Weight { init, decay }),
+            ("expert_bias", None, None, Some(load), Some(rate)) => Ok(Role::ExpertBias { load, rate }),
+            ("weight", ..) => fail(loc.clone(), format!("weight {name} needs nn.init and nn.decay, and no more")),
+            ("expert_bias", ..) => fail(loc.clone(), format!("bias {name} needs nn.load and nn.rate, and no more")),
+            ("input" | "moment" | "grad", ..) => fail(
+                loc.clone(),
+                format!("parameter {name} is no weight and has no nn.init, nn.decay, nn.load or nn.rate"),
+            ),
             _ => fail(loc.clone(), format!("parameter {name} has the unknown role {role:?}")),
         }
     }

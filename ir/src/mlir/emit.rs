@@ -110,6 +110,9 @@ impl<'c> Emitter<'c> {
             }
             Role::Moment => vec![of("moment")],
             Role::Grad => vec![of("grad")],
+            Role::ExpertBias { load, rate } => {
+                vec![of("expert_bias"), cx.named("nn.load", cx.text(load)), cx.named("nn.rate", cx.float(*rate))]
+            }
         }
     }
 

@@ -97,6 +97,12 @@ irdl.dialect @nn {
     %result_0 = irdl.base "!builtin.tensor"
     irdl.results(result_0: %result_0)
   }
+  irdl.operation @sign {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
   irdl.operation @add {
     %operand_0 = irdl.base "!builtin.tensor"
     %operand_1 = irdl.base "!builtin.tensor"
@@ -337,6 +343,93 @@ irdl.dialect @nn {
     irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3)
     %result_0 = irdl.base "!builtin.tensor"
     irdl.results(result_0: %result_0)
+  }
+  irdl.operation @route {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: optional %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %k = irdl.base "#builtin.integer"
+    %groups = irdl.base "#builtin.integer"
+    %group_k = irdl.base "#builtin.integer"
+    %group_top = irdl.base "#builtin.integer"
+    %mask_0 = irdl.is "zero"
+    %mask_1 = irdl.is "neg_inf"
+    %mask = irdl.any_of(%mask_0, %mask_1)
+    irdl.attributes {"k" = %k, "groups" = %groups, "group_k" = %group_k, "group_top" = %group_top, "mask" = %mask}
+  }
+  irdl.operation @pick {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @pick_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %n = irdl.base "#builtin.integer"
+    irdl.attributes {"n" = %n}
+  }
+  irdl.operation @histogram {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %bins = irdl.base "#builtin.integer"
+    irdl.attributes {"bins" = %bins}
+  }
+  irdl.operation @assign {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: optional %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+    %experts = irdl.base "#builtin.integer"
+    %capacity = irdl.base "#builtin.integer"
+    irdl.attributes {"experts" = %experts, "capacity" = %capacity}
+  }
+  irdl.operation @dispatch {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: optional %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %rows = irdl.base "#builtin.integer"
+    irdl.attributes {"rows" = %rows}
+  }
+  irdl.operation @combine {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: optional %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @combine_dot {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @grouped_einsum {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: optional %operand_3)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %spec = irdl.base "#builtin.string"
+    irdl.attributes {"spec" = %spec}
   }
   irdl.operation @sum_squares {
     %operand_tensor = irdl.base "!builtin.tensor"

@@ -4,10 +4,13 @@
 //! to the same list by tests.
 
 use crate::infer::arity;
-use crate::op::{Binary, F64, Op, ReduceKind, Unary};
+use crate::op::{Binary, F64, Op, ReduceKind, RouteMask, Unary};
 
 /// Spellings of [`ReduceKind`].
 const REDUCE: &[&str] = &[ReduceKind::Sum.name(), ReduceKind::Max.name()];
+
+/// Spellings of [`RouteMask`].
+const MASK: &[&str] = &[RouteMask::Zero.name(), RouteMask::NegInf.name()];
 
 /// The value of an op's attribute.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,21 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
         Op::Constant { value } => see("value", Field::Float(value.0)),
         Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Embed => {}
         Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares => {}
+        Op::Pick | Op::Combine | Op::CombineDot => {}
+        Op::Route { k, groups, group_k, group_top, mask } => {
+            see("k", Field::Int(*k));
+            see("groups", Field::Int(*groups));
+            see("group_k", Field::Int(*group_k));
+            see("group_top", Field::Int(*group_top));
+            see("mask", Field::Word(mask.name(), MASK));
+        }
+        Op::PickGrad { n } => see("n", Field::Int(*n)),
+        Op::Histogram { bins } => see("bins", Field::Int(*bins)),
+        Op::Assign { experts, capacity } => {
+            see("experts", Field::Int(*experts));
+            see("capacity", Field::Int(*capacity));
+        }
+        Op::Dispatch { rows } => see("rows", Field::Int(*rows)),
         Op::Transpose { perm } => see("perm", Field::Ints(perm)),
         Op::Broadcast { dims } => see("dims", Field::Ints(dims)),
         Op::Slice { dim, start, len } => {
@@ -46,7 +64,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("kind", Field::Word(kind.name(), REDUCE));
             see("dims", Field::Ints(dims));
         }
-        Op::Einsum { spec } => see("spec", Field::Text(spec)),
+        Op::Einsum { spec } | Op::GroupedEinsum { spec } => see("spec", Field::Text(spec)),
         Op::EmbedGrad { vocab } => see("vocab", Field::Int(*vocab)),
         Op::RmsNorm { eps } | Op::RmsNormGrad { eps } | Op::LayerNorm { eps } | Op::LayerNormGrad { eps } => {
             see("eps", Field::Float(eps.0));
@@ -89,6 +107,7 @@ pub(super) trait Fields {
 /// The op called `name` with attributes from `f`; `None` if there is no such op.
 pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::Error> {
     let reduce = |s: &str| [ReduceKind::Sum, ReduceKind::Max].into_iter().find(|k| k.name() == s);
+    let mask = |s: &str| [RouteMask::Zero, RouteMask::NegInf].into_iter().find(|k| k.name() == s);
     Ok(Some(match name {
         "constant" => Op::Constant { value: f.float("value")? },
         "cast" => Op::Cast,
@@ -111,6 +130,21 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "attention_grad" => Op::AttentionGrad { scale: f.float("scale")?, causal: f.bool("causal")? },
         "cross_entropy" => Op::CrossEntropy,
         "cross_entropy_grad" => Op::CrossEntropyGrad,
+        "route" => Op::Route {
+            k: f.int("k")?,
+            groups: f.int("groups")?,
+            group_k: f.int("group_k")?,
+            group_top: f.int("group_top")?,
+            mask: f.word("mask", mask)?,
+        },
+        "pick" => Op::Pick,
+        "pick_grad" => Op::PickGrad { n: f.int("n")? },
+        "histogram" => Op::Histogram { bins: f.int("bins")? },
+        "assign" => Op::Assign { experts: f.int("experts")?, capacity: f.int("capacity")? },
+        "dispatch" => Op::Dispatch { rows: f.int("rows")? },
+        "combine" => Op::Combine,
+        "combine_dot" => Op::CombineDot,
+        "grouped_einsum" => Op::GroupedEinsum { spec: f.text("spec")? },
         "sum_squares" => Op::SumSquares,
         "adam_w" => Op::AdamW {
             beta1: f.float("beta1")?,
@@ -133,6 +167,9 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::Broadcast { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Reduce { .. } | Op::Einsum { .. } => 1,
         Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => 1,
         Op::CrossEntropyGrad | Op::SumSquares => 1,
+        Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
+        Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } => 1,
+        Op::Assign { .. } => 2,
         Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } | Op::CrossEntropy => 2,
         Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::AdamW { .. } => 3,
         Op::Call { .. } => return None,
@@ -175,6 +212,15 @@ pub(super) fn samples() -> Vec<Op> {
         Op::AttentionGrad { scale: one, causal: true },
         Op::CrossEntropy,
         Op::CrossEntropyGrad,
+        Op::Route { k: 1, groups: 1, group_k: 1, group_top: 1, mask: RouteMask::Zero },
+        Op::Pick,
+        Op::PickGrad { n: 1 },
+        Op::Histogram { bins: 1 },
+        Op::Assign { experts: 1, capacity: 0 },
+        Op::Dispatch { rows: 1 },
+        Op::Combine,
+        Op::CombineDot,
+        Op::GroupedEinsum { spec: "rk,enk->rn".into() },
         Op::SumSquares,
         Op::AdamW { beta1: one, beta2: one, eps: one, decay: one },
         Op::Call { callee: "f".into() },

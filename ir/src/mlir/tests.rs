@@ -40,6 +40,8 @@ fn arbitrary_func(name: &str, ops: &[(Op, Loc, u8)], types: &[TensorType]) -> Fu
     }
     f.param("m", pick(0), Role::Moment, Loc::default());
     f.param("g", pick(1), Role::Grad, Loc::default());
+    let bias = Role::ExpertBias { load: "expert_load.x".into(), rate: 1e-3 };
+    f.param("b", pick(0), bias, Loc::default());
     for (i, (op, loc, seed)) in ops.iter().enumerate() {
         let seed = usize::from(*seed);
         let (fewest, most) = table::operands(op);
@@ -161,6 +163,18 @@ fn any_op() -> impl Strategy<Value = Op> {
             }
             Op::Einsum { .. } => Op::Einsum { spec: t },
             Op::EmbedGrad { .. } => Op::EmbedGrad { vocab: int },
+            Op::Route { mask, .. } => Op::Route {
+                k: int,
+                groups: v.len(),
+                group_k: int / 3,
+                group_top: int / 2,
+                mask: if b[0] { mask } else { crate::op::RouteMask::NegInf },
+            },
+            Op::PickGrad { .. } => Op::PickGrad { n: int },
+            Op::Histogram { .. } => Op::Histogram { bins: int },
+            Op::Assign { .. } => Op::Assign { experts: int, capacity: v.len() },
+            Op::Dispatch { .. } => Op::Dispatch { rows: int },
+            Op::GroupedEinsum { .. } => Op::GroupedEinsum { spec: t },
             Op::RmsNorm { .. } => Op::RmsNorm { eps: f[0] },
             Op::RmsNormGrad { .. } => Op::RmsNormGrad { eps: f[0] },
             Op::LayerNorm { .. } => Op::LayerNorm { eps: f[0] },

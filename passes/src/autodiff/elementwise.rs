@@ -72,6 +72,8 @@ pub(super) fn unary(back: &mut Backward<'_>, f: Unary, node: &Node, dy: ValueId)
             let slope = scaled(b, 2.0, x);
             b.mul(dy, slope)
         }
+        // A step: flat on both sides.
+        Unary::Sign => constant_like(b, 0.0, dy),
         Unary::SiluGrad | Unary::GeluGrad | Unary::GeluErfGrad => return no_derivative(node, ""),
     };
     back.add(x, dx);

@@ -2,6 +2,7 @@
 
 mod contraction;
 mod elementwise;
+mod experts;
 mod inline;
 mod layers;
 mod shape;

@@ -1,6 +1,6 @@
 //! The vector-Jacobian product of every op: one row each.
 
-use super::{Backward, NO_DERIVATIVE, contraction, elementwise, layers, shape};
+use super::{Backward, NO_DERIVATIVE, contraction, elementwise, experts, layers, shape};
 use athanor_ir::{Diagnostic, Node, Op, Result};
 
 /// Adds the gradients of the operands of `node`, given those of its results.
@@ -30,7 +30,15 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         Op::Rope { interleaved, inverse } => layers::rope(back, *interleaved, *inverse, node, dy)?,
         Op::Attention { scale, causal } => layers::attention(back, *scale, *causal, node)?,
         Op::CrossEntropy => layers::cross_entropy(back, node),
-        Op::EmbedGrad { .. }
+        Op::Pick => experts::pick(back, node, dy),
+        Op::Dispatch { .. } => experts::dispatch(back, node, dy),
+        Op::Combine => experts::combine(back, node, dy),
+        Op::GroupedEinsum { spec } => experts::grouped(back, spec, node, dy)?,
+        // Choices and counts are steps: no gradient flows through them.
+        Op::Route { .. } | Op::Histogram { .. } | Op::Assign { .. } => {}
+        Op::PickGrad { .. }
+        | Op::CombineDot
+        | Op::EmbedGrad { .. }
         | Op::RmsNormGrad { .. }
         | Op::LayerNormGrad { .. }
         | Op::AttentionGrad { .. }

@@ -1,10 +1,12 @@
 //! `optimizer`: adds `update`, the step of the run's optimizer, and accumulation of gradients over micro-batches.
 //!
-//! One file per family of rules: [`adam`] (AdamW, Adam, Lamb, averaged AdamW), [`sgd`], [`came`], [`muon`]. Rules are written
+//! One file per family of rules: [`adam`] (AdamW, Adam, Lamb, averaged AdamW), [`sgd`], [`came`], [`muon`], and
+//! [`balance`] for the biases of routers. Rules are written
 //! with ordinary ops, so that fusing, memory planning and every backend treat them like the rest of the program; only AdamW
 //! is an op of its own.
 
 mod adam;
+mod balance;
 mod came;
 mod muon;
 mod norm;
@@ -32,6 +34,8 @@ use std::collections::HashMap;
 /// of its own, which `update` takes: a step whose norm is not finite can be left out.
 ///
 /// With more than one micro-batch in a step `micro` takes every `grad.w` and returns its sum with the new gradient.
+///
+/// A router's bias ([`Role::ExpertBias`]) is moved by its own rule, from the tokens of each expert over the whole step.
 #[derive(Debug, Default)]
 pub struct Optimizer;
 
@@ -103,14 +107,18 @@ pub fn optimizer(module: &Module) -> Result<Module> {
         weights.push(Weight { name: &p.name, ty, role: &p.role, loc: &p.loc, grad });
     }
     known(module, &weights)?;
-    let mut added = vec![update(module, &weights)?];
+    let balances = balance::balances(micro)?;
+    let mut update = update(module, &weights)?;
+    balance::steps(&mut update, &balances);
+    let mut added = vec![update];
     if module.run.loss_scale.is_some() {
         added.insert(0, norm::program(module, &weights));
     }
     let replaced = |f: &&Func| added.iter().all(|a| a.name != f.name);
     let funcs = module.funcs.iter().filter(replaced).flat_map(|f| {
         let is_micro = f.name == "micro";
-        let first = if is_micro && module.run.accumulation > 1 { accumulating(f, &weights) } else { f.clone() };
+        let first =
+            if is_micro && module.run.accumulation > 1 { accumulating(f, &weights, &balances) } else { f.clone() };
         std::iter::once(first).chain(added.iter().filter(move |_| is_micro).cloned())
     });
     Ok(Module { level: Level::Train, funcs: funcs.collect(), ..module.clone() })
@@ -132,14 +140,19 @@ fn known(module: &Module, weights: &[Weight<'_>]) -> Result<()> {
     }
 }
 
-/// `micro` with every gradient added to what earlier micro-batches left.
-fn accumulating(micro: &Func, weights: &[Weight<'_>]) -> Func {
+/// `micro` with every gradient, and every count of tokens, added to what earlier micro-batches left.
+fn accumulating(micro: &Func, weights: &[Weight<'_>], balances: &[balance::Balance<'_>]) -> Func {
     let mut out = micro.clone();
-    for w in weights {
-        let name = format!("grad.{}", w.name);
-        let before = out.param(name.clone(), w.ty.clone(), Role::Grad, w.loc.clone());
-        let sum = Builder::new(&mut out, w.loc.clone()).add(before, w.grad);
+    let mut accumulate = |name: String, value: ValueId, ty: &TensorType, loc: &Loc| {
+        let before = out.param(name.clone(), ty.clone(), Role::Grad, loc.clone());
+        let sum = Builder::new(&mut out, loc.clone()).add(before, value);
         out.results.iter_mut().filter(|r| r.name == name).for_each(|r| r.value = sum);
+    };
+    for w in weights {
+        accumulate(format!("grad.{}", w.name), w.grad, &w.ty, w.loc);
+    }
+    for m in balances {
+        accumulate(m.load.to_owned(), m.value, &m.ty, m.loc);
     }
     out
 }

@@ -8,7 +8,7 @@ mod matrix;
 use crate::codegen::llvm::KernelText;
 use arena::{Block, align, place};
 use athanor_ir::diag::Result;
-use athanor_ir::func::{Func, Role, ValueId};
+use athanor_ir::func::{Func, ValueId};
 use athanor_ir::module::Module;
 use athanor_ir::op::Op;
 use athanor_ir::plan::{Action, Buffer, BufferRole, Kernel, Plan, Program, Stage, Step, Target, VERSION};
@@ -154,12 +154,7 @@ pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
         for p in &func.params {
             if names.get(&p.name).is_none() {
                 names.add(&p.name);
-                let role = match &p.role {
-                    Role::Input => BufferRole::Input,
-                    Role::Weight { init, .. } => BufferRole::Weight { init: init.clone() },
-                    Role::Moment => BufferRole::Moment,
-                    Role::Grad => BufferRole::Grad,
-                };
+                let role = BufferRole::from(&p.role);
                 named.push(Named { name: p.name.clone(), ty: func.ty(p.value).clone(), role });
             }
         }

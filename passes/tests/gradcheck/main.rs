@@ -3,6 +3,7 @@
 //! Each property draws shapes and attributes, builds a function whose loss is a random weighting of one op's result, and
 //! compares the gradient of every element of every operand with (f(x+h) − f(x−h)) / 2h.
 
+mod experts;
 mod layers;
 mod ops;
 mod step;

@@ -1,40 +1,69 @@
-//! One safetensors file: a header that is believed only after it was checked, and tensors read piece by piece.
+//! One safetensors file: a header that is believed only after it was checked, and a memory map of the tensors.
 
 use crate::codes::{CKPT_OPEN, SAFETENSORS};
-use crate::init::write as write_elements;
 use athanor_ir::{DType, Diagnostic, Result};
-use half::{bf16, f16};
+use memmap2::Mmap;
 use safetensors::Dtype;
-use safetensors::tensor::TensorInfo;
-use serde::Deserialize;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Headers are at most this long, as in the library that defines the format.
 const MOST_HEADER: u64 = 100_000_000;
 
-/// Bytes of a tensor that are held at a time while it is converted.
-const PIECE: usize = 1 << 20;
-
 /// An open safetensors file.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    file: File,
+    map: Mmap,
     /// Byte offset of the first tensor.
-    data: u64,
-    /// Tensors by name; offsets count from `data`.
+    data: usize,
+    /// Tensors by name; offsets count from [`Self::data_start`].
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// What the file says about itself.
+    pub metadata: HashMap<String, String>,
 }
 
-#[derive(Deserialize)]
+/// A header whose names are all different.
+#[derive(Default)]
 struct Header {
-    #[serde(rename = "__metadata__", default)]
-    _metadata: HashMap<String, String>,
-    #[serde(flatten)]
+    metadata: HashMap<String, String>,
     tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Header;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object with a tensor per name")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+                let mut header = Header::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        header.metadata = map.next_value()?;
+                        continue;
+                    }
+                    match header.tensors.entry(name) {
+                        Entry::Vacant(e) => {
+                            e.insert(map.next_value()?);
+                        }
+                        Entry::Occupied(e) => {
+                            return Err(A::Error::custom(format_args!("`{}` is there twice", e.key())));
+                        }
+                    }
+                }
+                Ok(header)
+            }
+        }
+        d.deserialize_map(Names)
+    }
 }
 
 fn damaged(path: &Path, offset: u64, why: impl std::fmt::Display) -> Diagnostic {
@@ -50,7 +79,7 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self> {
         let cannot = |e: io::Error| {
             let e = Diagnostic::error(&CKPT_OPEN, format!("cannot open {}: {e}", path.display()));
-            Box::new(e.help("check load_checkpoint; relative paths start at the directory of the command"))
+            Box::new(e.help("check the path; relative ones start at the directory of the command"))
         };
         let mut file = File::open(path).map_err(cannot)?;
         let meta = file.metadata().map_err(cannot)?;
@@ -74,19 +103,23 @@ impl TensorFile {
             let column = if e.line() == 1 { e.column().saturating_sub(1) as u64 } else { 0 };
             damaged(path, 8 + column, format!("the header is damaged: {e}")).err()
         })?;
-        let this = Self { path: path.to_path_buf(), file, data: 8 + size, tensors: header.tensors };
-        this.check(len)?;
+        // SAFETY: the map is read only; that nobody shortens the file meanwhile is asked of the user, as for data sets.
+        let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
+        let Header { metadata, tensors } = header;
+        let this = Self { path: path.to_path_buf(), map, data: 8 + size as usize, tensors, metadata };
+        this.check()?;
         Ok(this)
     }
 
     /// Tensors must have the sizes of their shapes and follow one another up to the end of the file.
-    fn check(&self, len: u64) -> Result<()> {
+    fn check(&self) -> Result<()> {
+        let len = self.map.len() as u64;
         let mut order: Vec<(&String, &TensorInfo)> = self.tensors.iter().collect();
         order.sort_by_key(|(_, t)| t.data_offsets);
         let mut at = 0;
         for (name, t) in order {
             let (begin, end) = t.data_offsets;
-            let here = self.data.saturating_add(begin as u64);
+            let here = (self.data as u64).saturating_add(begin as u64);
             let bits = t.shape.iter().try_fold(t.dtype.bitsize(), |n, d| n.checked_mul(*d));
             if begin != at || bits.map(|b| b.div_ceil(8)) != end.checked_sub(begin) {
                 let why = format!("`{name}` {:?} {:?} cannot lie at {begin}..{end}", t.dtype, t.shape);
@@ -94,7 +127,7 @@ impl TensorFile {
             }
             at = end;
         }
-        let want = self.data + at as u64;
+        let want = self.data as u64 + at as u64;
         if want != len {
             let why = format!("the file has {len} bytes, its tensors end at {want}");
             return damaged(&self.path, len.min(want), why).err();
@@ -107,48 +140,30 @@ impl TensorFile {
         &self.path
     }
 
-    /// Reads tensor `name` into `out`, elements of `to`, rounding to nearest even; `false` if its dtype is not a float.
-    ///
-    /// # Errors
-    /// [`SAFETENSORS`] if the file cannot be read, or is shorter than when it was opened.
-    pub fn read(&self, name: &str, out: &mut [u8], to: DType) -> Result<bool> {
-        let Some(info) = self.tensors.get(name) else { return Ok(false) };
-        let Some(from) = dtype(info.dtype) else { return Ok(false) };
-        let start = self.data + info.data_offsets.0 as u64;
-        let mut file = &self.file;
-        let fail = |at: u64, e: io::Error| Box::new(damaged(&self.path, at, format!("cannot read `{name}`: {e}")));
-        file.seek(SeekFrom::Start(start)).map_err(|e| fail(start, e))?;
-        if from == to && out.len() == info.data_offsets.1 - info.data_offsets.0 {
-            return file.read_exact(out).map(|()| true).map_err(|e| fail(start, e));
-        }
-        let per_piece = PIECE / 8;
-        let mut bytes = vec![0; per_piece * from.bytes()];
-        for (i, place) in out.chunks_mut(per_piece * to.bytes()).enumerate() {
-            let piece = &mut bytes[..place.len() / to.bytes() * from.bytes()];
-            let at = start + (i * per_piece * from.bytes()) as u64;
-            file.read_exact(piece).map_err(|e| fail(at, e))?;
-            write_elements(place, to, &elements(piece, from));
-        }
-        Ok(true)
+    /// Byte offset of the first tensor.
+    pub fn data_start(&self) -> usize {
+        self.data
+    }
+
+    /// Size of the file.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether there are no tensors in it.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Elements of tensor `name` as they are in the file; empty if there is no such tensor.
+    pub fn bytes(&self, name: &str) -> &[u8] {
+        let range = self.tensors.get(name).map(|t| self.data + t.data_offsets.0..self.data + t.data_offsets.1);
+        range.and_then(|r| self.map.get(r)).unwrap_or_default()
     }
 }
 
-/// Elements of `bytes` in f64.
-fn elements(bytes: &[u8], dtype: DType) -> Vec<f64> {
-    fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        bytes.as_chunks().0.iter().map(|c| f(*c)).collect()
-    }
-    match dtype {
-        DType::F64 => each(bytes, f64::from_le_bytes),
-        DType::F32 => each(bytes, |b| f64::from(f32::from_le_bytes(b))),
-        DType::BF16 => each(bytes, |b| bf16::from_le_bytes(b).to_f64()),
-        DType::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f64()),
-        DType::I32 => each(bytes, |b| f64::from(i32::from_le_bytes(b))),
-    }
-}
-
-/// The float types that weights can have.
-fn dtype(d: Dtype) -> Option<DType> {
+/// The float types that weights are read from as they are.
+pub fn float(d: Dtype) -> Option<DType> {
     Some(match d {
         Dtype::F64 => DType::F64,
         Dtype::F32 => DType::F32,
@@ -159,7 +174,7 @@ fn dtype(d: Dtype) -> Option<DType> {
 }
 
 /// The format's name of a dtype.
-pub(super) fn format_dtype(d: DType) -> Dtype {
+pub fn format_dtype(d: DType) -> Dtype {
     match d {
         DType::F64 => Dtype::F64,
         DType::F32 => Dtype::F32,
@@ -167,4 +182,24 @@ pub(super) fn format_dtype(d: DType) -> Dtype {
         DType::F16 => Dtype::F16,
         DType::I32 => Dtype::I32,
     }
+}
+
+/// Writes length and text of the header of a file with these tensors, one after the other.
+///
+/// # Errors
+/// Of `out`.
+pub fn write_header(out: &mut impl Write, tensors: &[(String, DType, Vec<usize>)]) -> io::Result<()> {
+    let mut at = 0;
+    let info = |(name, dtype, dims): &(String, DType, Vec<usize>)| {
+        let begin = at;
+        at += dims.iter().product::<usize>() * dtype.bytes();
+        (name.clone(), TensorInfo { dtype: format_dtype(*dtype), shape: dims.clone(), data_offsets: (begin, at) })
+    };
+    let infos = tensors.iter().map(info).collect();
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(metadata), infos).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)
 }

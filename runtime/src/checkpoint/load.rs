@@ -1,72 +1,37 @@
 //! From a checkpoint to the buffers of a plan, with every difference reported at once.
 
-use super::file::TensorFile;
-use crate::codes::{CKPT_OPEN, TENSORS};
+use super::differences::Differences;
+use super::elements::{ElementsMut, copy};
+use super::mapping::{Stored, Weight, map};
+use super::tensors::Tensors;
+use crate::codes::TENSORS;
 use athanor_backends::cpu::device::CpuDevice;
-use athanor_ir::plan::BufferRole;
-use athanor_ir::{Diagnostic, Result};
-use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-
-/// Differences that are listed one by one; of more, the number is given.
-const MOST_LISTED: usize = 20;
-
-/// Index files beyond this are taken for damaged.
-const MOST_INDEX: u64 = 1 << 28;
-
-/// Tensors of a checkpoint, in one file or several.
-#[derive(Debug)]
-pub struct Tensors {
-    files: Vec<TensorFile>,
-    by_name: BTreeMap<String, usize>,
-}
-
-fn cannot<T>(path: &Path, why: impl std::fmt::Display) -> Result<T> {
-    Diagnostic::error(&CKPT_OPEN, format!("cannot open the checkpoint {}: {why}", path.display()))
-        .help("give a safetensors file, a Hugging Face directory, or an iteration directory")
-        .err()
-}
-
-impl Tensors {
-    /// Opens `files`, which must not share a name.
-    ///
-    /// # Errors
-    /// As [`TensorFile::open`], and [`CKPT_OPEN`] for a name that is there twice.
-    pub fn open(files: &[PathBuf]) -> Result<Self> {
-        let files = files.iter().map(|p| TensorFile::open(p)).collect::<Result<Vec<_>>>()?;
-        let mut by_name = BTreeMap::new();
-        for (i, f) in files.iter().enumerate() {
-            for name in f.tensors.keys() {
-                if let Some(j) = by_name.insert(name.clone(), i) {
-                    let other: &TensorFile = &files[j];
-                    return cannot(f.path(), format!("`{name}` is also in {}", other.path().display()));
-                }
-            }
-        }
-        Ok(Self { files, by_name })
-    }
-
-    fn file(&self, name: &str) -> Option<&TensorFile> {
-        self.by_name.get(name).map(|i| &self.files[*i])
-    }
-
-    /// The stored name of weight `name`: the same, or without the prefix that files of a bare model leave out.
-    fn stored<'a>(&self, name: &'a str) -> Option<&'a str> {
-        let bare = ["transformer.", "model."].iter().find_map(|p| name.strip_prefix(p));
-        [Some(name), bare].into_iter().flatten().find(|n| self.by_name.contains_key(*n))
-    }
-}
+use athanor_ir::Result;
+use athanor_ir::names::NameTable;
+use athanor_ir::plan::{BufferRole, Stage};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Fills every weight of the plan from `path`: a safetensors file, a Hugging Face directory, an iteration directory, or
-/// the directory above it.
+/// the directory above it, in whichever of the plan's namings fits.
 ///
 /// # Errors
-/// [`CKPT_OPEN`], [`crate::codes::SAFETENSORS`], and [`TENSORS`] that lists every difference.
+/// [`crate::codes::CKPT_OPEN`], [`crate::codes::SAFETENSORS`], and [`TENSORS`] that lists every difference.
 pub fn load_weights(device: &mut CpuDevice, path: &Path) -> Result<()> {
-    let tensors = Tensors::open(&weight_files(path)?)?;
-    load(device, &tensors, path, |role| matches!(role, BufferRole::Weight { .. }))
+    let tensors = Tensors::of(path)?;
+    let tables = device.plan().run.weights.clone();
+    load(device, &tensors, path, &tables, is_weight)
+}
+
+/// Whether buffers of this role are what a model has learnt.
+pub(super) fn is_weight(role: &BufferRole) -> bool {
+    matches!(role, BufferRole::Weight { .. })
+}
+
+/// The buffers with a role that `wanted` accepts: their indices, and what mappings need of them.
+pub(super) fn weights(stage: &Stage, wanted: impl Fn(&BufferRole) -> bool) -> (Vec<usize>, Vec<Weight>) {
+    let chosen = stage.buffers.iter().enumerate().filter(|(_, b)| wanted(&b.role));
+    chosen.map(|(i, b)| (i, Weight { name: b.name.clone(), dtype: b.dtype, dims: b.dims.clone() })).unzip()
 }
 
 /// Fills the buffers with a role that `wanted` accepts.
@@ -74,123 +39,123 @@ pub(super) fn load(
     device: &mut CpuDevice,
     tensors: &Tensors,
     path: &Path,
+    tables: &[NameTable],
     wanted: impl Fn(&BufferRole) -> bool,
 ) -> Result<()> {
-    let mut differences = vec![];
-    let mut plan = vec![];
-    let mut used = BTreeSet::new();
-    for (i, b) in device.stage().buffers.iter().enumerate().filter(|(_, b)| wanted(&b.role)) {
-        let Some((name, file)) = tensors.stored(&b.name).and_then(|n| Some((n, tensors.file(n)?))) else {
-            differences.push(format!("missing: `{}` {:?}", b.name, b.dims));
-            continue;
-        };
-        used.insert(name);
-        let found = &file.tensors[name];
-        if found.shape != b.dims {
-            differences.push(format!("`{name}` is {:?}; the model has {:?}", found.shape, b.dims));
-        } else if !matches!(format!("{:?}", found.dtype).as_str(), "F64" | "F32" | "BF16" | "F16") {
-            differences.push(format!("`{name}` is {:?}, which is no float that weights can be read from", found.dtype));
-        } else {
-            plan.push((i, name.to_owned(), b.dtype));
-        }
-    }
-    let unexpected = tensors.by_name.keys().filter(|n| !used.contains(n.as_str()) && !redundant(n));
-    differences.extend(unexpected.map(|n| format!("unexpected: `{n}`")));
-    if !differences.is_empty() {
-        return Err(Box::new(mismatch(path, &differences)));
-    }
-    for (i, name, dtype) in plan {
-        if let Some(file) = tensors.file(&name) {
-            file.read(&name, device.bytes_mut(i), dtype)?;
+    let (buffers, weights) = weights(device.stage(), wanted);
+    for Fitted { stored, name } in fit(tensors, path, tables, &weights)? {
+        let data = tensors.data(&name)?;
+        for part in &stored.parts {
+            let dtype = weights[part.weight].dtype;
+            let mut to = ElementsMut { dtype, bytes: device.bytes_mut(buffers[part.weight]) };
+            part.relation.walk_theirs(&(0..stored.elements()), &mut |run| copy(data.elements(), &mut to, run));
         }
     }
     Ok(())
 }
 
-fn mismatch(path: &Path, differences: &[String]) -> Diagnostic {
-    let mut text = format!("{} does not fit the model: {} differences", path.display(), differences.len());
-    for d in differences.iter().take(MOST_LISTED) {
-        let _ = write!(text, "\n  {d}");
-    }
-    if differences.len() > MOST_LISTED {
-        let _ = write!(text, "\n  … and {} more", differences.len() - MOST_LISTED);
-    }
-    Diagnostic::error(&TENSORS, text).help("check that load_checkpoint is for this model size and family")
+/// A tensor that weights need, found in a checkpoint.
+#[derive(Debug)]
+pub struct Fitted {
+    /// What it is to be.
+    pub stored: Stored,
+    /// What it is called there: its name, or that without the prefix that files of a bare model leave out.
+    pub name: String,
 }
 
-/// Tensors that carry nothing a plan needs: tables that are computed, optimizer state and counters that are read apart,
-/// and an output layer that the plan shares with the embedding.
-fn redundant(name: &str) -> bool {
+/// A naming, what it makes of the weights, and what the checkpoint calls that.
+struct Candidate<'a> {
+    known: usize,
+    table: &'a NameTable,
+    found: Vec<(Option<String>, Stored)>,
+}
+
+/// Finds every tensor of `weights` in the checkpoint from `path`, in the one of `tables` that knows most of its names.
+///
+/// # Errors
+/// [`TENSORS`] with everything that is missing, left over or of another shape.
+pub fn fit(tensors: &Tensors, path: &Path, tables: &[NameTable], weights: &[Weight]) -> Result<Vec<Fitted>> {
+    let plain = [NameTable::default()];
+    let tables = if tables.is_empty() { &plain } else { tables };
+    let mut wrong = Differences::default();
+    let mut best: Option<Candidate<'_>> = None;
+    for table in tables {
+        let stored = match map(table, weights) {
+            Ok(stored) => stored,
+            Err(unfit) => {
+                unfit.iter().for_each(|u| wrong.add(|| format!("`{}`: {}", u.name, u.why)));
+                continue;
+            }
+        };
+        let found: Vec<_> = stored.into_iter().map(|s| (found_name(tensors, &s.name), s)).collect();
+        let known = found.iter().filter(|(n, _)| n.is_some()).count();
+        if best.as_ref().is_none_or(|b| known > b.known) {
+            best = Some(Candidate { known, table, found });
+        }
+    }
+    let what = format!("{} does not fit the model", path.display());
+    let Some(Candidate { table, found, .. }) = best else {
+        wrong.end(&TENSORS, &what, "compile the configuration again with this version")?;
+        return Ok(vec![]);
+    };
+    let mut wrong = Differences::default();
+    let mut fitted = vec![];
+    let mut used = BTreeSet::new();
+    for (name, stored) in found {
+        let Some((name, info)) = name.and_then(|n| tensors.info(&n).map(|i| (n, i))) else {
+            wrong.add(|| format!("missing: `{}` {:?}", stored.name, stored.dims));
+            continue;
+        };
+        if info.shape != stored.dims && Some(&info.shape) != stored.other_dims.as_ref() {
+            wrong.add(|| format!("`{name}` is {:?}; the model has {:?}", info.shape, stored.dims));
+        } else if let Err(why) = tensors.dtype(&name) {
+            wrong.add(|| format!("`{name}`: {why}"));
+        }
+        used.insert(name.clone());
+        fitted.push(Fitted { stored, name });
+    }
+    for name in tensors.names().filter(|n| !used.contains(*n)) {
+        if !tensors.is_scale(name) && !table.ignores(name) && !is_state(name) && !is_copy(table, name) {
+            wrong.add(|| format!("unexpected: `{name}`"));
+        }
+    }
+    if wrong.is_empty() {
+        check_copies(tensors, table, &mut wrong)?;
+    }
+    let naming = if table.name.is_empty() { String::new() } else { format!(", named as by {}", table.name) };
+    let help = "check that the checkpoint is of this model's size and family, and not damaged";
+    wrong.end(&TENSORS, &format!("{what}{naming}"), help)?;
+    Ok(fitted)
+}
+
+/// The stored name of `name`: the same, or without the prefix that files of a bare model leave out.
+fn found_name(tensors: &Tensors, name: &str) -> Option<String> {
+    let bare = ["transformer.", "model."].iter().find_map(|p| name.strip_prefix(p));
+    [Some(name), bare].into_iter().flatten().find(|n| tensors.info(n).is_some()).map(str::to_owned)
+}
+
+fn is_copy(table: &NameTable, name: &str) -> bool {
+    table.copies.iter().any(|c| c.theirs == name)
+}
+
+/// What a file has twice must be the same twice: a model has it once.
+fn check_copies(tensors: &Tensors, table: &NameTable, wrong: &mut Differences) -> Result<()> {
+    for c in &table.copies {
+        let Some(of) = found_name(tensors, &c.of) else { continue };
+        let Some(info) = tensors.info(&c.theirs) else { continue };
+        let same = tensors.info(&of).is_some_and(|o| o.shape == info.shape)
+            && tensors.dtype(&c.theirs).is_ok()
+            && tensors.equal(&c.theirs, &of)?;
+        if !same {
+            wrong.add(|| format!("`{}` differs from `{of}`, and the model has one weight for both", c.theirs));
+        }
+    }
+    Ok(())
+}
+
+/// State of the optimizer and counters, which files of `MindFormers` have beside the weights and which are read apart.
+pub(super) fn is_state(name: &str) -> bool {
     const COUNTERS: [&str; 6] =
         ["epoch_num", "step_num", "global_step", "loss_scale", "global_batch_size", "consumed_samples"];
-    name.ends_with("rotary_emb.inv_freq")
-        || name.ends_with(".attn.bias")
-        || name.ends_with(".attn.masked_bias")
-        || name.starts_with("adam_m.")
-        || name.starts_with("adam_v.")
-        || name == "lm_head.weight"
-        || COUNTERS.contains(&name)
-}
-
-/// The safetensors files with the weights of the checkpoint at `path`.
-fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
-    if path.as_os_str().is_empty() || !path.exists() {
-        return cannot(path, "there is nothing");
-    }
-    if path.is_file() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    if path.join(super::TRACKER).is_file() {
-        return weight_files(&super::resume::latest(path)?);
-    }
-    let index = path.join("model.safetensors.index.json");
-    if index.is_file() {
-        return indexed(&index);
-    }
-    let whole = path.join("model.safetensors");
-    if whole.is_file() {
-        return Ok(vec![whole]);
-    }
-    match parts(path, "-model-").as_slice() {
-        [] => cannot(path, "it has no model.safetensors, no index, and no weights of a saved iteration"),
-        found => Ok(found.to_vec()),
-    }
-}
-
-/// Files `<prefix>{kind}<rank>-<world>.safetensors` of an iteration directory, by name.
-pub(super) fn parts(dir: &Path, kind: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let is_part = |p: &PathBuf| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy();
-        name.contains(kind) && name.ends_with(".safetensors")
-    };
-    let mut found: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_part).collect();
-    found.sort();
-    found
-}
-
-/// Files that a Hugging Face index names.
-fn indexed(index: &Path) -> Result<Vec<PathBuf>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let read = || {
-        let file = std::fs::File::open(index)?;
-        if file.metadata()?.len() > MOST_INDEX {
-            return Err(std::io::Error::other("it is too large for an index"));
-        }
-        Ok(serde_json::from_reader::<_, Index>(std::io::BufReader::new(file))?)
-    };
-    let index_of = match read() {
-        Ok(i) => i,
-        Err(e) => return cannot(index, e),
-    };
-    let names: BTreeSet<String> = index_of.weight_map.into_values().collect();
-    let dir = index.parent().unwrap_or(Path::new("."));
-    // An index that leads out of its directory is not one that a tool wrote.
-    if let Some(odd) = names.iter().find(|n| Path::new(n).components().count() != 1 || n.starts_with('.')) {
-        return cannot(index, format!("it names the file {odd:?}"));
-    }
-    Ok(names.into_iter().map(|n| dir.join(n)).collect())
+    name.starts_with("adam_m.") || name.starts_with("adam_v.") || COUNTERS.contains(&name)
 }

@@ -1,6 +1,7 @@
 //! Where a run stands, and how it is taken up again.
 
-use super::load::{Tensors, load, parts};
+use super::load::{is_weight, load};
+use super::tensors::{Tensors, parts};
 use super::{COMMON, TRACKER};
 use crate::codes::{CKPT_STATE, NO_RESUME};
 use crate::loss_scale::Scaling;
@@ -113,13 +114,12 @@ pub fn restore(device: &mut CpuDevice, dir: &Path, batch: u64) -> Result<State> 
         state.global_step = state.consumed_samples / batch.max(1);
         state.global_batch_size = batch;
     }
-    let (weights, moments) = (parts(dir, "-model-"), parts(dir, "-opt-"));
-    for (what, files) in [("weights", &weights), ("optimizer state", &moments)] {
-        if files.len() != 1 {
-            return nothing(dir, &format!("it has {} files of {what}, not one", files.len()));
-        }
+    let moments = parts(dir, "-opt-");
+    if moments.len() != 1 {
+        return nothing(dir, &format!("it has {} files of optimizer state, not one", moments.len()));
     }
-    load(device, &Tensors::open(&weights)?, dir, |role| matches!(role, BufferRole::Weight { .. }))?;
-    load(device, &Tensors::open(&moments)?, dir, |role| *role == BufferRole::Moment)?;
+    let tables = device.plan().run.weights.clone();
+    load(device, &Tensors::of(dir)?, dir, &tables, is_weight)?;
+    load(device, &Tensors::open(&moments)?, dir, &[], |role| *role == BufferRole::Moment)?;
     Ok(state)
 }

@@ -1,18 +1,22 @@
 //! Saving: into a directory out of sight, renamed when it is complete, and only then announced.
 
-use super::file::format_dtype;
+use super::load::{is_weight, weights};
+use super::mapping::{Weight, map};
 use super::resume::{State, iteration_name};
+use super::tensors::WHOLE;
+use super::write::{DEFAULT_SHARD, Source, write};
 use super::{COMMON, TRACKER};
 use crate::codes::CKPT_WRITE;
 use crate::plan_dir::replace;
 use athanor_backends::cpu::device::CpuDevice;
+use athanor_ir::names::NameTable;
 use athanor_ir::plan::BufferRole;
 use athanor_ir::run::RunSpec;
-use athanor_ir::{Diagnostic, Result};
-use safetensors::tensor::{Metadata, TensorInfo};
-use std::collections::HashMap;
+use athanor_ir::{DType, Diagnostic, Result};
+use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Saves the iterations of one run, and removes the oldest ones it has saved.
@@ -22,6 +26,8 @@ pub struct Saver {
     prefix: String,
     keep: usize,
     config: serde_json::Value,
+    names: Option<NameTable>,
+    limit: u64,
     written: Vec<PathBuf>,
 }
 
@@ -35,8 +41,17 @@ impl Saver {
             prefix,
             keep: run.keep_checkpoint_max.max(1),
             config: run.hf_config.clone(),
+            names: run.weights.first().cloned(),
+            limit: DEFAULT_SHARD,
             written: vec![],
         }
+    }
+
+    /// Files of weights are at most `limit` bytes large, unless one tensor is larger.
+    #[must_use]
+    pub fn shards_of(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// Saves weights, moments and `state`; the directory of the iteration.
@@ -66,13 +81,17 @@ impl Saver {
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let temp = builder.tempdir_in(&self.root)?;
         let at = |name: &str| temp.path().join(name);
-        let weights = at(&format!("{}-model-0000000-0000001.safetensors", self.prefix));
-        write_tensors(device, &weights, |role| matches!(role, BufferRole::Weight { .. }))?;
-        // The same file under the name that Hugging Face looks for; a copy where links are not possible.
-        fs::hard_link(&weights, at("model.safetensors"))
-            .or_else(|_| fs::copy(&weights, at("model.safetensors")).map(|_| ()))?;
-        let moments = at(&format!("{}-opt-0000000-0000001.safetensors", self.prefix));
-        write_tensors(device, &moments, |role| *role == BufferRole::Moment)?;
+        let weights = format!("{}-model-0000000-0000001.safetensors", self.prefix);
+        let plain = NameTable::default();
+        let table = self.names.as_ref().unwrap_or(&plain);
+        let files = write_tensors(device, temp.path(), &weights, table, self.limit, is_weight)?;
+        if files == [weights.as_str()] {
+            // The same file under the name that Hugging Face looks for; a copy where links are not possible.
+            fs::hard_link(at(&weights), at(WHOLE)).or_else(|_| fs::copy(at(&weights), at(WHOLE)).map(|_| ()))?;
+        }
+        let moments = format!("{}-opt-0000000-0000001.safetensors", self.prefix);
+        // Moments go with the plan's own names: only a plan reads them.
+        write_tensors(device, temp.path(), &moments, &plain, u64::MAX, |role| *role == BufferRole::Moment)?;
         write_synced(&at("config.json"), &pretty(&self.config)?)?;
         write_synced(&at(COMMON), &pretty(state)?)?;
         replace(temp, dir)?;
@@ -102,28 +121,45 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Writes the buffers that `wanted` accepts, straight from the arena, and waits until they are on the disk.
-fn write_tensors(device: &CpuDevice, path: &Path, wanted: impl Fn(&BufferRole) -> bool) -> io::Result<()> {
-    let mut buffers: Vec<(usize, &athanor_ir::plan::Buffer)> =
-        device.stage().buffers.iter().enumerate().filter(|(_, b)| wanted(&b.role)).collect();
-    // Wide elements first keeps every tensor aligned; then by name.
-    buffers.sort_by(|a, b| b.1.dtype.bytes().cmp(&a.1.dtype.bytes()).then_with(|| a.1.name.cmp(&b.1.name)));
-    let mut at = 0;
-    let info = |b: &athanor_ir::plan::Buffer| {
-        let data_offsets = (at, at + b.bytes);
-        at += b.bytes;
-        (b.name.clone(), TensorInfo { dtype: format_dtype(b.dtype), shape: b.dims.clone(), data_offsets })
-    };
-    let infos = buffers.iter().map(|(_, b)| *b).map(info).collect();
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(metadata), infos).map_err(io::Error::other)?;
-    let mut header = serde_json::to_vec(&metadata)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
-    for (i, _) in buffers {
-        out.write_all(device.bytes(i))?;
+/// Writes the buffers that `wanted` accepts in the naming of `table`; the names of the files.
+fn write_tensors(
+    device: &CpuDevice,
+    dir: &Path,
+    whole: &str,
+    table: &NameTable,
+    limit: u64,
+    wanted: impl Fn(&BufferRole) -> bool,
+) -> io::Result<Vec<String>> {
+    let (buffers, weights) = weights(device.stage(), wanted);
+    let stored = map(table, &weights).map_err(|unfit| {
+        let first = unfit.first().map(|u| format!("`{}`: {}", u.name, u.why)).unwrap_or_default();
+        io::Error::other(format!("{} weights do not suit the plan's table of names, {first}", unfit.len()))
+    })?;
+    write(&Arena { device, buffers, weights }, &stored, &table.copies, dir, whole, limit)
+}
+
+/// The buffers of a device as weights.
+struct Arena<'a> {
+    device: &'a CpuDevice,
+    buffers: Vec<usize>,
+    weights: Vec<Weight>,
+}
+
+impl Source for Arena<'_> {
+    fn dtype(&self, weight: usize) -> DType {
+        self.weights[weight].dtype
     }
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+
+    fn read(&self, weight: usize, range: Range<usize>) -> io::Result<Cow<'_, [u8]>> {
+        let size = self.weights[weight].dtype.bytes();
+        Ok(Cow::Borrowed(&self.device.bytes(self.buffers[weight])[range.start * size..range.end * size]))
+    }
+
+    fn in_pieces(&self, _: usize) -> bool {
+        true
+    }
+
+    fn in_memory(&self) -> bool {
+        true
+    }
 }

@@ -3,7 +3,7 @@
 use super::tensor::Array;
 
 /// The ids as row numbers below `rows`.
-fn rows_of(ids: &Array, rows: usize) -> Result<Vec<usize>, String> {
+pub(super) fn rows_of(ids: &Array, rows: usize) -> Result<Vec<usize>, String> {
     let row = |(at, id): (usize, &f64)| {
         let fits = *id >= 0.0 && (*id as usize) < rows;
         if fits { Ok(*id as usize) } else { Err(format!("id {id} at element {at} is not below {rows}")) }

@@ -6,6 +6,7 @@
 mod attention;
 mod contraction;
 mod elementwise;
+mod experts;
 mod interpret;
 mod loss;
 mod norm;
@@ -64,6 +65,19 @@ fn compute(op: &Op, ins: &[Array], outs: &[TensorType]) -> Result<Vec<Vec<f64>>,
         Op::AttentionGrad { scale, causal } => Ok(attention::backward(ins, scale.0, *causal)),
         Op::CrossEntropy => loss::cross_entropy(&ins[0], &ins[1]),
         Op::CrossEntropyGrad => one(loss::cross_entropy_grad(ins)?),
+        Op::Route { k, groups, group_k, group_top, mask } => {
+            let choice =
+                experts::Choice { k: *k, groups: *groups, group_k: *group_k, group_top: *group_top, mask: *mask };
+            one(experts::route(&ins[0], ins.get(1), &choice))
+        }
+        Op::Pick => one(experts::pick(&ins[0], &ins[1])?),
+        Op::PickGrad { n } => one(experts::pick_grad(&ins[0], &ins[1], *n)?),
+        Op::Histogram { bins } => one(experts::histogram(&ins[0], *bins)?),
+        Op::Assign { experts, capacity } => experts::assign(&ins[0], ins.get(1), *experts, *capacity),
+        Op::Dispatch { rows } => one(experts::dispatch(&ins[0], &ins[1], ins.get(2), *rows)?),
+        Op::Combine => one(experts::combine(&ins[0], &ins[1], ins.get(2))?),
+        Op::CombineDot => one(experts::combine_dot(&ins[0], &ins[1], &ins[2])?),
+        Op::GroupedEinsum { spec } => one(experts::grouped(spec, ins, outs[0].elements())?),
         Op::SumSquares => one(vec![ins.iter().flat_map(|x| &x.data).map(|v| v * v).sum()]),
         Op::AdamW { beta1, beta2, eps, decay } => Ok(optimizer::adamw(ins, [beta1.0, beta2.0, eps.0, decay.0])),
         Op::Call { callee } => Err(format!("@{callee} is run by `interpret`, which has the module")),

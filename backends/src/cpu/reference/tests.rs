@@ -1,7 +1,7 @@
 //! Values worked out by hand.
 
 use super::*;
-use athanor_ir::{DType, F64};
+use athanor_ir::{DType, F64, RouteMask};
 
 fn run(op: &Op, ins: &[&Tensor], out: &TensorType) -> Vec<f64> {
     let mut result = Tensor::zeros(out.clone());
@@ -76,4 +76,103 @@ fn labels_beyond_the_vocabulary_are_refused() {
     let mut outs = [ViewMut { ty: &ty, bytes: &mut a }, ViewMut { ty: &ty, bytes: &mut b }];
     let e = run_op(&Op::CrossEntropy, &[logits.view(), labels.view()], &mut outs).unwrap_err();
     assert!(e.contains("id 2 at element 0 is not below 2"), "{e}");
+}
+
+fn i32s(dims: &[usize]) -> TensorType {
+    TensorType::new(DType::I32, dims)
+}
+
+fn routed(
+    scores: &[f64],
+    bias: &[f64],
+    k: usize,
+    [groups, group_k, group_top]: [usize; 3],
+    mask: RouteMask,
+) -> Vec<f64> {
+    let n = bias.len();
+    let (x, b) = (Tensor::from_f64(&[scores.len() / n, n], scores), Tensor::from_f64(&[n], bias));
+    let op = Op::Route { k, groups, group_k, group_top, mask };
+    run(&op, &[&x, &b], &i32s(&[scores.len() / n, k]))
+}
+
+#[test]
+fn a_router_takes_the_best_and_the_first_among_equals() {
+    let none = [1, 1, 1];
+    assert_eq!(routed(&[0.1, 0.7, 0.7, 0.2], &[0.; 4], 3, none, RouteMask::Zero), [1., 2., 3.]);
+    // The bias decides, though nobody sees it in the scores.
+    assert_eq!(routed(&[0.1, 0.7, 0.6, 0.2], &[1., 0., 0., 0.], 2, none, RouteMask::Zero), [0., 1.]);
+}
+
+#[test]
+fn only_the_best_groups_count() {
+    // Groups of two: sums 0.9, 1.0, 0.8; the best single expert is in the last group, which does not count.
+    let scores = [0.5, 0.4, 0.45, 0.55, 0.8, 0.0];
+    assert_eq!(routed(&scores, &[0.; 6], 3, [3, 2, 2], RouteMask::Zero), [3., 0., 2.]);
+    assert_eq!(routed(&scores, &[0.; 6], 2, [3, 1, 1], RouteMask::Zero), [4., 0.]);
+    // With negative choices a masked 0 wins, a masked −∞ does not.
+    let low = [-0.5, -0.6, -0.1, -0.2];
+    assert_eq!(routed(&low, &[0.; 4], 2, [2, 1, 2], RouteMask::Zero), [0., 1.]);
+    assert_eq!(routed(&low, &[0.; 4], 2, [2, 1, 2], RouteMask::NegInf), [2., 3.]);
+}
+
+/// Tokens 0, 1, 2 with two choices each among three experts, none for expert 1.
+#[test]
+fn slots_are_sorted_by_expert_and_come_back() {
+    let ids = Tensor::from_i32(&[3, 2], &[2, 0, 0, 2, 2, 0]);
+    let (rt, ot) = (i32s(&[3, 2]), i32s(&[4]));
+    let assign = |op: &Op, ins: &[&Tensor]| {
+        let (mut rows, mut offsets) = (Tensor::zeros(rt.clone()), Tensor::zeros(ot.clone()));
+        let mut outs = [ViewMut { ty: &rt, bytes: &mut rows.bytes }, ViewMut { ty: &ot, bytes: &mut offsets.bytes }];
+        run_op(op, &ins.iter().map(|t| t.view()).collect::<Vec<_>>(), &mut outs).unwrap();
+        (rows, offsets.to_f64())
+    };
+    let (rows, offsets) = assign(&Op::Assign { experts: 3, capacity: 0 }, &[&ids]);
+    assert_eq!((rows.to_f64(), offsets), (vec![3., 0., 1., 4., 5., 2.], vec![0., 3., 3., 6.]));
+    let x = Tensor::from_f64(&[3, 1], &[10., 20., 30.]);
+    let w = Tensor::from_f64(&[3, 2], &[1., 2., 3., 4., 5., 6.]);
+    let sent = run(&Op::Dispatch { rows: 6 }, &[&x, &rows], &f64s(&[6, 1]));
+    assert_eq!(sent, [10., 20., 30., 10., 20., 30.]);
+    assert_eq!(run(&Op::Dispatch { rows: 6 }, &[&x, &rows, &w], &f64s(&[6, 1])), [20., 60., 180., 10., 80., 150.]);
+    let y = Tensor::from_f64(&[6, 1], &sent);
+    assert_eq!(run(&Op::Combine, &[&y, &rows, &w], &f64s(&[3, 1])), [30., 140., 330.]);
+    assert_eq!(run(&Op::CombineDot, &[&y, &rows, &x], &f64s(&[3, 2])), [100., 100., 400., 400., 900., 900.]);
+    assert_eq!(run(&Op::Histogram { bins: 3 }, &[&ids], &TensorType::new(DType::F32, [3, 3])), [1., 0., 1.].repeat(3));
+
+    // Two slots an expert: the first ones, or the heaviest.
+    let (rows, offsets) = assign(&Op::Assign { experts: 3, capacity: 2 }, &[&ids]);
+    assert_eq!((rows.to_f64(), offsets.clone()), (vec![2., 0., 1., 3., -1., -1.], vec![0., 2., 2., 4.]));
+    let (heaviest, _) = assign(&Op::Assign { experts: 3, capacity: 2 }, &[&ids, &w]);
+    assert_eq!(heaviest.to_f64(), [-1., -1., 0., 2., 3., 1.]);
+    assert_eq!(run(&Op::Dispatch { rows: 6 }, &[&x, &rows], &f64s(&[6, 1])), [10., 20., 10., 20., 0., 0.]);
+    assert_eq!(run(&Op::Combine, &[&y, &rows, &w], &f64s(&[3, 1])), [1. * 30. + 2. * 10., 3. * 20. + 4. * 10., 0.]);
+}
+
+#[test]
+fn a_row_meets_the_matrix_of_its_expert() {
+    let x = Tensor::from_f64(&[3, 2], &[1., 2., 3., 4., 5., 6.]);
+    // Expert 0 has no row, expert 1 the first two; the last row is nobody's.
+    let w = Tensor::from_f64(&[2, 1, 2], &[7., 7., 10., 1.]);
+    let offsets = Tensor::from_i32(&[3], &[0, 0, 2]);
+    let op = |s: &str| Op::GroupedEinsum { spec: s.into() };
+    let y = run(&op("rk,enk->rn"), &[&x, &w, &offsets], &f64s(&[3, 1]));
+    assert_eq!(y, [12., 34., 0.]);
+    let dy = Tensor::from_f64(&[3, 1], &[1., 2., 3.]);
+    assert_eq!(run(&op("rn,enk->rk"), &[&dy, &w, &offsets], &f64s(&[3, 2])), [10., 1., 20., 2., 0., 0.]);
+    assert_eq!(run(&op("rn,rk->enk"), &[&dy, &x, &offsets], &f64s(&[2, 1, 2])), [0., 0., 7., 10.]);
+    let acc = Tensor::from_f64(&[3, 1], &[100.; 3]);
+    assert_eq!(run(&op("rk,enk->rn"), &[&x, &w, &offsets, &acc], &f64s(&[3, 1])), [112., 134., 100.]);
+}
+
+#[test]
+fn rows_and_offsets_that_lead_outside_are_refused() {
+    let x = Tensor::from_f64(&[2, 1], &[1., 2.]);
+    let rows = Tensor::from_i32(&[2, 1], &[0, 2]);
+    let ty = f64s(&[2, 1]);
+    let mut bytes = vec![0; 16];
+    let e = run_op(&Op::Dispatch { rows: 2 }, &[x.view(), rows.view()], &mut [ViewMut { ty: &ty, bytes: &mut bytes }]);
+    assert!(e.unwrap_err().contains("slot 1 has row 2 of 2"));
+    let (w, offsets) = (Tensor::from_f64(&[1, 1, 1], &[1.]), Tensor::from_i32(&[2], &[0, 3]));
+    let op = Op::GroupedEinsum { spec: "rk,enk->rn".into() };
+    let e = run_op(&op, &[x.view(), w.view(), offsets.view()], &mut [ViewMut { ty: &ty, bytes: &mut bytes }]);
+    assert!(e.unwrap_err().contains("do not rise from 0 to at most 2"));
 }

@@ -20,6 +20,8 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("layernorm_epsilon", &["rms_norm_eps", "layer_norm_epsilon"]),
     ("add_qkv_bias", &["qkv_has_bias", "attention_bias"]),
     ("max_position_embeddings", &["max_position_embedding", "n_positions"]),
+    ("vocab_size", &["padded_vocab_size"]),
+    ("rotary_interleaved", &["rope_interleave"]),
     ("hidden_act", &["activation_function"]),
     ("hidden_dropout", &["hidden_dropout_rate", "hidden_dropout_prob", "resid_pdrop"]),
     ("attention_dropout", &["attention_dropout_rate", "attention_dropout_prob", "attn_pdrop"]),
@@ -52,6 +54,7 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("moe_token_drop_policy", &["enable_sdrop"]),
     ("use_pad_tokens", &["enable_gmm_safe_tokens"]),
     ("shared_expert_num", &["n_shared_experts"]),
+    ("moe_shared_expert_intermediate_size", &["shared_expert_intermediate_size"]),
     ("mtp_num_layers", &["mtp_depth", "num_nextn_predict_layers"]),
     ("mtp_loss_scaling_factor", &["mtp_loss_factor"]),
     ("qk_head_dim", &["qk_nope_head_dim"]),
@@ -73,12 +76,15 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 pub(super) fn resolve<'a>(report: &Report, layer: &'a Node, hf: bool) -> BTreeMap<&'a str, Field<'a>> {
     let mut fields: BTreeMap<&str, Field> = BTreeMap::new();
     for entry in layer.entries() {
-        // In a config.json this is a sum of two others, not the setting that MindFormers calls so.
-        if hf && entry.key == "qk_head_dim" {
-            continue;
-        }
         let field = Field::from(entry);
-        let name = canonical(&entry.key);
+        let name = match (hf, entry.key.as_str()) {
+            // In a config.json this is a sum of two others, not the setting that MindFormers calls so.
+            (true, "qk_head_dim") => continue,
+            // And these are ChatGLM's longest sequence, and InternLM2's biases of attention.
+            (true, "seq_length") => "max_position_embeddings",
+            (true, "bias") => "has_bias",
+            (_, key) => canonical(key),
+        };
         let Some(first) = fields.get(name).copied() else {
             fields.insert(name, field);
             continue;

@@ -3,14 +3,23 @@
 mod alias;
 mod family;
 mod hf;
+mod latent;
+mod layouts;
+mod moe;
 mod read;
 mod refuse;
 mod rope;
+mod switches;
 #[cfg(test)]
 mod tests;
 
 use super::span::{Span, Spanned};
 pub use family::{Convention, Family};
+pub use latent::LatentAttention;
+pub use layouts::Layouts;
+pub use moe::{
+    AuxLoss, Balance, Capacity, DropPolicy, GroupMask, Groups, LoadCounts, Moe, Router, ScoreFunction, SharedExpert,
+};
 pub(super) use read::{Inputs, Layers, read};
 pub use rope::{PositionEmbedding, Rope, RopeScaling, Yarn, YarnMagnitude};
 
@@ -69,7 +78,16 @@ pub struct InitStdRule {
     pub init_method_std: Spanned<f64>,
 }
 
-/// A dense decoder.
+/// Modules that predict the tokens after the next one (DeepSeek-V3, arXiv 2412.19437, 2.2).
+#[derive(Debug, Clone)]
+pub struct Mtp {
+    /// Further tokens; one.
+    pub num_layers: Spanned<usize>,
+    /// Factor of their mean loss.
+    pub loss_scaling_factor: Spanned<f64>,
+}
+
+/// A decoder.
 ///
 /// Sizes are in elements. Field names are Megatron's, as in `MindFormers`' `TransformerConfig`.
 #[derive(Debug, Clone)]
@@ -96,7 +114,7 @@ pub struct ModelConfig {
     pub num_query_groups: Spanned<usize>,
     /// Inner width of the feed-forward layer (of each of gate and up, if gated).
     pub ffn_hidden_size: Spanned<usize>,
-    /// Width of one head.
+    /// Width of one head (of query and key, if they differ from the value's).
     pub kv_channels: Spanned<usize>,
     /// Tokens per sample.
     pub seq_length: Spanned<usize>,
@@ -110,14 +128,28 @@ pub struct ModelConfig {
     pub add_qkv_bias: Spanned<bool>,
     /// Bias on the output projection of attention.
     pub attention_output_bias: Spanned<bool>,
-    /// Biases in the feed-forward layer.
+    /// Biases on the first projections of the feed-forward layer.
     pub mlp_bias: Spanned<bool>,
+    /// Bias on its last one.
+    pub mlp_down_bias: Spanned<bool>,
     /// Two projections, one of them through the activation, multiplied.
     pub gated_linear_unit: Spanned<bool>,
     /// Activation.
     pub hidden_act: Spanned<Activation>,
-    /// Normalise each head of q and k before the rotation.
+    /// Keeps what enters the gate below this and its other factor within ± this.
+    pub activation_func_clamp_value: Option<Spanned<f64>>,
+    /// Normalise each head of q and k before the rotation; the latents, if attention has them.
     pub qk_layernorm: Spanned<bool>,
+    /// Normalise what attention and the feed-forward layer return, too.
+    pub sandwich_norm: Spanned<bool>,
+    /// Divide the rows of the output layer by their length.
+    pub norm_head: Spanned<bool>,
+    /// Latent attention in place of the ordinary one.
+    pub latent: Option<LatentAttention>,
+    /// Experts in place of the feed-forward layer of some layers.
+    pub moe: Option<Moe>,
+    /// Prediction of further tokens.
+    pub mtp: Option<Mtp>,
     /// Positions.
     pub position_embedding: Spanned<PositionEmbedding>,
     /// Factor on q·k; `None` is `1/√kv_channels`.
@@ -158,4 +190,6 @@ pub struct ModelConfig {
     pub pad_token_id: Spanned<i64>,
     /// Samples come with `seq_length` tokens and their labels, not with one token more.
     pub input_sliced_sig: Spanned<bool>,
+    /// How weights are fused in files of `MindFormers`.
+    pub layouts: Layouts,
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use athanor_ir::Diagnostic;
 
 use super::family::Defaults;
+use super::layouts;
 use super::{
-    Activation, Convention, Dtype, Family, InitStdRule, ModelConfig, Normalization, alias, family, hf, refuse, rope,
+    Convention, Dtype, Family, InitStdRule, ModelConfig, Moe, Mtp, Normalization, alias, family, hf, latent, moe,
+    refuse, rope, switches,
 };
 use crate::config::codes;
 use crate::config::general::General;
@@ -19,7 +21,7 @@ use crate::config::reader::{self, Field, Rule, Section};
 use crate::config::report::Report;
 use crate::config::span::{Span, Spanned};
 
-const DTYPES: &[(&str, Dtype)] = &[
+pub(super) const DTYPES: &[(&str, Dtype)] = &[
     ("float32", Dtype::F32),
     ("fp32", Dtype::F32),
     ("bfloat16", Dtype::Bf16),
@@ -92,11 +94,9 @@ pub(in crate::config) fn read<'a>(
         (false, None) => Convention::Mcore,
     };
     let hf_file = hf.map(|(_, file)| *file);
-    if refuse::needs_more(&mut s, top, legacy) {
-        return None;
-    }
-    let config =
-        body(&mut s, &Body { family, convention, arch, span, hf_file, data_seq_length: inputs.data_seq_length });
+    let refused = refuse::needs_more(&mut s);
+    let around = Body { family, convention, arch, span, hf_file, data_seq_length: inputs.data_seq_length };
+    let config = body(&mut s, top, &around).filter(|_| !refused);
     finish(s, hf_file);
     config
 }
@@ -122,21 +122,24 @@ fn architecture(s: &mut Section<'_>) -> Option<Spanned<String>> {
     Some(Spanned::at(node.text()?.to_owned(), node.span))
 }
 
-struct Body {
-    family: Family,
-    convention: Convention,
+/// What is known of a model before its keys are read.
+pub(super) struct Body {
+    pub family: Family,
+    pub convention: Convention,
     arch: Option<Spanned<String>>,
     span: Option<Span>,
-    hf_file: Option<u32>,
+    /// Index of the config.json among the sources.
+    pub hf_file: Option<u32>,
     data_seq_length: Option<Spanned<usize>>,
 }
 
-fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
+fn body(s: &mut Section<'_>, top: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
     let d = b.family.defaults(b.convention);
-    let vocab_size = required(s, "vocab_size");
-    let hidden_size = required(s, "hidden_size");
-    let num_layers = required(s, "num_layers");
-    let num_attention_heads = required(s, "num_attention_heads");
+    let sizes = d.sizes;
+    let vocab_size = required(s, "vocab_size", sizes.map(|s| s.vocab));
+    let hidden_size = required(s, "hidden_size", sizes.map(|s| s.hidden));
+    let num_layers = required(s, "num_layers", sizes.map(|s| s.layers));
+    let num_attention_heads = required(s, "num_attention_heads", sizes.map(|s| s.heads));
     let ffn_hidden_size = ffn_hidden_size(s, b, hidden_size, &d);
     // A missing size is reported and stands in as 1, so that the rest of the section is still read and reported.
     let complete = [&vocab_size, &hidden_size, &num_layers, &num_attention_heads, &ffn_hidden_size];
@@ -144,9 +147,21 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
     let or_one = |size: Option<Spanned<usize>>| size.unwrap_or(Spanned::default(1));
     let [vocab_size, hidden_size, num_layers] = [vocab_size, hidden_size, num_layers].map(or_one);
     let [num_attention_heads, ffn_hidden_size] = [num_attention_heads, ffn_hidden_size].map(or_one);
-    let num_query_groups = s.positive("num_query_groups", num_attention_heads.value);
+    let layernorm_epsilon = s.checked("layernorm_epsilon", d.layernorm_epsilon, "must be above 0", |v| *v > 0.0);
+    let latent = latent::read(s, b.convention, &d, layernorm_epsilon.value);
+    let num_query_groups = match &latent {
+        // Every head has its own keys and values, whatever a config.json says for form's sake.
+        Some(_) => {
+            s.take(&["num_query_groups"]);
+            num_attention_heads
+        }
+        None => query_groups(s, num_attention_heads.value, &d),
+    };
     let head_dim = d.head_dim.unwrap_or(hidden_size.value / num_attention_heads.value);
-    let kv_channels = s.positive("kv_channels", head_dim);
+    let kv_channels = match &latent {
+        Some(latent) => Spanned { value: latent.head_dim(), span: latent.qk_head_dim.span },
+        None => s.positive("kv_channels", head_dim),
+    };
     let seq_length = match (s.opt_checked("seq_length", "must be at least 1", |v| *v >= 1), b.data_seq_length) {
         (Some(own), _) => own,
         (None, Some(data)) => data,
@@ -154,18 +169,27 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
     };
     let max_position_embeddings =
         s.positive("max_position_embeddings", d.max_position_embeddings.unwrap_or(seq_length.value));
-    let around =
-        rope::Surroundings { convention: b.convention, defaults: &d, max_position_embeddings, hf_file: b.hf_file };
-    let position_embedding = rope::read(s, &around);
-    let (add_qkv_bias, attention_output_bias, mlp_bias) = biases(s, b, &d);
-    let (hidden_act, gated_linear_unit) = activation(s, b.convention, &d);
+    let around = rope::Surroundings {
+        convention: b.convention,
+        defaults: &d,
+        latent: latent.is_some(),
+        max_position_embeddings,
+        hf_file: b.hf_file,
+    };
+    let position_embedding = positions(s, b, &around);
+    let biases = switches::biases(s, b, &d);
+    let (hidden_act, gated_linear_unit) = switches::activation(s, b.convention, &d);
     let params_dtype = s.one_of("params_dtype", DTYPES, d.params_dtype);
+    let around =
+        moe::Around { family: b.family, convention: b.convention, experts: d.experts, num_layers, ffn_hidden_size };
+    let moe = experts(s, top, &around);
+    let family = with_experts(b.family, b.convention, moe.as_ref());
     let mut config = ModelConfig {
         span: b.span,
-        family: b.family,
+        family,
         convention: b.convention,
-        model_type: s.get("model_type", b.family.model_type().to_owned()),
-        architecture: b.arch.clone().unwrap_or_else(|| Spanned::default(b.family.architecture().to_owned())),
+        model_type: s.get("model_type", family.model_type().to_owned()),
+        architecture: b.arch.clone().unwrap_or_else(|| Spanned::default(family.architecture().to_owned())),
         vocab_size,
         hidden_size,
         num_layers,
@@ -175,21 +199,24 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         kv_channels,
         seq_length,
         max_position_embeddings,
-        normalization: s.one_of(
-            "normalization",
-            &[("RMSNorm", Normalization::RmsNorm), ("LayerNorm", Normalization::LayerNorm)],
-            d.normalization,
-        ),
-        layernorm_epsilon: s.checked("layernorm_epsilon", d.layernorm_epsilon, "must be above 0", |v| *v > 0.0),
-        add_qkv_bias,
-        attention_output_bias,
-        mlp_bias,
+        normalization: normalization(s, &d),
+        layernorm_epsilon,
+        add_qkv_bias: biases.qkv,
+        attention_output_bias: biases.output,
+        mlp_bias: biases.mlp,
+        mlp_down_bias: biases.mlp_down,
         gated_linear_unit,
         hidden_act,
+        activation_func_clamp_value: s.opt_checked("activation_func_clamp_value", "must be above 0", |v| *v > 0.0),
         qk_layernorm: s.get("qk_layernorm", d.qk_layernorm),
+        sandwich_norm: s.get("sandwich_norm", d.sandwich_norm),
+        norm_head: norm_head(s, b, vocab_size.value),
         position_embedding,
         softmax_scale: s.opt_checked("softmax_scale", "must be above 0", |v| *v > 0.0),
-        tie_word_embeddings: tied(s, d.tie),
+        mtp: mtp(s, &d),
+        latent,
+        moe,
+        tie_word_embeddings: switches::tied(s, d.tie),
         hidden_dropout: s.dropout("hidden_dropout", d.hidden_dropout),
         attention_dropout: s.dropout("attention_dropout", d.attention_dropout),
         embedding_dropout: s.dropout("embedding_dropout", d.embedding_dropout),
@@ -197,9 +224,9 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         embedding_params_dtype: s.one_of("embedding_params_dtype", DTYPES, params_dtype.value),
         compute_dtype: s.one_of("compute_dtype", DTYPES, d.compute_dtype),
         layernorm_compute_dtype: s.one_of("layernorm_compute_dtype", DTYPES, Dtype::F32),
-        softmax_compute_dtype: softmax_dtype(s, d.compute_dtype),
+        softmax_compute_dtype: switches::softmax_dtype(s, d.compute_dtype),
         rotary_dtype: s.one_of("rotary_dtype", DTYPES, Dtype::F32),
-        fp32_residual_connection: residual(s),
+        fp32_residual_connection: switches::residual(s),
         init_method_std: s.checked("init_method_std", d.init_method_std, "must not be negative", |v| *v >= 0.0),
         param_init_std_rules: init_rules(s),
         calculate_per_token_loss: s.get("calculate_per_token_loss", false),
@@ -207,6 +234,7 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
         ignore_token_id: s.get("ignore_token_id", -100),
         pad_token_id: s.get("pad_token_id", d.pad_token_id),
         input_sliced_sig: s.get("input_sliced_sig", false),
+        layouts: layouts::read(s),
     };
     for (name, dropout) in [
         ("hidden_dropout", &mut config.hidden_dropout),
@@ -224,13 +252,102 @@ fn body(s: &mut Section<'_>, b: &Body) -> Option<ModelConfig> {
     complete.then_some(config)
 }
 
-fn required<'a>(s: &mut Section<'a>, key: &'a str) -> Option<Spanned<usize>> {
+fn required<'a>(s: &mut Section<'a>, key: &'a str, default: Option<usize>) -> Option<Spanned<usize>> {
     let value = s.opt_checked(key, "must be at least 1", |v| *v >= 1);
     if value.is_none() && s.peek(key).is_none_or(|f| f.node.is_null()) {
+        if default.is_some() {
+            return default.map(Spanned::default);
+        }
         let help = "add it to `model.model_config`, or name a folder with a config.json in `pretrained_model_dir`";
         s.missing(key, help);
     }
     value
+}
+
+/// Key and value heads; ChatGLM has a switch and a number for them.
+fn query_groups(s: &mut Section<'_>, heads: usize, d: &Defaults) -> Spanned<usize> {
+    let shared = s.opt::<bool>("multi_query_attention");
+    let of_chatglm = s.opt_checked::<usize>("multi_query_group_num", "must be at least 1", |v| *v >= 1);
+    let default = match (shared.map(|on| on.value), of_chatglm) {
+        (Some(false), _) => Spanned { value: heads, span: shared.and_then(|s| s.span) },
+        (_, Some(groups)) => groups,
+        _ => Spanned::default(d.num_query_groups.unwrap_or(heads)),
+    };
+    let own = s.positive("num_query_groups", default.value);
+    if own.is_set() { own } else { default }
+}
+
+/// Positions; Baichuan's 13B models have ALiBi, which only the class or a missing length tells.
+fn positions(s: &mut Section<'_>, b: &Body, around: &rope::Surroundings<'_>) -> Spanned<super::PositionEmbedding> {
+    let by_class = b.arch.as_ref().filter(|a| a.value.starts_with("Baichuan13B"));
+    let by_length = b.family == Family::Baichuan
+        && b.convention == Convention::HuggingFace
+        && s.peek("max_position_embeddings").is_none()
+        && s.peek("position_embedding_type").is_none();
+    let mask = s.opt::<bool>("use_alibi_mask");
+    let read = rope::read(s, around);
+    match (mask, by_class, by_length) {
+        (Some(on), ..) if on.value => Spanned { value: super::PositionEmbedding::Alibi, span: on.span },
+        (None, Some(class), _) => Spanned { value: super::PositionEmbedding::Alibi, span: class.span },
+        (None, None, true) => Spanned { value: super::PositionEmbedding::Alibi, span: b.span },
+        _ => read,
+    }
+}
+
+/// `normalization`, or ChatGLM's `rmsnorm`.
+fn normalization(s: &mut Section<'_>, d: &Defaults) -> Spanned<Normalization> {
+    let names = [("RMSNorm", Normalization::RmsNorm), ("LayerNorm", Normalization::LayerNorm)];
+    let rms = s.opt::<bool>("rmsnorm");
+    let rms = rms.map(|r| r.map(|on| if on { Normalization::RmsNorm } else { Normalization::LayerNorm }));
+    s.opt_one_of("normalization", &names).or(rms).unwrap_or(Spanned::default(d.normalization))
+}
+
+/// The output layer's rows are normalised in Baichuan2, which the legacy class or the size of the vocabulary tells.
+fn norm_head(s: &mut Section<'_>, b: &Body, vocab: usize) -> Spanned<bool> {
+    let second = match (&b.arch, b.convention) {
+        (Some(class), Convention::Legacy) => class.value.contains("V2"),
+        _ => vocab == 125_696,
+    };
+    s.get("norm_head", b.family == Family::Baichuan && second)
+}
+
+fn experts(s: &mut Section<'_>, top: &mut Section<'_>, around: &moe::Around) -> Option<Moe> {
+    if around.convention == Convention::Legacy {
+        let deepseek = matches!(around.family, Family::DeepseekV2 | Family::DeepseekV3);
+        let extra_loss = s.get("return_extra_loss", deepseek);
+        return moe::read_legacy(top, around, extra_loss);
+    }
+    s.take(&["return_extra_loss"]);
+    let mut legacy = top.section("moe_config");
+    if let Some(experts) = legacy.opt::<usize>("expert_num").filter(|n| n.value > 1) {
+        let message = "`moe_config` belongs to the legacy layout; here experts are described in `model.model_config`";
+        let found = Diagnostic::error(&codes::CONTRADICTION, message)
+            .help("move its keys to `model.model_config`: `n_routed_experts`, `num_experts_per_tok`, …");
+        legacy.error_at(found, experts.span, "experts");
+    }
+    moe::read(s, around)
+}
+
+/// Legacy experts are a section beside any Llama: what that makes of the family.
+fn with_experts(family: Family, convention: Convention, moe: Option<&Moe>) -> Family {
+    match (family, convention, moe) {
+        (Family::Llama | Family::Qwen2, Convention::Legacy, Some(moe)) => {
+            let gated = moe.shared.as_ref().is_some_and(|s| s.gated.value);
+            if gated { Family::Qwen2Moe } else { Family::Mixtral }
+        }
+        _ => family,
+    }
+}
+
+/// Prediction of the token after the next.
+fn mtp(s: &mut Section<'_>, d: &Defaults) -> Option<Mtp> {
+    let layers = s.get("mtp_num_layers", d.mtp_layers);
+    let factor = s.checked("mtp_loss_scaling_factor", 0.3, "must not be negative", |v| *v >= 0.0);
+    if layers.value > 1 {
+        let help = "write `num_nextn_predict_layers: 1`; the original has no more either";
+        s.not_supported(layers.span, "prediction of more than one further token", help);
+    }
+    (layers.value > 0).then_some(Mtp { num_layers: layers, loss_scaling_factor: factor })
 }
 
 /// The inner width: given, or by the rule of the family.
@@ -248,7 +365,8 @@ fn ffn_hidden_size(
         return given;
     }
     let hidden = hidden?;
-    if b.convention == Convention::Legacy && b.family == Family::Llama {
+    let like_llama = [Family::Llama, Family::Mixtral, Family::Baichuan, Family::InternLm, Family::InternLm2];
+    if b.convention == Convention::Legacy && like_llama.contains(&b.family) {
         // The legacy Llama layer: 4h, times (multiplier + 0.01), two thirds of it, up to a multiple.
         let wide = hidden.value.saturating_mul(4);
         let wide = multiplier.map_or(wide, |m| ((m.value + 0.01) * wide as f64) as usize);
@@ -259,90 +377,7 @@ fn ffn_hidden_size(
     if !d.gated {
         return Some(Spanned { value: hidden.value.saturating_mul(expand.value), span: expand.span });
     }
-    required(s, "ffn_hidden_size")
-}
-
-/// Biases of q, k, v; of the attention output; of the feed-forward layer.
-fn biases(s: &mut Section<'_>, b: &Body, d: &Defaults) -> (Spanned<bool>, Spanned<bool>, Spanned<bool>) {
-    let all = s.get("add_bias_linear", d.bias);
-    let qkv = s.opt::<bool>("add_qkv_bias");
-    let or_all = |own: Option<Spanned<bool>>, default: bool| match own {
-        Some(own) if own.value || !all.value => own,
-        _ if all.value => all,
-        _ => Spanned::default(default),
-    };
-    // Hugging Face's `attention_bias` covers the output projection, MindFormers' alias of it does not.
-    let output = qkv.filter(|_| b.convention == Convention::HuggingFace && b.family != Family::Qwen2);
-    let output = output.filter(|v| v.span.map(|s| s.file) == b.hf_file);
-    let legacy_output = s.opt::<bool>("attn_proj_has_bias");
-    let mlp = s.opt::<bool>("mlp_bias");
-    let fc = [s.opt::<bool>("add_mlp_fc1_bias_linear"), s.opt::<bool>("add_mlp_fc2_bias_linear")];
-    if let [Some(one), Some(two)] = fc
-        && one.value != two.value
-    {
-        s.not_supported(one.span, "a bias in only one of the feed-forward projections", "give both the same value");
-    }
-    (or_all(qkv, d.qkv_bias), or_all(legacy_output.or(output), false), or_all(mlp.or(fc[0]), false))
-}
-
-fn activation(s: &mut Section<'_>, convention: Convention, d: &Defaults) -> (Spanned<Activation>, Spanned<bool>) {
-    // MindSpore's GELU is the tanh approximation; Hugging Face's is exact.
-    let gelu = if convention == Convention::HuggingFace { Activation::Gelu } else { Activation::GeluTanh };
-    let table = [
-        ("silu", (Activation::Silu, false)),
-        ("swish", (Activation::Silu, false)),
-        ("swiglu", (Activation::Silu, true)),
-        ("fusedswiglu", (Activation::Silu, true)),
-        ("gelu", (gelu, false)),
-        // Ours: exact whatever the convention.
-        ("gelu_erf", (Activation::Gelu, false)),
-        ("gelu_new", (Activation::GeluTanh, false)),
-        ("gelu_fast", (Activation::GeluTanh, false)),
-        ("gelu_pytorch_tanh", (Activation::GeluTanh, false)),
-        ("fast_gelu", (Activation::QuickGelu, false)),
-        ("quick_gelu", (Activation::QuickGelu, false)),
-        ("relu", (Activation::Relu, false)),
-    ];
-    let act = s.one_of("hidden_act", &table, (d.hidden_act, false));
-    let gated = s.get("gated_linear_unit", d.gated || act.value.1);
-    if act.value.1 && !gated.value {
-        let found = Diagnostic::error(&codes::CONTRADICTION, "`hidden_act: swiglu` is a gated activation")
-            .help("remove `gated_linear_unit: False`, or use `hidden_act: silu`");
-        let found = s.report.mark(found, act.span, "gated");
-        s.report.push(s.report.mark(found, gated.span, "not gated"));
-    }
-    (act.map(|a| a.0), gated)
-}
-
-fn tied(s: &mut Section<'_>, default: bool) -> Spanned<bool> {
-    let tie = s.opt::<bool>("tie_word_embeddings");
-    let untie = s.opt::<bool>("untie_embeddings_and_output_weights");
-    if let (Some(tie), Some(untie)) = (&tie, &untie)
-        && tie.value == untie.value
-    {
-        // The YAML may undo what the config.json says.
-        if tie.span.map(|s| s.file) == untie.span.map(|s| s.file) {
-            let message = "`tie_word_embeddings` and `untie_embeddings_and_output_weights` contradict each other";
-            let found = Diagnostic::error(&codes::CONTRADICTION, message).help("keep `tie_word_embeddings`");
-            let found = s.report.mark(found, tie.span, if tie.value { "tied" } else { "not tied" });
-            s.report.push(s.report.mark(found, untie.span, if untie.value { "not tied" } else { "tied" }));
-        } else if untie.span.map(|s| s.file) < tie.span.map(|s| s.file) {
-            return untie.map(|u| !u);
-        }
-    }
-    tie.or(untie.map(|u| u.map(|u| !u))).unwrap_or(Spanned::default(default))
-}
-
-/// `softmax_compute_dtype`, or the boolean `attention_softmax_in_fp32`.
-fn softmax_dtype(s: &mut Section<'_>, compute: Dtype) -> Spanned<Dtype> {
-    let in_f32 = s.opt::<bool>("attention_softmax_in_fp32").map(|v| v.map(|on| if on { Dtype::F32 } else { compute }));
-    s.opt_one_of("softmax_compute_dtype", DTYPES).or(in_f32).unwrap_or(Spanned::default(Dtype::F32))
-}
-
-/// `fp32_residual_connection`, or `residual_dtype: float32`.
-fn residual(s: &mut Section<'_>) -> Spanned<bool> {
-    let dtype = s.opt_one_of("residual_dtype", DTYPES).map(|d| d.map(|d| d == Dtype::F32));
-    s.opt("fp32_residual_connection").or(dtype).unwrap_or(Spanned::default(false))
+    required(s, "ffn_hidden_size", d.sizes.map(|s| s.ffn))
 }
 
 fn init_rules(s: &mut Section<'_>) -> Vec<InitStdRule> {

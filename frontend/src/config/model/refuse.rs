@@ -21,19 +21,24 @@ use Asks::{Above, IfFalse, IfSet, IfTrue};
 
 /// Key, when it asks for something, what it asks for.
 const SWITCHES: &[(&str, Asks, &str)] = &[
-    ("num_moe_experts", Above(1.0), "a mixture of experts"),
-    ("multi_latent_attention", IfTrue, "multi-head latent attention"),
-    ("kv_lora_rank", IfSet, "multi-head latent attention"),
-    ("mtp_num_layers", Above(0.0), "multi-token prediction"),
     ("experimental_attention_variant", IfSet, "this variant of attention"),
-    ("enable_hyper_connections", IfTrue, "hyper-connections"),
-    ("sandwich_norm", IfTrue, "normalisation after the sub-layers"),
+    ("enable_hyper_connections", IfTrue, "a residual stream of several hyper-connections"),
+    ("o_groups", Above(1.0), "an output projection of low rank by groups of heads"),
+    ("compress_ratios", IfSet, "attention over compressed keys and values"),
+    ("csa_compress_ratios", IfSet, "attention over compressed keys and values"),
+    ("dsa_indexer_topk", IfSet, "attention over the keys that an indexer chooses"),
+    ("index_topk", IfSet, "attention over the keys that an indexer chooses"),
+    ("moe_n_hash_layers", Above(0.0), "routing by a hash of the token"),
+    ("n_hash_layers", Above(0.0), "routing by a hash of the token"),
+    ("num_hash_layers", Above(0.0), "routing by a hash of the token"),
+    ("moe_router_force_expert_balance", IfTrue, "routing in turn, whatever the router says,"),
+    ("moe_apply_probs_on_input", IfTrue, "weighing of what enters an expert"),
+    ("output_router_logits", IfTrue, "Hugging Face's loss on uneven load, over all layers at once,"),
+    ("pre_seq_len", Above(0.0), "parameter-efficient tuning"),
     ("apply_residual_connection_post_layernorm", IfTrue, "the residual connection after the normalisation"),
     ("post_layer_norm", IfFalse, "a decoder without its last normalisation"),
-    ("apply_query_key_layer_scaling", IfTrue, "scaling of attention by the layer's number"),
     ("scale_attn_by_inverse_layer_idx", IfTrue, "scaling of attention by the layer's number"),
     ("scale_attn_weights", IfFalse, "attention without a scale"),
-    ("use_alibi_mask", IfTrue, "ALiBi"),
     ("use_sliding_window", IfTrue, "a sliding attention window"),
     ("window_size", IfSet, "a sliding attention window"),
     ("window_attn_skip_freq", IfSet, "a sliding attention window"),
@@ -41,40 +46,42 @@ const SWITCHES: &[(&str, Asks, &str)] = &[
     ("use_eod_attn_mask_compression", IfTrue, "packed attention by document ends"),
     ("use_eod_reset", IfTrue, "packed attention by document ends"),
     ("fp16_lm_cross_entropy", IfTrue, "the loss in float16"),
-    ("activation_func_clamp_value", IfSet, "a clamped activation"),
     ("pet_config", IfSet, "parameter-efficient tuning"),
     ("num_encoder_layers", IfSet, "an encoder"),
     ("is_reward_model", IfTrue, "a reward model"),
     ("add_cross_attention", IfTrue, "cross attention"),
 ];
 
-/// Keys of experts, latent attention and multi-token prediction: known, and without effect in a dense decoder.
+/// Keys that belong to what a model has or has not, and without effect where it has it not.
 const KNOWN: &str = "\
-    num_moe_experts multi_latent_attention sandwich_norm moe_ffn_hidden_size moe_router_topk moe_router_num_groups \
-    moe_router_group_topk moe_router_topk_scaling_factor moe_router_score_function moe_router_dtype \
-    moe_router_enable_expert_bias moe_router_bias_update_rate moe_grouped_gemm moe_z_loss_coeff \
-    moe_expert_capacity_factor moe_token_drop_policy use_pad_tokens shared_expert_num mtp_num_layers \
-    mtp_loss_scaling_factor moe_intermediate_size num_experts_chosen num_experts_per_tok n_group topk_group \
-    routed_scaling_factor use_gating_sigmoid scoring_func router_dense_type balance_via_topk_bias \
+    moe_ffn_hidden_size moe_router_topk moe_router_num_groups moe_router_group_topk moe_router_topk_scaling_factor \
+    moe_router_score_function moe_router_dtype moe_router_enable_expert_bias moe_router_bias_update_rate \
+    moe_grouped_gemm moe_z_loss_coeff moe_expert_capacity_factor moe_token_drop_policy use_pad_tokens \
+    shared_expert_num mtp_loss_scaling_factor moe_intermediate_size num_experts_chosen num_experts_per_tok n_group \
+    topk_group routed_scaling_factor use_gating_sigmoid scoring_func router_dense_type balance_via_topk_bias \
     topk_bias_update_rate use_gmm z_loss_factor capacity_factor enable_sdrop enable_gmm_safe_tokens n_shared_experts \
-    mtp_depth num_nextn_predict_layers mtp_loss_factor moe_router_load_balancing_type moe_aux_loss_coeff \
-    moe_layer_freq first_k_dense_replace moe_shared_expert_overlap moe_shared_expert_intermediate_size \
+    mtp_loss_factor moe_router_load_balancing_type moe_aux_loss_coeff moe_layer_freq first_k_dense_replace \
+    moe_shared_expert_overlap moe_shared_expert_intermediate_size shared_expert_intermediate_size \
     moe_router_pre_softmax moe_token_dispatcher_type group_wise_a2a comp_comm_parallel comp_comm_parallel_degree \
-    norm_topk_prob use_shared_expert_gating topk_method callback_moe_droprate moe_router_force_expert_balance \
-    moe_router_fusion moe_apply_probs_on_input print_expert_load enable_expert_relocation \
-    expert_relocation_initial_iteration expert_relocation_freq q_lora_rank kv_lora_rank qk_head_dim qk_nope_head_dim \
-    qk_pos_emb_head_dim qk_rope_head_dim v_head_dim beta_fast beta_slow mscale mscale_all_dim rotary_scaling_factor \
-    factor scaling_factor original_max_position_embeddings virtual_pipeline_model_parallel_size pp_interleave_num \
-    coeff expert_num n_routed_experts num_experts use_eod_reset rope_scaling rope_parameters sliding_window \
-    activation_func layer_types ep_size aux_loss_alpha seq_aux";
+    norm_topk_prob use_shared_expert_gating topk_method callback_moe_droprate moe_router_fusion print_expert_load \
+    enable_expert_relocation expert_relocation_initial_iteration expert_relocation_freq q_lora_rank kv_lora_rank \
+    qk_head_dim qk_nope_head_dim qk_pos_emb_head_dim qk_rope_head_dim v_head_dim beta_fast beta_slow mscale \
+    mscale_all_dim rotary_scaling_factor factor scaling_factor original_max_position_embeddings \
+    virtual_pipeline_model_parallel_size pp_interleave_num coeff rope_scaling rope_parameters sliding_window \
+    activation_func layer_types ep_size aux_loss_alpha seq_aux apply_query_key_layer_scaling decoder_sparse_step \
+    mlp_only_layers router_jitter_noise output_router_logits quantization_bit prefix_projection pre_seq_len rope_ratio \
+    multi_query_attention multi_query_group_num rmsnorm original_rope classifier_dropout base_seqlen training_seqlen \
+    embed_layernorm logn model_max_length z_loss_weight no_recompute_layers use_kv_channels mla_softmax_scale \
+    moe_router_group_best moe_router_group_mask moe_aux_loss_counts norm_head has_bias o_lora_rank \
+    csa_window_size csa_dense_mode csa_compress_rotary_base apply_dsa_kernel_fusion num_residual_streams";
 
 /// The keys in [`KNOWN`].
 pub(super) fn known() -> impl Iterator<Item = &'static str> {
     KNOWN.split_whitespace()
 }
 
-/// Reports every switch that is on, and returns true if the model is not a dense decoder because of one.
-pub(super) fn needs_more<'a>(s: &mut Section<'a>, top: &mut Section<'a>, legacy: bool) -> bool {
+/// Reports every switch that is on, and returns true if there is one.
+pub(super) fn needs_more(s: &mut Section<'_>) -> bool {
     let mut refused = false;
     for (key, asks, what) in SWITCHES {
         let Some(field) = s.field(key).filter(|f| asked(f.node, *asks)) else { continue };
@@ -87,15 +94,6 @@ pub(super) fn needs_more<'a>(s: &mut Section<'a>, top: &mut Section<'a>, legacy:
     {
         s.not_supported(Some(types.key_span), "a kind of attention other than full", "`layer_types` asks for it");
         refused = true;
-    }
-    let mut moe = top.section("moe_config");
-    let experts = moe.opt::<usize>("expert_num");
-    if let Some(experts) = experts.filter(|n| n.value > 1) {
-        moe.not_supported(experts.span, "a mixture of experts", "write `expert_num: 1` for a dense model");
-        return true;
-    }
-    if legacy {
-        moe.finish(crate::config::reader::Rule::Strict);
     }
     refused
 }

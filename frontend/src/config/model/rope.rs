@@ -15,6 +15,8 @@ pub enum PositionEmbedding {
     LearnedAbsolute,
     /// Rotation of queries and keys.
     Rope(Rope),
+    /// A penalty on distance, of another slope for each head (Press et al. 2022, arXiv 2108.12409).
+    Alibi,
     /// Only the causal mask.
     None,
 }
@@ -152,6 +154,8 @@ const SCALING_TYPES: &[(&str, Scale)] = &[
 pub(super) struct Surroundings<'a> {
     pub convention: Convention,
     pub defaults: &'a Defaults,
+    /// Attention has latents, whose class has a factor by default.
+    pub latent: bool,
     pub max_position_embeddings: Spanned<usize>,
     /// Index of the config.json among the sources.
     pub hf_file: Option<u32>,
@@ -171,15 +175,17 @@ pub(super) fn read(s: &mut Section<'_>, around: &Surroundings<'_>) -> Spanned<Po
     let theta = theta(s, scaling_field, around);
     let in_map =
         |s: &Section<'_>, key: &str| scaling_field.and_then(|f| f.node.get(key)).is_some() && s.peek(key).is_none();
+    let partial_default = around.defaults.partial_rotary_factor;
     let mut partial =
-        s.checked("partial_rotary_factor", 1.0, "must be above 0 and at most 1", |v| *v > 0.0 && *v <= 1.0);
+        s.checked("partial_rotary_factor", partial_default, "must be above 0 and at most 1", |v| *v > 0.0 && *v <= 1.0);
     let mut rope_scaling = match (scaling_field, kind.value) {
         (Some(field), _) if matches!(field.node.kind, Kind::Map(_)) => {
             let path = s.path_of("rope_scaling");
             let mut map = Section::new(s.report, path, Some(field));
             if in_map(s, "partial_rotary_factor") {
-                partial = map
-                    .checked("partial_rotary_factor", 1.0, "must be above 0 and at most 1", |v| *v > 0.0 && *v <= 1.0);
+                partial = map.checked("partial_rotary_factor", partial_default, "must be above 0 and at most 1", |v| {
+                    *v > 0.0 && *v <= 1.0
+                });
             }
             from_map(map, field, around)
         }
@@ -195,7 +201,9 @@ pub(super) fn read(s: &mut Section<'_>, around: &Surroundings<'_>) -> Spanned<Po
         theta.value *= s.get("scaling_factor", 1.0).value;
         rope_scaling = Spanned::default(RopeScaling::Default);
     }
-    let interleaved = s.get("rotary_interleaved", false);
+    // GLM's way to a longer context.
+    theta.value *= s.checked("rope_ratio", 1.0, "must be above 0", |v| *v > 0.0).value;
+    let interleaved = s.get("rotary_interleaved", around.latent || around.defaults.rotary_interleaved);
     let rope = Rope { theta, scaling: rope_scaling, partial_rotary_factor: partial, interleaved };
     kind.map(|k| match k {
         Kinds::Learned => PositionEmbedding::LearnedAbsolute,
@@ -213,7 +221,7 @@ fn theta(s: &mut Section<'_>, scaling: Option<Field<'_>>, around: &Surroundings<
         map.opt_checked::<f64>("rope_theta", rule, |v| *v > 0.0)
     });
     let (Some(top), Some(nested)) = (top, nested) else {
-        return top.or(nested).unwrap_or(Spanned::default(10_000.0));
+        return top.or(nested).unwrap_or(Spanned::default(around.defaults.rotary_base));
     };
     let from_hf = |v: Spanned<f64>| v.span.map(|s| s.file) == around.hf_file;
     if from_hf(top) == from_hf(nested) && top.value != nested.value {
@@ -232,7 +240,7 @@ fn from_map(mut map: Section<'_>, field: Field<'_>, around: &Surroundings<'_>) -
     let scale = map.one_of(key, SCALING_TYPES, Scale::Default);
     map.take(&["rope_theta", "rope_type", "type", "partial_rotary_factor"]);
     let value = parameters(&mut map, scale.value, scale.span, around);
-    map.finish_with(Rule::Open, &["attn_factor", "finetuned", "short_factor", "long_factor", "mrope_section", "coeff"]);
+    map.finish_with(Rule::Open, &["attn_factor", "finetuned", "short_factor", "long_factor", "mrope_section"]);
     Spanned::at(value, field.key_span)
 }
 
@@ -270,7 +278,11 @@ fn parameters(s: &mut Section<'_>, scale: Scale, span: Option<Span>, around: &Su
     }
     // In the model section itself the factor goes by its long name.
     let factor_key = if s.peek("rotary_scaling_factor").is_some() { "rotary_scaling_factor" } else { "factor" };
-    let factor = required(s, factor_key, "must be at least 1", |v| *v >= 1.0);
+    let factor = if around.latent && around.convention == Convention::Mcore {
+        s.checked(factor_key, 40.0, "must be at least 1", |v| *v >= 1.0).value
+    } else {
+        required(s, factor_key, "must be at least 1", |v| *v >= 1.0)
+    };
     let positive = |v: &f64| *v > 0.0;
     let original = s.positive("original_max_position_embeddings", around.max_position_embeddings.value);
     match scale {
@@ -298,7 +310,8 @@ fn parameters(s: &mut Section<'_>, scale: Scale, span: Option<Span>, around: &Su
 
 fn yarn(s: &mut Section<'_>, factor: f64, original: usize, convention: Convention) -> RopeScaling {
     let positive = |v: &f64| *v > 0.0;
-    let magnitude = |scale: f64| if factor > 1.0 { 0.1 * scale * factor.ln() + 1.0 } else { 1.0 };
+    let coeff = s.checked("coeff", 0.1, "must not be negative", |v| *v >= 0.0).value;
+    let magnitude = |scale: f64| if factor > 1.0 { coeff * scale * factor.ln() + 1.0 } else { 1.0 };
     let mscale = s.opt::<f64>("mscale").map(|v| v.value).filter(|v| *v != 0.0);
     let all_dim = s.opt::<f64>("mscale_all_dim").map(|v| v.value).filter(|v| *v != 0.0);
     let given = s.opt_checked::<f64>("attention_factor", "must be above 0", positive).map(|v| v.value);

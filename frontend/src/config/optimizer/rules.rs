@@ -48,7 +48,7 @@ pub(super) fn plain_adam(s: &mut Section<'_>) {
 
 /// Reports each switch of `keys` that is on.
 fn refuse<'a>(s: &mut Section<'a>, keys: &[(&'a str, &str)]) {
-    for (key, what) in keys {
+    for &(key, what) in keys {
         let on = s.get(key, false);
         if on.value {
             s.not_supported(on.span, what, &format!("write `{key}: False`"));

@@ -152,6 +152,15 @@ pub fn unary(s: &Simd, e: &mut Emit, f: Unary, x: Val) -> Val {
             s.fma(e, x, density, below)
         }
         Unary::Square => s.op(e, "mulf", x, x),
+        Unary::Sign => {
+            let (zero, one, minus) = (s.splat(e, 0.0), one(e), s.splat(e, -1.0));
+            let mut is = |order: &str, value: Val, rest: Val| {
+                let mask = e.val(format_args!("arith.cmpf {order}, {x}, {zero} : {}", s.ty()));
+                s.select(e, mask, value, rest)
+            };
+            let below = is("olt", minus, zero);
+            is("ogt", one, below)
+        }
     }
 }
 

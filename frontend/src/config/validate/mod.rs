@@ -1,17 +1,19 @@
 //! Rules between sections: each value is fine on its own, and they cannot hold together.
 
+mod experts;
+
 use athanor_ir::Diagnostic;
 
-use super::general::General;
-use super::generation::Generation;
-use super::model::{ModelConfig, PositionEmbedding};
-use super::optimizer::OptimizerConfig;
-use super::parallel::{Parallel, ParallelMode};
-use super::parallel_config::ParallelConfig;
-use super::report::Report;
-use super::runner_wrapper::{LossScale, RunnerWrapper};
-use super::span::{Span, Spanned};
-use super::{Config, DataLoader, Dtype, GptDataset, codes};
+use crate::config::general::General;
+use crate::config::generation::Generation;
+use crate::config::model::{ModelConfig, PositionEmbedding};
+use crate::config::optimizer::OptimizerConfig;
+use crate::config::parallel::{Parallel, ParallelMode};
+use crate::config::parallel_config::ParallelConfig;
+use crate::config::report::Report;
+use crate::config::runner_wrapper::{LossScale, RunnerWrapper};
+use crate::config::span::{Span, Spanned};
+use crate::config::{Config, DataLoader, Dtype, GptDataset, codes};
 
 /// The rules that need a whole configuration.
 pub(super) fn check(report: &Report, config: &Config) {
@@ -37,19 +39,20 @@ fn model(report: &Report, m: &ModelConfig) {
         let help = "the number of heads must be a multiple of the number of groups (key and value heads)";
         pair(report, &message, heads.span, "heads", groups.span, "groups", help);
     }
-    if !m.kv_channels.is_set() && !hidden.value.is_multiple_of(heads.value) {
+    if m.latent.is_none() && !m.kv_channels.is_set() && !hidden.value.is_multiple_of(heads.value) {
         let message = format!("the hidden size {} is not a multiple of {} heads", hidden.value, heads.value);
         let help = "change one of them, or give the size of a head in `head_dim`";
         pair(report, &message, hidden.span, "hidden size", heads.span, "heads", help);
     }
     match &m.position_embedding.value {
         PositionEmbedding::Rope(rope) => {
-            let rotated = m.kv_channels.value as f64 * rope.partial_rotary_factor.value;
+            let width = m.latent.as_ref().map_or(m.kv_channels, |l| l.qk_pos_emb_head_dim);
+            let rotated = width.value as f64 * rope.partial_rotary_factor.value;
             if rotated.fract() != 0.0 || !(rotated as usize).is_multiple_of(2) || rotated < 2.0 {
                 let message = format!("{rotated} rotated elements per head is not an even number");
                 let help =
                     "rotary embedding turns pairs: the size of a head times `partial_rotary_factor` must be even";
-                let (a, b) = (m.kv_channels.span.or(hidden.span), rope.partial_rotary_factor.span);
+                let (a, b) = (width.span.or(hidden.span), rope.partial_rotary_factor.span);
                 pair(report, &message, a, "from here", b, "and here", help);
             }
         }
@@ -59,7 +62,10 @@ fn model(report: &Report, m: &ModelConfig) {
             let help = "raise `max_position_embeddings` or lower `seq_length`";
             pair(report, &message, m.seq_length.span, "tokens", m.max_position_embeddings.span, "positions", help);
         }
-        PositionEmbedding::LearnedAbsolute | PositionEmbedding::None => {}
+        PositionEmbedding::LearnedAbsolute | PositionEmbedding::Alibi | PositionEmbedding::None => {}
+    }
+    if let Some(moe) = &m.moe {
+        experts::check(report, m, moe);
     }
     if m.pad_token_id.is_set() && m.pad_token_id.value >= m.vocab_size.value as i64 {
         let message =

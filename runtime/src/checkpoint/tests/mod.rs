@@ -1,5 +1,8 @@
 //! Round trips through the disk, and every kind of damage.
 
+mod scaled;
+mod tables;
+
 use super::file::TensorFile;
 use super::*;
 use crate::loss_scale::Scaling;
@@ -184,7 +187,15 @@ fn a_hugging_face_directory_in_parts() {
         |map: &str| fs::write(at("model.safetensors.index.json"), format!("{{\"weight_map\": {map}}}")).unwrap();
     index(r#"{"up.weight": "a.safetensors", "head.weight": "b.safetensors", "embed.weight": "b.safetensors"}"#);
     load_weights(&mut blank(), temp.path()).unwrap();
-    for bad in [r#"{"up.weight": "../a.safetensors"}"#, r#"{"up.weight": "gone.safetensors"}"#, "3"] {
+    for bad in [
+        r#"{"up.weight": "../a.safetensors"}"#,
+        r#"{"up.weight": "gone.safetensors"}"#,
+        // A name that is elsewhere, one that is nowhere, and one that the index forgot.
+        r#"{"up.weight": "b.safetensors", "head.weight": "b.safetensors", "embed.weight": "b.safetensors"}"#,
+        r#"{"up.weight": "a.safetensors", "head.weight": "b.safetensors", "embed.weight": "b.safetensors", "no": "b.safetensors"}"#,
+        r#"{"up.weight": "a.safetensors", "head.weight": "b.safetensors"}"#,
+        "3",
+    ] {
         index(bad);
         assert_eq!(load_weights(&mut blank(), temp.path()).unwrap_err().code.id, "K0001");
     }
@@ -210,12 +221,41 @@ fn damaged_files_name_the_byte() {
     let mut huge = good.clone();
     huge[..8].fill(0xff);
     expect(&huge, "byte 0");
+    // The same name twice.
+    let twice = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let length = (twice.len() as u64).to_le_bytes();
+    expect(&[&length[..], twice.as_bytes(), &[0; 4]].concat(), "`a` is there twice");
     let mut broken = good.clone();
     let colon = good.iter().position(|b| *b == b':').unwrap();
     broken[colon] = b'}';
     expect(&broken, &format!("byte {colon}: the header is damaged"));
     let text = String::from_utf8(good[8..8 + header].to_vec()).unwrap().replace("[8,6]", "[6,6]");
     expect(&[&good[..8], text.as_bytes(), &good[8 + header..]].concat(), "cannot lie at");
+}
+
+#[test]
+fn contradictions_in_a_header_are_refused_without_memory_for_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("w.safetensors");
+    for (text, data) in [
+        (r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,20]}}"#, 20),
+        (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8),
+        (r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,8]}}"#, 8),
+        (r#"{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,18446744073709551615]}}"#, 8),
+        (
+            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            4,
+        ),
+        (r#"{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}"#, 4),
+        (r#"{"__metadata__":{"x":1}}"#, 0),
+        ("[]", 0),
+    ] {
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(TensorFile::open(&path).unwrap_err().code.id, "K0002", "{text}");
+    }
 }
 
 #[test]
@@ -233,6 +273,9 @@ fn no_bytes_make_it_panic() {
         }
         fs::write(&path, &bytes).unwrap();
         let _ = load_weights(&mut blank(), &path);
+        if let Ok(c) = convert::Checkpoint::open(&path, &convert::Opening::default()) {
+            let _ = c.not_finite(&|_| ());
+        }
     });
 }
 

@@ -1,0 +1,42 @@
+//! Codes of errors between ranks.
+
+use athanor_ir::Code;
+
+/// A rank has ended while others wait for it.
+pub const RANK_LEFT: Code = Code {
+    id: "B0301",
+    title: "a rank has left the run",
+    explain: "The other ranks were waiting for it in a collective operation and cannot go on without it. The message names the \
+              rank; why it ended is in its own error.",
+};
+/// A rank did not come in time.
+pub const MISSING: Code = Code {
+    id: "B0302",
+    title: "a rank is missing from a collective operation",
+    explain: "All members of a group take part in its collective operations in the same order. Within the time limit some did \
+              not come: they hang, are much slower than the rest, or wait for somebody else. The message names them, the \
+              number of the operation in its group and the place in the program.",
+};
+/// Ranks do different things.
+pub const MISMATCH: Code = Code {
+    id: "B0303",
+    title: "ranks call different collective operations",
+    explain: "Members of a group met in operations of different kinds, types or sizes. Ranks that run different plans or \
+              programs are the usual cause: all must be started from one configuration by one version.",
+};
+/// A rank's thread has panicked.
+pub const RANK_PANICKED: Code = Code {
+    id: "B0304",
+    title: "a rank has failed inside",
+    explain: "The thread of a rank ended by a panic, which is a fault of Athanor worth reporting. The message names the rank.",
+};
+/// A call that no plan makes.
+pub const BAD_CALL: Code = Code {
+    id: "B0305",
+    title: "a collective operation is called wrongly",
+    explain: "A group is a list of different ranks with the caller among them, and the sizes of data must fit the operation. \
+              A plan that the compiler wrote keeps to this: this one was changed or damaged.",
+};
+
+/// Codes of this module.
+pub const CODES: &[&Code] = &[&RANK_LEFT, &MISSING, &MISMATCH, &RANK_PANICKED, &BAD_CALL];

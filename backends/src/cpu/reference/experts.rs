@@ -1,0 +1,185 @@
+//! Ops that route tokens to experts.
+
+use super::contraction::dot;
+use super::loss::rows_of;
+use super::tensor::Array;
+use athanor_ir::RouteMask;
+use athanor_ir::experts::{GroupedForm, parse_grouped};
+use std::cmp::Ordering;
+
+/// How a router chooses.
+pub(super) struct Choice {
+    pub k: usize,
+    pub groups: usize,
+    pub group_k: usize,
+    pub group_top: usize,
+    pub mask: RouteMask,
+}
+
+/// Indices of `x` from the largest value to the smallest, the lower index first among equals.
+fn ranked(x: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..x.len()).collect();
+    order.sort_by(|a, b| x[*b].partial_cmp(&x[*a]).unwrap_or(Ordering::Equal));
+    order
+}
+
+pub(super) fn route(scores: &Array, bias: Option<&Array>, c: &Choice) -> Vec<f64> {
+    let (_, e) = scores.rows();
+    let per = e / c.groups;
+    let mut out = vec![];
+    for row in scores.data.chunks_exact(e) {
+        let mut x: Vec<f64> = row.iter().enumerate().map(|(i, s)| s + bias.map_or(0.0, |b| b.data[i])).collect();
+        if c.groups > 1 {
+            let best = |g: &[f64]| ranked(g).into_iter().take(c.group_top).map(|i| g[i]).sum::<f64>();
+            let of_group: Vec<f64> = x.chunks_exact(per).map(best).collect();
+            for g in ranked(&of_group).into_iter().skip(c.group_k) {
+                x[g * per..(g + 1) * per].fill(match c.mask {
+                    RouteMask::Zero => 0.0,
+                    RouteMask::NegInf => f64::NEG_INFINITY,
+                });
+            }
+        }
+        out.extend(ranked(&x).into_iter().take(c.k).map(|i| i as f64));
+    }
+    out
+}
+
+pub(super) fn pick(x: &Array, ids: &Array) -> Result<Vec<f64>, String> {
+    let ((_, n), (_, k)) = (x.rows(), ids.rows());
+    Ok(rows_of(ids, n)?.into_iter().enumerate().map(|(slot, id)| x.data[slot / k * n + id]).collect())
+}
+
+pub(super) fn pick_grad(ids: &Array, dy: &Array, n: usize) -> Result<Vec<f64>, String> {
+    let (tokens, k) = ids.rows();
+    let mut out = vec![0.0; tokens * n];
+    for (slot, id) in rows_of(ids, n)?.into_iter().enumerate() {
+        out[slot / k * n + id] += dy.data[slot];
+    }
+    Ok(out)
+}
+
+pub(super) fn histogram(ids: &Array, bins: usize) -> Result<Vec<f64>, String> {
+    let (lead, m) = ids.rows();
+    let mut out = vec![0.0; lead * bins];
+    for (at, id) in rows_of(ids, bins)?.into_iter().enumerate() {
+        out[at / m * bins + id] += 1.0;
+    }
+    Ok(out)
+}
+
+pub(super) fn assign(
+    ids: &Array,
+    weights: Option<&Array>,
+    experts: usize,
+    capacity: usize,
+) -> Result<Vec<Vec<f64>>, String> {
+    let mut slots: Vec<Vec<usize>> = vec![vec![]; experts];
+    for (slot, id) in rows_of(ids, experts)?.into_iter().enumerate() {
+        slots[id].push(slot);
+    }
+    let mut rows = vec![-1.0; ids.data.len()];
+    let mut offsets = vec![0.0];
+    let mut next = 0;
+    for mut of in slots {
+        if capacity > 0 && of.len() > capacity {
+            if let Some(w) = weights {
+                // The heaviest stay, the earlier among equals, in their old order.
+                of.sort_by(|a, b| w.data[*b].partial_cmp(&w.data[*a]).unwrap_or(Ordering::Equal));
+            }
+            of.truncate(capacity);
+            of.sort_unstable();
+        }
+        for slot in of {
+            rows[slot] = next as f64;
+            next += 1;
+        }
+        offsets.push(next as f64);
+    }
+    Ok(vec![rows, offsets])
+}
+
+/// (slot, row) of every slot that was not dropped.
+fn kept(rows: &Array, n: usize) -> Result<Vec<(usize, usize)>, String> {
+    let mut out = vec![];
+    for (slot, row) in rows.data.iter().enumerate() {
+        match *row {
+            -1.0 => {}
+            r if r >= 0.0 && (r as usize) < n => out.push((slot, r as usize)),
+            r => return Err(format!("slot {slot} has row {r} of {n}")),
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn dispatch(x: &Array, rows: &Array, weights: Option<&Array>, n: usize) -> Result<Vec<f64>, String> {
+    let ((_, h), (_, k)) = (x.rows(), rows.rows());
+    let mut out = vec![0.0; n * h];
+    for (slot, row) in kept(rows, n)? {
+        let w = weights.map_or(1.0, |w| w.data[slot]);
+        let from = &x.data[slot / k * h..][..h];
+        out[row * h..(row + 1) * h].iter_mut().zip(from).for_each(|(o, x)| *o = w * x);
+    }
+    Ok(out)
+}
+
+pub(super) fn combine(y: &Array, rows: &Array, weights: Option<&Array>) -> Result<Vec<f64>, String> {
+    let ((n, h), (tokens, k)) = (y.rows(), rows.rows());
+    let mut out = vec![0.0; tokens * h];
+    for (slot, row) in kept(rows, n)? {
+        let w = weights.map_or(1.0, |w| w.data[slot]);
+        let from = &y.data[row * h..][..h];
+        out[slot / k * h..][..h].iter_mut().zip(from).for_each(|(o, y)| *o += w * y);
+    }
+    Ok(out)
+}
+
+pub(super) fn combine_dot(y: &Array, rows: &Array, dout: &Array) -> Result<Vec<f64>, String> {
+    let ((n, h), (_, k)) = (y.rows(), rows.rows());
+    let mut out = vec![0.0; rows.data.len()];
+    for (slot, row) in kept(rows, n)? {
+        out[slot] = dot(&y.data[row * h..][..h], &dout.data[slot / k * h..][..h]);
+    }
+    Ok(out)
+}
+
+pub(super) fn grouped(spec: &str, ins: &[Array], elements: usize) -> Result<Vec<f64>, String> {
+    let (form, [la, lb, lo]) = parse_grouped(spec)?;
+    let (a, b) = (&ins[0], &ins[1]);
+    let rows = a.dims[0];
+    let ends = &ins[2].data;
+    let rising = ends[0] == 0.0 && ends.windows(2).all(|w| w[0] <= w[1]);
+    if !rising || ends[ends.len() - 1] > rows as f64 {
+        return Err(format!("offsets {ends:?} do not rise from 0 to at most {rows}"));
+    }
+    let mut out = ins.get(3).map_or_else(|| vec![0.0; elements], |acc| acc.data.clone());
+    for (e, run) in ends.windows(2).enumerate() {
+        for r in run[0] as usize..run[1] as usize {
+            match form {
+                GroupedForm::Rows => {
+                    let (k, n) = (a.dims[1], elements / rows);
+                    let x = &a.data[r * k..][..k];
+                    let w = &b.data[e * n * k..][..n * k];
+                    for (j, y) in out[r * n..][..n].iter_mut().enumerate() {
+                        // The matrix is [n, k], or [k, n] if the row's label comes first.
+                        *y += if lb[2] == la[1] {
+                            dot(x, &w[j * k..][..k])
+                        } else {
+                            x.iter().enumerate().map(|(i, x)| x * w[i * n + j]).sum()
+                        };
+                    }
+                }
+                GroupedForm::Sums => {
+                    let (n, k) = (a.dims[1], b.dims[1]);
+                    let (x, y) = (&a.data[r * n..][..n], &b.data[r * k..][..k]);
+                    let w = &mut out[e * n * k..][..n * k];
+                    for (i, x) in x.iter().enumerate() {
+                        for (j, y) in y.iter().enumerate() {
+                            w[if lo[1] == la[1] { i * k + j } else { j * n + i }] += x * y;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(out)
+}
