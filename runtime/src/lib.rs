@@ -8,6 +8,7 @@ pub mod data;
 pub mod executor;
 pub mod init;
 pub mod launch;
+pub mod loss_scale;
 pub mod metrics;
 mod partial;
 pub mod parts;

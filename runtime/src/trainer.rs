@@ -227,7 +227,9 @@ fn fill(executor: &mut Executor, run: &RunSpec, from: &Resume) -> Result<(u64, O
         Resume::From(path) => Some(resume::directory(path)?),
     };
     let finished = if let Some(dir) = &place {
-        resume::restore(executor.device_mut(), dir, batch(run))?.global_step
+        let state = resume::restore(executor.device_mut(), dir, batch(run))?;
+        executor.resume_scaling(state.scaling);
+        state.global_step
     } else {
         if run.load_checkpoint.is_empty() {
             executor.initialise()?;
@@ -296,8 +298,10 @@ impl Job<'_> {
             let s = &mut self.summary;
             s.steps = step + 1;
             s.steps_here += 1;
-            s.first_loss.get_or_insert(out.loss);
-            s.last_loss = Some(out.loss);
+            if out.loss.is_finite() {
+                s.first_loss.get_or_insert(out.loss);
+                s.last_loss = Some(out.loss);
+            }
             s.seconds += seconds;
             s.tokens_per_s = (s.steps_here * tokens) as f64 / s.seconds.max(1e-9);
             let record = StepRecord {
@@ -306,6 +310,8 @@ impl Job<'_> {
                 loss: out.loss,
                 grad_norm: out.grad_norm,
                 lr: out.lr,
+                loss_scale: out.loss_scale,
+                overflow: out.overflow,
                 seconds,
                 samples,
                 tokens,
@@ -344,7 +350,7 @@ impl Job<'_> {
             epoch_num: epoch,
             step_num: step,
             global_step: done,
-            loss_scale: 1.0,
+            scaling: self.executor.scaling(),
             global_batch_size: batch(self.run),
             consumed_samples: done * batch(self.run),
             ckpt_status: 0,

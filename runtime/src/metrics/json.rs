@@ -14,12 +14,20 @@ use std::path::{Path, PathBuf};
 pub struct Line {
     /// Finished steps, this one included.
     pub step: u64,
-    /// Loss.
+    /// Loss; null, which reads as NaN, where it is not finite.
+    #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
-    /// Global gradient norm before clipping.
+    /// Global gradient norm before clipping; null where it is not finite.
+    #[serde(deserialize_with = "number_or_null")]
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
+    /// Factor on the loss in the backward pass.
+    #[serde(default = "unscaled")]
+    pub loss_scale: f64,
+    /// A gradient overflowed and the step was left out.
+    #[serde(default)]
+    pub overflow: bool,
     /// Tokens per second.
     pub tokens_per_s: f64,
     /// Milliseconds of the step.
@@ -39,6 +47,14 @@ pub struct Line {
     pub max_violation: Option<f64>,
 }
 
+fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+fn unscaled() -> f64 {
+    1.0
+}
+
 impl From<&StepRecord> for Line {
     fn from(r: &StepRecord) -> Self {
         let seconds = r.seconds.max(1e-9);
@@ -47,6 +63,8 @@ impl From<&StepRecord> for Line {
             loss: r.loss,
             grad_norm: r.grad_norm,
             lr: r.lr,
+            loss_scale: r.loss_scale,
+            overflow: r.overflow,
             tokens_per_s: r.tokens as f64 / seconds,
             step_ms: r.seconds * 1e3,
             consumed_samples: r.consumed_samples,
@@ -132,6 +150,8 @@ mod tests {
             loss: 1.0 / 3.0,
             grad_norm: 0.1,
             lr: 3e-4,
+            loss_scale: 1.0,
+            overflow: false,
             seconds: 0.5,
             samples: 2,
             tokens: 64,
@@ -160,6 +180,14 @@ mod tests {
         assert_eq!(steps, [1, 2, 3, 4]);
         Writer::open(&path, 0).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_step_that_overflowed_is_kept_with_what_it_has() {
+        let r = StepRecord { grad_norm: f64::INFINITY, loss_scale: 4.0, overflow: true, ..record(2) };
+        let text = serde_json::to_string(&Line::from(&r)).unwrap();
+        let line: Line = serde_json::from_str(&text).unwrap();
+        assert!(line.grad_norm.is_nan() && line.overflow && line.loss_scale == 4.0, "{text}");
     }
 
     #[test]

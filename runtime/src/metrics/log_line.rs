@@ -23,12 +23,14 @@ pub fn numbers(r: &StepRecord, parts: &Parts, p: Progress) -> String {
     let _ = write!(
         out,
         "{{ Epoch:[{epoch:3}/{:3}], step:[{step:5}/{per_epoch:5}], loss: {:5.6}, {}per_step_time: {}ms, lr: {}, \
-         overflow cond: False, loss_scale: 1.0, global_norm: [{}], train_throughput_per_npu: {:.3}T",
+         overflow cond: {}, loss_scale: {}, global_norm: [{}], train_throughput_per_npu: {:.3}T",
         p.epochs,
         r.loss,
         losses(parts),
         (r.seconds * 1e3) as u64,
         python_float(r.lr as f32),
+        if r.overflow { "True" } else { "False" },
+        python_float(r.loss_scale as f32),
         numpy_element(r.grad_norm as f32),
         r.flops / r.seconds.max(1e-9) / 1e12,
     );
@@ -102,6 +104,8 @@ mod tests {
             loss: 10.649,
             grad_norm: 1.31,
             lr: 0.0,
+            loss_scale: 1.0,
+            overflow: false,
             seconds: 103.3289,
             samples: 8,
             tokens: 8 * 4096,
@@ -125,6 +129,9 @@ mod tests {
             "loss: 10.649000, lm_loss: 10.000000, load_balancing_loss: 0.500000, z_loss: 0.250000, per_step_time";
         assert!(numbers(&record(), &parts, P).contains(text));
         let filled = "█".repeat(26) + &" ".repeat(24);
+        let skipped =
+            numbers(&StepRecord { loss_scale: 65536.0, overflow: true, grad_norm: f64::INFINITY, ..record() }, &Parts::default(), P);
+        assert!(skipped.contains("overflow cond: True, loss_scale: 65536.0, global_norm: [inf]"), "{skipped}");
         assert_eq!(bar(&record(), P), format!("  52.6% |{filled}| 0.07742 samples/s/p  0:30:59 }}"));
     }
 

@@ -53,7 +53,7 @@ impl Reporter {
             None => None,
             Some(path) => {
                 let (writer, kept) = json::Writer::open(path, finished)?;
-                points = kept.iter().map(|l| (l.step, l.loss)).collect();
+                points = kept.iter().filter(|l| l.loss.is_finite()).map(|l| (l.step, l.loss)).collect();
                 let routed = kept.into_iter().filter(|l| !l.parts.expert_load.is_empty());
                 loads = routed.map(|l| (l.step, l.parts.expert_load)).collect();
                 Some(writer)
@@ -70,7 +70,9 @@ impl Reporter {
     /// # Errors
     /// [`OUTPUT`] if a file cannot be written.
     pub fn step(&mut self, record: &StepRecord, parts: &Parts) -> Result<()> {
-        self.points.push((record.step, record.loss));
+        if record.loss.is_finite() {
+            self.points.push((record.step, record.loss));
+        }
         if !parts.expert_load.is_empty() && self.options.plot.is_some() {
             self.loads.push((record.step, parts.expert_load.clone()));
         }

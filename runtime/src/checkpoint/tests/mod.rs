@@ -5,6 +5,7 @@ mod tables;
 
 use super::file::TensorFile;
 use super::*;
+use crate::loss_scale::Scaling;
 use crate::toy::{self, Toy};
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -27,7 +28,7 @@ fn state(step: u64) -> State {
         epoch_num: 1,
         step_num: step,
         global_step: step,
-        loss_scale: 1.0,
+        scaling: Scaling { loss_scale: 1.0, good_steps: 0, skipped_steps: 0 },
         global_batch_size: 2,
         consumed_samples: 2 * step,
         ckpt_status: 0,
