@@ -19,6 +19,19 @@ pub struct Parts {
     pub expert_load: Vec<Vec<u64>>,
 }
 
+impl Parts {
+    /// `MaxVio`: how far the busiest expert of any layer is above an even load, as a share of it (arXiv 2408.15664, 4.1).
+    /// `None` without experts or without tokens.
+    pub fn max_violation(&self) -> Option<f64> {
+        let of_layer = |load: &Vec<u64>| {
+            let mean = load.iter().sum::<u64>() as f64 / load.len().max(1) as f64;
+            let most = load.iter().copied().max().unwrap_or(0);
+            (mean > 0.0).then(|| most as f64 / mean - 1.0)
+        };
+        self.expert_load.iter().filter_map(of_layer).max_by(f64::total_cmp)
+    }
+}
+
 /// Reads the parts of each step from the results of a plan's program `micro`.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
@@ -64,5 +77,20 @@ impl Gather {
     /// The parts of the last step.
     pub(crate) fn parts(&self) -> &Parts {
         &self.parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_violation_is_that_of_the_busiest_expert() {
+        let violation = |load: &[&[u64]]| {
+            Parts { expert_load: load.iter().map(|l| l.to_vec()).collect(), ..Parts::default() }.max_violation()
+        };
+        assert_eq!(violation(&[]), None);
+        assert_eq!(violation(&[&[0, 0]]), None);
+        assert_eq!(violation(&[&[4, 4, 4, 4], &[1, 7, 4, 4]]), Some(0.75));
     }
 }

@@ -34,6 +34,9 @@ pub struct Line {
     /// layer by layer.
     #[serde(flatten)]
     pub parts: Parts,
+    /// How far the busiest expert of any layer is above an even load, as a share of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_violation: Option<f64>,
 }
 
 impl From<&StepRecord> for Line {
@@ -50,6 +53,7 @@ impl From<&StepRecord> for Line {
             epoch: r.epoch,
             tflops: r.flops / seconds / 1e12,
             parts: Parts::default(),
+            max_violation: None,
         }
     }
 }
@@ -103,7 +107,7 @@ impl Writer {
     /// # Errors
     /// [`OUTPUT`].
     pub fn write(&mut self, record: &StepRecord, parts: &Parts) -> Result<()> {
-        let line = Line { parts: parts.clone(), ..Line::from(record) };
+        let line = Line { parts: parts.clone(), max_violation: parts.max_violation(), ..Line::from(record) };
         let mut text = serde_json::to_vec(&line).map_err(|e| failed(&self.path, &e.into()))?;
         text.push(b'\n');
         self.file.write_all(&text).and_then(|()| self.file.flush()).map_err(|e| failed(&self.path, &e))
