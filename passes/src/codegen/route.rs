@@ -183,7 +183,7 @@ pub fn pick(spec: &PickSpec, symbol: &str) -> Generated {
     // Bits are moved: where branches join, LLVM would take a bf16 through f32 and a library function.
     let bits = match spec.dtype {
         Float::F32 => "i32",
-        Float::Bf16 => "i16",
+        Float::Bf16 | Float::F16 => "i16",
     };
     let x = Buf::arg("x", &[spec.rows, spec.n], bits);
     let ids = Buf::arg("ids", &[spec.rows, spec.k], "i32");

@@ -167,7 +167,7 @@ pub fn combine_dot(spec: &RowsSpec, level: CpuLevel, symbol: &str) -> Generated 
     let simd = Simd::of(level);
     let (y, rows, dout) = (spec.sorted("y"), spec.slots("rows", "i32"), spec.of_tokens("dout"));
     // Rounded as bits: where branches join, LLVM would take a bf16 through f32 and a library function.
-    let narrow = spec.dtype == Float::Bf16;
+    let narrow = spec.dtype != Float::F32;
     let dw = spec.slots("dw", if narrow { "i16" } else { "f32" });
     let mut e = Emit::default();
     e.func(symbol, false, &[&y, &rows, &dout, &dw], &["lo", "hi", "worker"], |e| {
@@ -180,8 +180,10 @@ pub fn combine_dot(spec: &RowsSpec, level: CpuLevel, symbol: &str) -> Generated 
                 let sum = e.amend(kept, &[nothing], "f32", |e| vec![dot(e, &simd, spec.hidden, (&y, row), (&dout, t))]);
                 let value = if narrow {
                     let one = simd.narrowed(1).broadcast(e, sum[0]);
-                    let short = simd.round_bf16(e, one, 1);
-                    let bits = e.val(format_args!("arith.bitcast {short} : vector<1xbf16> to vector<1xi16>"));
+                    let short =
+                        if spec.dtype == Float::F16 { simd.round_f16(e, one, 1) } else { simd.round_bf16(e, one, 1) };
+                    let ty = spec.dtype.name();
+                    let bits = e.val(format_args!("arith.bitcast {short} : vector<1x{ty}> to vector<1xi16>"));
                     e.val(format_args!("vector.extract {bits}[0] : i16 from vector<1xi16>"))
                 } else {
                     sum[0]
