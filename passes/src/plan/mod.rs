@@ -1,6 +1,7 @@
 //! From the last module to the plan: memory for every value, a step for every node, a kernel for every distinct step.
 
 pub mod arena;
+mod grouped;
 pub mod layout;
 mod lower;
 mod matrix;
