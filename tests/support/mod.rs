@@ -10,7 +10,8 @@ use athanor_backends::cpu::reference::Tensor;
 use athanor_frontend::config::{Config, parse};
 use athanor_frontend::model::{build, flops};
 use athanor_ir::lr::{LrSchedule, Shape};
-use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
+use athanor_ir::optimizer::{AdamWSpec, BiasCorrection, OptimizerSpec};
+use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Module, TensorType};
 use athanor_passes::registry;
 
@@ -37,6 +38,40 @@ pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
     file.tensors().into_iter().map(read).collect()
 }
 
+/// The tensors of a model as its functions take them: those of one projection of all experts in one, in their order, and
+/// Mixtral's under the common names. Names may have a prefix such as `grad.`.
+pub fn stacked(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    let mut out = HashMap::new();
+    let mut experts: HashMap<String, Vec<(usize, Tensor)>> = HashMap::new();
+    for (name, tensor) in tensors {
+        let name = name.replace("block_sparse_moe", "mlp");
+        match name.split_once(".experts.").and_then(|(block, rest)| Some((block, rest.split_once('.')?))) {
+            Some((block, (index, part))) => {
+                let part = match part.trim_end_matches(".weight") {
+                    "w1" => "gate_proj",
+                    "w3" => "up_proj",
+                    "w2" => "down_proj",
+                    other => other,
+                };
+                experts.entry(format!("{block}.experts.{part}")).or_default().push((index.parse().unwrap(), tensor));
+            }
+            None => {
+                out.insert(name, tensor);
+            }
+        }
+    }
+    for (name, mut parts) in experts {
+        parts.sort_by_key(|(index, _)| *index);
+        assert!(parts.iter().enumerate().all(|(i, (index, _))| i == *index), "{name}: not all experts are there");
+        let ty = &parts[0].1.ty;
+        let dims: Vec<usize> = [parts.len()].into_iter().chain(ty.dims.iter().copied()).collect();
+        let ty = ty.with_dims(dims);
+        let bytes = parts.iter().flat_map(|(_, t)| t.bytes.iter().copied()).collect();
+        out.insert(name, Tensor { ty, bytes });
+    }
+    out
+}
+
 /// A configuration of the model in `dir` (with a config.json), `extra` lines under `model_config`.
 pub fn config(dir: &Path, seq_length: usize, extra: &[&str]) -> Config {
     let extra = extra.iter().map(|l| ["    ", l, "\n"].concat()).collect::<String>();
@@ -59,14 +94,14 @@ pub fn run_spec(config: &Config) -> RunSpec {
     let [beta1, beta2] = config.optimizer.betas.value;
     let (eps, weight_decay) = (config.optimizer.eps.value, config.optimizer.weight_decay.value);
     let peak = config.lr_schedule.learning_rate.value;
-    let optimizer = AdamWSpec { beta1, beta2, eps, weight_decay, bias_correction: BiasCorrection::Full };
+    let adamw = AdamWSpec { beta1, beta2, eps, weight_decay, bias_correction: BiasCorrection::Full };
     RunSpec {
         steps: 20,
         batch_size: config.runner.batch_size.value,
         accumulation: config.runner.gradient_accumulation_steps.value,
         seq_length: config.model.seq_length.value,
         vocab_size: config.model.vocab_size.value,
-        optimizer,
+        optimizer: OptimizerSpec::AdamW(adamw),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.model.calculate_per_token_loss.value,
         lr: LrSchedule { learning_rate: peak, warmup_steps: 0, warmup_lr_init: 0.0, shape: Shape::Constant },

@@ -10,6 +10,8 @@ mod gpt2;
 pub mod hf;
 mod llama;
 pub mod names;
+pub mod parameters;
+mod params;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use crate::block::loss::Loss;
 use crate::block::rope::Tables;
 use crate::config::{Config, Family, ModelConfig};
 pub use check::{CODES, UNSUPPORTED_MODEL};
+pub use params::BAD_PARAMETER_RULE;
 
 /// What [`forward`] returns beside the loss, and how it counts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,15 +33,19 @@ pub struct Outputs {
     pub logits: bool,
     /// Return `loss_sum` and `token_count` instead of the mean `loss`.
     pub per_token_loss: bool,
+    /// Micro-batches of a step; 0 is one. A balance loss over the global batch counts over them.
+    pub micro_batches: usize,
 }
 
 /// The module of `config`: one function `forward` for a micro-batch of `run.batch_size` sequences.
 ///
 /// # Errors
-/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, and [`crate::block::BAD_PATTERN`].
-pub fn build(config: &Config, run: RunSpec, logits: bool) -> Result<Module> {
-    let outputs = Outputs { logits, per_token_loss: run.per_token_loss };
-    let func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
+/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, [`crate::block::BAD_PATTERN`], and
+/// [`BAD_PARAMETER_RULE`].
+pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> {
+    let outputs = Outputs { logits, per_token_loss: run.per_token_loss, micro_batches: run.accumulation };
+    let mut func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
+    params::assign(config, &mut func, &mut run)?;
     let name = config.model.model_type.value.clone();
     Ok(Module { name, level: Level::Model, mesh: Mesh::default(), run, funcs: vec![func] })
 }
@@ -60,6 +67,7 @@ pub fn forward(m: &ModelConfig, sources: &[Arc<SourceFile>], batch: usize, outpu
     let mask = input("loss_mask", DType::F32);
     let mut net = Net::new(&mut func, m, sources, batch)?;
     let n = &mut net;
+    n.micro_batches = outputs.micro_batches.max(1);
     let layer: Layer = if m.sandwich_norm.value { glm::layer } else { llama::layer };
     let decoded = match m.family {
         Family::Gpt2 => gpt2::decode(n, tokens),
@@ -126,5 +134,6 @@ fn losses(n: &mut Net<'_>, lm: &Loss, mtp: Option<(ValueId, f64)>, outputs: Outp
     }
     out.extend(parts);
     out.extend(side.load.into_iter().map(|(block, load)| (format!("expert_load.{block}"), load)));
+    out.extend(side.state);
     out
 }

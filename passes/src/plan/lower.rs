@@ -1,7 +1,10 @@
 //! One node to steps: a library product, a generated kernel, or the reference op.
 
+use super::copies;
+use super::experts;
 use super::layout::Place;
-use super::matrix::as_gemm;
+use super::matrix::{Batch, as_gemm};
+use super::reduce;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
 use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
@@ -21,16 +24,16 @@ use athanor_ir::types::{DType, TensorType};
 const SMALL: usize = 64;
 
 /// A node with its operands and results in memory.
-struct Site {
-    index: usize,
-    inputs: Vec<(Place, TensorType)>,
-    outputs: Vec<(Place, TensorType)>,
+pub(super) struct Site {
+    pub index: usize,
+    pub inputs: Vec<(Place, TensorType)>,
+    pub outputs: Vec<(Place, TensorType)>,
     flops: u64,
     bytes: u64,
 }
 
 impl Site {
-    fn types(side: &[(Place, TensorType)]) -> Vec<TensorType> {
+    pub fn types(side: &[(Place, TensorType)]) -> Vec<TensorType> {
         side.iter().map(|x| x.1.clone()).collect()
     }
 }
@@ -59,9 +62,28 @@ pub(crate) fn node(
         (Op::Attention { .. } | Op::AttentionGrad { .. }, _) => attend(draft, kernels, options, &site, &node.op)?,
         (Op::Rope { .. } | Op::Embed | Op::EmbedGrad { .. }, _) => positions(draft, kernels, options, &site, &node.op)?,
         (Op::CrossEntropy | Op::CrossEntropyGrad, _) => loss(draft, kernels, options, &site, &node.op)?,
+        (
+            Op::Route { .. }
+            | Op::Pick
+            | Op::PickGrad { .. }
+            | Op::Histogram { .. }
+            | Op::Assign { .. }
+            | Op::Dispatch { .. }
+            | Op::Combine
+            | Op::CombineDot,
+            _,
+        ) => experts::lower(draft, kernels, options, &site, &node.op)?,
         (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
         (_, Some(func)) => group(draft, kernels, options, &site, func)?,
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
+        (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {
+            copies::lower(draft, kernels, options, &site, &node.op)?
+        }
+        (Op::Reduce { kind, dims }, None) => {
+            let alone = alone(node, &node.op, &ins, &outs);
+            group(draft, kernels, options, &site, &alone)?
+                || reduce::lower(draft, kernels, options, &site, (*kind, dims))?
+        }
         (op, None) => group(draft, kernels, options, &site, &alone(node, op, &ins, &outs))?,
     };
     if !done {
@@ -83,26 +105,45 @@ fn product(
     site: &Site,
     spec: &str,
 ) -> Result<bool> {
-    let [a, b] = [&site.inputs[0], &site.inputs[1]];
+    let (a, b, out) = (&site.inputs[0], &site.inputs[1], &site.outputs[0]);
     let acc = site.inputs.get(2);
-    let Some((gemm, swapped)) = as_gemm(spec, &a.1, &b.1, &site.outputs[0].1, acc.is_some()) else {
+    // Products of f64, and of two different types, are the reference's.
+    let generated = |t: &TensorType| float(t.dtype).is_some();
+    if !generated(&a.1) || a.1.dtype != b.1.dtype || !(out.1.dtype == a.1.dtype || out.1.dtype == DType::F32) {
+        return Ok(false);
+    }
+    // Leading labels that all three share are a batch: one kernel, run for each of them on its part of the operands.
+    let Some(batch) = Batch::of(spec, &a.1, &b.1, &out.1) else { return Ok(false) };
+    let [one_a, one_b, one_out] = [&a.1, &b.1, &out.1].map(|t| batch.item(t));
+    let Some((gemm, swapped)) = as_gemm(&batch.spec, &one_a, &one_b, &one_out, acc.is_some()) else {
         return Ok(false);
     };
-    let kernel = gemm_kernel(kernels, options, gemm, site)?;
+    let (flops, bytes) = (site.flops / batch.count.max(1) as u64, site.bytes / batch.count.max(1) as u64);
+    let kernel = gemm_kernel(kernels, options, gemm, (flops, bytes))?;
     if let Some(acc) = acc
-        && acc.0 != site.outputs[0].0
+        && acc.0 != out.0
     {
         draft.push(site.index, Action::Op(Op::Reshape), vec![acc.clone()], site.outputs.clone());
     }
-    let operands = if swapped { [b, a] } else { [a, b] };
-    draft.run(site.index, kernels, kernel, operands.map(Clone::clone).to_vec(), site.outputs.clone());
+    for i in 0..batch.count {
+        let part = |(place, _): &(Place, TensorType), ty: &TensorType| {
+            (Place { offset: place.offset + i * ty.bytes(), ..*place }, ty.clone())
+        };
+        let (a, b) = (part(a, &one_a), part(b, &one_b));
+        let operands = if swapped { vec![b, a] } else { vec![a, b] };
+        draft.run(site.index, kernels, kernel, operands, vec![part(out, &one_out)]);
+    }
     Ok(true)
 }
 
 /// The product by the generated kernel, or by the library where that is faster, with the generated kernel for machines
 /// without it.
-fn gemm_kernel(kernels: &mut KernelTable, options: &PlanOptions, spec: GemmSpec, site: &Site) -> Result<usize> {
-    let (flops, bytes) = (site.flops, site.bytes);
+fn gemm_kernel(
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    spec: GemmSpec,
+    (flops, bytes): (u64, u64),
+) -> Result<usize> {
     let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
     let generated = kernels.get(format!("generated {spec:?}"), |table| {
         let symbol = table.symbol("gemm");
@@ -195,7 +236,7 @@ fn loss(draft: &mut Draft<'_>, kernels: &mut KernelTable, options: &PlanOptions,
 }
 
 /// Adds a kernel made by one of the generators.
-fn generated(
+pub(super) fn generated(
     kernels: &mut KernelTable,
     options: &PlanOptions,
     site: &Site,
@@ -212,11 +253,12 @@ fn generated(
     })
 }
 
-fn float(dtype: DType) -> Option<Float> {
+pub(super) fn float(dtype: DType) -> Option<Float> {
     match dtype {
         DType::F32 => Some(Float::F32),
         DType::BF16 => Some(Float::Bf16),
-        DType::F64 | DType::F16 | DType::I32 => None,
+        DType::F16 => Some(Float::F16),
+        DType::F64 | DType::I32 => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a run tells: MindFormers' log lines, a progress bar, one JSON object per step, and a plot of the loss.
 
 pub mod json;
+pub mod load_plot;
 pub mod log_line;
 pub mod memory;
 pub mod plot;
@@ -19,6 +20,10 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
+    /// Factor on the loss in the backward pass.
+    pub loss_scale: f64,
+    /// A gradient overflowed and the step was left out.
+    pub overflow: bool,
     /// Wall time of the step in seconds, without saving.
     pub seconds: f64,
     /// Sequences of the step.

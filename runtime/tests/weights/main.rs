@@ -17,6 +17,7 @@ use athanor_ir::{Init, Mesh};
 use athanor_runtime::checkpoint::convert::{Checkpoint, Opening, convert};
 use athanor_runtime::checkpoint::mapping::Weight;
 use athanor_runtime::checkpoint::{Saver, State, load_weights};
+use athanor_runtime::loss_scale::Scaling;
 use safetensors::SafeTensors;
 
 const MODELS: [&str; 10] = [
@@ -114,7 +115,7 @@ fn state() -> State {
         epoch_num: 1,
         step_num: 1,
         global_step: 1,
-        loss_scale: 1.0,
+        scaling: Scaling { loss_scale: 1.0, good_steps: 0, skipped_steps: 0 },
         global_batch_size: 1,
         consumed_samples: 1,
         ckpt_status: 0,

@@ -1,20 +1,23 @@
 //! Generated matrix products: macro-kernels that need no library.
 //!
 //! [`generate`] writes one kernel per product as MLIR text. Its grid is strips of the longer dim of C, so the thread pool
-//! can split it anywhere; the result does not depend on where. f32 products (and bf16 ones without AMX, widened while
-//! packing) use register-tiled vector kernels, bf16 ones on AMX use tiles.
+//! can split it anywhere; the result does not depend on where. f32 products (and bf16 ones without AMX and f16 ones, widened
+//! while packing) use register-tiled vector kernels, bf16 ones on AMX use tiles.
 
 mod amx;
-mod amx_pack;
+mod grouped;
 mod pack;
+mod shift;
 mod text;
 mod vector;
+
+pub use grouped::{Form, GroupedSpec, generate_grouped};
 
 use athanor_ir::plan::{GemmSpec, MatRef};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{DType, Diagnostic, Result};
 
-use super::UNSUPPORTED_GEMM;
+use super::{Generated, UNSUPPORTED_GEMM};
 use super::llvm::KernelText;
 
 /// Upper bound on workers that the type of a scratch buffer allows for.
@@ -30,27 +33,17 @@ pub enum Epilogue {
     Residual(MatRef),
 }
 
-/// A generated product.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GeneratedGemm {
-    /// The kernel; its buffers are A, B, the residual if there is one, C, and the scratch.
-    pub text: KernelText,
-    /// Grid items: run all of `0..grid`.
-    pub grid: usize,
-    /// Scratch that each worker needs; the buffer holds this times the number of workers, 64-byte aligned.
-    pub scratch_bytes_per_worker: usize,
-}
-
-/// Generates the product `spec` for CPUs of `level`, exported as `symbol`.
-pub fn generate(spec: &GemmSpec, level: CpuLevel, symbol: &str) -> Result<GeneratedGemm> {
+/// Generates the product `spec` for CPUs of `level`, exported as `symbol`; its buffers are A, B, the residual if there is
+/// one, C, and the scratch, 64-byte aligned.
+pub fn generate(spec: &GemmSpec, level: CpuLevel, symbol: &str) -> Result<Generated> {
     generate_fused(spec, Epilogue::None, level, symbol)
 }
 
 /// Generates the product `spec` followed by `epilogue`.
 ///
-/// Supported: f32 × f32 → f32, and bf16 × bf16 → f32 or bf16 with f32 sums; any strides of A and B, C contiguous in one
+/// Supported: f32 × f32 → f32, and bf16 × bf16 or f16 × f16 → f32 or the same with f32 sums; any strides of A and B, C contiguous in one
 /// dim (with a residual: in its rows). Anything else is a `P0905`.
-pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symbol: &str) -> Result<GeneratedGemm> {
+pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symbol: &str) -> Result<Generated> {
     let refuse = |why: &str| {
         Diagnostic::error(
             &UNSUPPORTED_GEMM,
@@ -68,8 +61,13 @@ pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symb
         .err()
     };
     let dtypes = (spec.a.dtype, spec.b.dtype, spec.c.dtype);
-    if !matches!(dtypes, (DType::F32, DType::F32, DType::F32) | (DType::BF16, DType::BF16, DType::F32 | DType::BF16)) {
-        return refuse("the dtypes must be f32, or bf16 with an f32 or bf16 result");
+    let narrow = |d: DType| matches!(d, DType::BF16 | DType::F16);
+    let known = match dtypes {
+        (DType::F32, DType::F32, c) => c == DType::F32,
+        (a, b, c) => a == b && narrow(a) && (c == a || c == DType::F32),
+    };
+    if !known {
+        return refuse("the dtypes must be f32, or bf16 or f16 with a result in f32 or the same");
     }
     if spec.m == 0 || spec.n == 0 || spec.k == 0 {
         return refuse("a dim is zero");
@@ -80,9 +78,9 @@ pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symb
         Epilogue::Residual(r) => Some(r),
     };
     if let Some(r) = residual
-        && (r.col_stride != 1 || !matches!(r.dtype, DType::F32 | DType::BF16))
+        && (r.col_stride != 1 || !(r.dtype == DType::F32 || narrow(r.dtype)))
     {
-        return refuse("the residual must have contiguous rows of f32 or bf16");
+        return refuse("the residual must have contiguous rows of f32, bf16 or f16");
     }
     let (spec, swapped) = match (spec.c.row_stride, spec.c.col_stride) {
         (_, 1) => (*spec, false),
@@ -116,7 +114,7 @@ struct Problem {
 impl Problem {
     /// `memref<LENxTYPE>` of a whole operand, flat.
     fn flat(&self, r: MatRef, rows: usize, cols: usize) -> String {
-        let element = if r.dtype == DType::BF16 { self.bf16 } else { r.dtype.mlir() };
+        let element = if r.dtype == DType::BF16 { self.bf16 } else { pack::storage(r.dtype) };
         format!("memref<{}x{element}>", extent(r, rows, cols))
     }
 

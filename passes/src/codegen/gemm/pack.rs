@@ -4,6 +4,7 @@ use athanor_ir::DType;
 use athanor_ir::plan::MatRef;
 
 use super::text::{Text, Value};
+use crate::codegen::half::Half;
 
 /// An operand seen from its panels: `across` is the dim that a panel is `width` of (rows of A, columns of B), `along` is k.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +81,47 @@ pub fn pack_panel(
         transpose_panel(t, &reader, first, (k_lo, k_hi), panels, target);
     } else {
         gather_panel(t, &reader, first, (k_lo, k_hi), panels, target);
+    }
+}
+
+/// Emits the packing of `rows.1` rows of A, contiguous along k, from `rows.0`: row after row, each `target.2` elements
+/// from the one before, widened to f32. Rows beyond the operand hold anything, and so does what is beyond `k_hi`.
+#[allow(clippy::too_many_arguments, reason = "the places of a copy: from, what, to")]
+pub fn pack_rows(
+    t: &mut Text,
+    lanes: usize,
+    side: Side,
+    source: (&str, &str),
+    (first, rows): (&Value, usize),
+    (k_lo, k_hi): (&Value, &Value),
+    (name, ty, stride): (&str, &str, usize),
+    target: &Value,
+) {
+    let reader = Reader { side, source, lanes };
+    let panels = Panels { memref: (name, ty), width: stride };
+    let last = t.index(side.extent - 1);
+    let depth = t.sub(k_hi, k_lo);
+    let whole = t.op(format_args!("arith.constant {lanes} : index"));
+    let rest = t.op(format_args!("arith.remui {depth}, {whole} : index"));
+    let whole = t.sub(&depth, &rest);
+    let ragged = !side.depth.is_multiple_of(lanes);
+    let zero = t.index(0);
+    for r in 0..rows {
+        let row = t.add_const(first, r);
+        let row = t.min(&row, &last);
+        let from = t.mul_const(&row, side.across);
+        let from = t.add(&from, k_lo);
+        let to = t.add_const(target, r * stride);
+        let copy = |t: &mut Text, k: &Value, count: Option<&Value>| {
+            let (from, to) = (t.add(&from, k), t.add(&to, k));
+            let vector = reader.load(t, &from, count);
+            store(t, panels, &to, &vector, lanes);
+        };
+        t.for_each(&zero, &whole, lanes, |t, k| copy(t, k, None));
+        if ragged {
+            let some = t.compare("ne", &rest, &zero);
+            t.when(&some, |t| copy(t, &whole, Some(&rest)));
+        }
     }
 }
 
@@ -177,8 +219,10 @@ fn gather_panel(
             let from = t.offset((&across, side.across), (k, side.along));
             let (name, ty) = reader.source;
             let mut element = t.op(format_args!("memref.load {name}[{from}] : {ty}"));
-            if side.dtype == DType::BF16 {
-                element = widen(t, &element, "i16", "i32", "f32");
+            match side.dtype {
+                DType::BF16 => element = widen(t, &element, "i16", "i32", "f32"),
+                DType::F16 => element = half(t, None, |h| h.widen(&element)),
+                _ => {}
             }
             let k = t.sub(k, k_lo);
             let to = t.offset((&k, panels.width), (lane, 1));
@@ -209,15 +253,31 @@ pub fn load(
             ))
         }
     };
-    if dtype == DType::F32 {
-        return raw;
+    match dtype {
+        DType::F32 => return raw,
+        DType::F16 => return half(t, Some(lanes), |h| h.widen(&raw)),
+        _ => {}
     }
     widen(t, &raw, &vector, &format!("vector<{lanes}xi32>"), &format!("vector<{lanes}xf32>"))
 }
 
-/// How a dtype is typed in memory: bf16 as bits, because LLVM turns what it cannot do with bf16 into library calls.
+/// How a dtype is typed in memory: bf16 and f16 as bits, because LLVM turns what it cannot do with them into library calls.
 pub fn storage(dtype: DType) -> &'static str {
-    if dtype == DType::BF16 { "i16" } else { dtype.mlir() }
+    if matches!(dtype, DType::BF16 | DType::F16) { "i16" } else { dtype.mlir() }
+}
+
+/// Conversions of f16 in `t`.
+fn half(t: &mut Text, lanes: Option<usize>, convert: impl FnOnce(&mut Half<'_, Value>) -> Value) -> Value {
+    let f16c = t.f16c;
+    convert(&mut Half { emit: &mut |op: &str| t.op(op), lanes, f16c })
+}
+
+/// A vector of f32 as bits of `dtype`, rounded to nearest even.
+pub fn narrow_to(t: &mut Text, lanes: usize, value: &Value, dtype: DType) -> Value {
+    match dtype {
+        DType::F16 => half(t, Some(lanes), |h| h.narrow(value)),
+        _ => narrow(t, lanes, value),
+    }
 }
 
 /// The f32 whose upper half the bf16 bits `raw` are; types are those of bits, of words and of the result.

@@ -1,5 +1,6 @@
 //! Writes the body of a kernel as MLIR text: fresh names, index arithmetic, loops with carried values.
 
+use athanor_ir::target::CpuLevel;
 use std::fmt::{Display, Write as _};
 
 /// An SSA value, by name.
@@ -24,9 +25,16 @@ impl Display for Value {
 pub struct Text {
     out: String,
     next: usize,
+    /// The machine converts f16 in one instruction.
+    pub(super) f16c: bool,
 }
 
 impl Text {
+    /// An empty text for machines of `level`.
+    pub fn for_level(level: CpuLevel) -> Self {
+        Self { f16c: level >= CpuLevel::Avx2, ..Self::default() }
+    }
+
     /// The finished text.
     pub fn finish(self) -> String {
         self.out
@@ -86,6 +94,17 @@ impl Text {
     /// The smaller of two indices.
     pub fn min(&mut self, a: &Value, b: &Value) -> Value {
         self.op(format_args!("arith.minui {a}, {b} : index"))
+    }
+
+    /// The larger of two indices.
+    pub fn max(&mut self, a: &Value, b: &Value) -> Value {
+        self.op(format_args!("arith.maxui {a}, {b} : index"))
+    }
+
+    /// `a / b` with a constant, rounded down.
+    pub fn div_const(&mut self, a: &Value, b: usize) -> Value {
+        let b = self.index(b);
+        self.op(format_args!("arith.divui {a}, {b} : index"))
     }
 
     /// `a·x + b·y + c`, the usual form of an offset.
