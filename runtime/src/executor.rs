@@ -2,6 +2,7 @@
 
 use crate::codes::{BATCH, NOT_FINITE, NOT_TRAINABLE};
 use crate::init::{Stream, fill};
+use crate::parts::{Gather, Parts};
 use crate::source::{Batch, BatchSource};
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_ir::plan::{Buffer, BufferRole, Plan};
@@ -38,6 +39,7 @@ struct Inputs {
 pub struct Executor {
     device: CpuDevice,
     inputs: Inputs,
+    gather: Gather,
     has_setup: bool,
 }
 
@@ -74,7 +76,8 @@ impl Executor {
         }
         let inputs = find_inputs(&device)?;
         let has_setup = stage.program("setup").is_some();
-        Ok(Self { device, inputs, has_setup })
+        let gather = Gather::new(&device);
+        Ok(Self { device, inputs, gather, has_setup })
     }
 
     /// The device, to read and write buffers.
@@ -85,6 +88,11 @@ impl Executor {
     /// As [`Self::device`], to write.
     pub fn device_mut(&mut self) -> &mut CpuDevice {
         &mut self.device
+    }
+
+    /// What the last step said beside its loss.
+    pub fn parts(&self) -> &Parts {
+        self.gather.parts()
     }
 
     /// Training run of the plan.
@@ -123,6 +131,7 @@ impl Executor {
         let plan = Arc::clone(self.device.plan());
         let run = &plan.run;
         let (mut sum, mut tokens) = (0.0, 0.0);
+        self.gather.begin();
         for micro in 0..run.accumulation {
             let batch = source.next(step, micro)?;
             let mask: f64 = batch.loss_mask.iter().map(|m| f64::from(*m)).sum();
@@ -133,7 +142,9 @@ impl Executor {
             self.device.run_program("micro")?;
             sum += self.scalar("micro", if run.per_token_loss { "loss_sum" } else { "loss" })?;
             tokens += self.device.scalar("micro", "token_count").unwrap_or(mask);
+            self.gather.add(&self.device, run.accumulation);
         }
+        self.gather.finish(&self.device);
         // The optimizer divides by the same sum: what it adds keeps a step without tokens finite.
         let loss = if run.per_token_loss { sum / (tokens + 1e-8) } else { sum / run.accumulation as f64 };
         finite(step, "loss", loss)?;

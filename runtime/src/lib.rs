@@ -9,7 +9,10 @@ pub mod executor;
 pub mod init;
 pub mod launch;
 pub mod metrics;
+mod partial;
+pub mod parts;
 pub mod plan_dir;
+pub mod signals;
 pub mod source;
 pub mod trainer;
 

@@ -96,7 +96,9 @@ pub(super) fn zero_bubble_v(p: usize, m: usize) -> Vec<Vec<Task>> {
             match s.next(stage, p, m, &before) {
                 Some((Part::F, chunk)) => s.f(chunk),
                 Some((Part::B, chunk)) => s.b(chunk),
-                Some((Part::W, _)) => moved |= s.w(),
+                Some((Part::W, _)) => {
+                    s.w();
+                }
                 None => continue,
             }
             moved = true;

@@ -1,5 +1,7 @@
 //! Checkpoints of the golden models: into a plan's buffers and out again, and from one naming to another, bit for bit.
 
+mod families;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

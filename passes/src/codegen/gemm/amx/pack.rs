@@ -5,9 +5,9 @@
 
 use athanor_ir::DType;
 
-use super::amx::{BLOCK, STEP};
-use super::pack::{Side, transpose};
-use super::text::{Text, Value};
+use super::super::pack::{Side, transpose};
+use super::super::text::{Text, Value};
+use super::{BLOCK, STEP};
 
 /// Packed panels of `steps` steps each.
 #[derive(Clone, Copy)]
@@ -21,6 +21,15 @@ pub struct Packed<'a> {
 }
 
 const ROW: &str = "vector<32xbf16>";
+
+/// The part of an operand that belongs to an expert of a grouped product.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// What its columns are further than the panels say.
+    pub column: Option<&'a Value>,
+    /// End of its k, where that is known only at run time or lies within the operand.
+    pub end: Option<&'a Value>,
+}
 
 /// 32 elements from flat memory; those not in `mask` are zero and not read.
 pub fn load(t: &mut Text, (name, ty): (&str, &str), dtype: DType, at: &Value, mask: Option<&Value>) -> Value {
@@ -53,27 +62,28 @@ fn mask(t: &mut Text, first: &Value, extent: usize, size: usize) -> Option<Value
     })
 }
 
-/// Packs columns `panels.0 · 32 .. panels.1 · 32` of B, k.1 of k from k.0.
+/// Packs columns `panels.0 · 32 .. panels.1 · 32` of B, k from `k_lo` to `k_hi`.
 pub fn pack_b(
     t: &mut Text,
-    side: Side,
+    (side, part): (Side, Option<Part<'_>>),
     source: (&str, &str),
     panels: (&Value, &Value),
-    (k_lo, depth): (&Value, usize),
+    (k_lo, k_hi): (&Value, &Value),
     packed: Packed<'_>,
 ) {
     // Steps outside, panels inside: rows of B are then read along their length.
-    let depth = t.index(depth);
-    let k_hi = &t.add(k_lo, &depth);
     t.for_each(k_lo, k_hi, STEP, |t, k| {
         t.for_each(panels.0, panels.1, 1, |t, panel| {
-            let col = t.mul_const(panel, BLOCK);
+            let mut col = t.mul_const(panel, BLOCK);
+            if let Some(column) = part.and_then(|p| p.column) {
+                col = t.add(&col, column);
+            }
             let slot = t.sub(panel, panels.0);
             let slot = t.mul_const(&slot, packed.steps * BLOCK);
             let step = t.sub(k, k_lo);
             let target = t.add(&slot, &step);
             if side.across == 1 {
-                let rows = depth_rows(t, side, source, &col, k);
+                let rows = depth_rows(t, (side, part), source, &col, k);
                 for (p, [low, high]) in interleaved(t, &rows).iter().enumerate() {
                     let at = t.add_const(&target, p);
                     packed.store(t, &at, low);
@@ -82,7 +92,7 @@ pub fn pack_b(
                 }
             } else if side.along == 1 {
                 for h in 0..2 {
-                    let columns = across_rows(t, side, source, (&col, h * 16), k);
+                    let columns = across_rows(t, (side, part), source, (&col, h * 16), k);
                     for (p, pairs) in transpose_pairs(t, &columns).iter().enumerate() {
                         let at = t.add_const(&target, h * 16 + p);
                         packed.store(t, &at, pairs);
@@ -95,21 +105,19 @@ pub fn pack_b(
     });
 }
 
-/// Packs rows `row .. row + 32` of A, k.1 of k from k.0.
+/// Packs rows `row .. row + 32` of A, k from `k_lo` to `k_hi`.
 pub fn pack_a(
     t: &mut Text,
-    side: Side,
+    (side, part): (Side, Option<Part<'_>>),
     source: (&str, &str),
     row: &Value,
-    (k_lo, depth): (&Value, usize),
+    (k_lo, k_hi): (&Value, &Value),
     packed: Packed<'_>,
 ) {
-    let depth = t.index(depth);
-    let k_hi = &t.add(k_lo, &depth);
     t.for_each(k_lo, k_hi, STEP, |t, k| {
         let target = t.sub(k, k_lo);
         if side.across == 1 {
-            let rows = depth_rows(t, side, source, row, k);
+            let rows = depth_rows(t, (side, part), source, row, k);
             for h in 0..2 {
                 let half = interleaved_in_blocks(t, &rows, h * 4);
                 for (i, row) in transpose_pairs(t, &half).iter().enumerate() {
@@ -120,7 +128,7 @@ pub fn pack_a(
             }
         } else if side.along == 1 {
             for h in 0..2 {
-                for (i, vector) in across_rows(t, side, source, (row, h * 16), k).iter().enumerate() {
+                for (i, vector) in across_rows(t, (side, part), source, (row, h * 16), k).iter().enumerate() {
                     let at = t.add_const(&target, h * 16 + i);
                     packed.store(t, &at, vector);
                 }
@@ -132,9 +140,18 @@ pub fn pack_a(
 }
 
 /// Rows k .. k + 32 of an operand that is contiguous across: 32 neighbours from `first` each, zero beyond the end of k.
-fn depth_rows(t: &mut Text, side: Side, source: (&str, &str), first: &Value, k: &Value) -> Vec<Value> {
+fn depth_rows(
+    t: &mut Text,
+    (side, part): (Side, Option<Part<'_>>),
+    source: (&str, &str),
+    first: &Value,
+    k: &Value,
+) -> Vec<Value> {
     let across = mask(t, first, side.extent, BLOCK);
-    let depth = (!side.depth.is_multiple_of(STEP)).then(|| t.index(side.depth));
+    let depth = match part.and_then(|p| p.end) {
+        Some(end) => Some(end.clone()),
+        None => (!side.depth.is_multiple_of(STEP)).then(|| t.index(side.depth)),
+    };
     (0..STEP)
         .map(|i| {
             let k = t.add_const(k, i);
@@ -157,17 +174,23 @@ fn depth_rows(t: &mut Text, side: Side, source: (&str, &str), first: &Value, k: 
 /// 16 neighbours across, from `first + offset`, of an operand that is contiguous along k: 32 k each.
 fn across_rows(
     t: &mut Text,
-    side: Side,
+    (side, part): (Side, Option<Part<'_>>),
     source: (&str, &str),
     (first, offset): (&Value, usize),
     k: &Value,
 ) -> Vec<Value> {
     let last = t.index(side.extent - 1);
-    let depth = mask(t, k, side.depth, STEP);
+    let depth = match part.and_then(|p| p.end) {
+        Some(end) => {
+            let left = t.sub(end, k);
+            Some(t.op(format_args!("vector.create_mask {left} : vector<32xi1>")))
+        }
+        None => mask(t, k, side.depth, STEP),
+    };
     (0..16)
         .map(|i| {
             let mut lane = t.add_const(first, offset + i);
-            if !side.extent.is_multiple_of(BLOCK) {
+            if part.is_some() || !side.extent.is_multiple_of(BLOCK) {
                 // What is beyond the operand never reaches C: any row will do.
                 lane = t.min(&lane, &last);
             }
