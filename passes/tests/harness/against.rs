@@ -76,8 +76,7 @@ fn typed(op: &Op, args: &[Arg], types: Vec<TensorType>) -> Vec<Value> {
         run: RunSpec::for_tests(),
         funcs: vec![func],
     };
-    let named: HashMap<String, Value> =
-        values.into_iter().enumerate().map(|(i, v)| (format!("p{i}"), v)).collect();
+    let named: HashMap<String, Value> = values.into_iter().enumerate().map(|(i, v)| (format!("p{i}"), v)).collect();
     let mut found = interpret(&module, "f", &named).unwrap();
     (0..outs.len()).map(|i| found.remove(&format!("r{i}")).unwrap()).collect()
 }

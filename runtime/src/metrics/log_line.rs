@@ -36,12 +36,8 @@ pub fn numbers(r: &StepRecord, p: Progress) -> String {
 
 /// The parts of the loss, where MindFormers has them; the z-loss, which it has not, behind them.
 fn parts(r: &StepRecord) -> String {
-    let names = [
-        ("lm_loss", "lm_loss"),
-        ("load_balancing_loss", "aux_loss"),
-        ("mtp_loss", "mtp_loss"),
-        ("z_loss", "z_loss"),
-    ];
+    let names =
+        [("lm_loss", "lm_loss"), ("load_balancing_loss", "aux_loss"), ("mtp_loss", "mtp_loss"), ("z_loss", "z_loss")];
     let value = |ours: &str| r.side.losses.iter().find(|(n, _)| n == ours).map(|(_, x)| *x);
     names.iter().filter_map(|(name, ours)| value(ours).map(|x| format!("{name}: {x:5.6}, "))).collect()
 }
