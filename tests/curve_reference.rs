@@ -76,11 +76,8 @@ fn train(folder: &str, module: &Module, steps: usize) -> (Vec<Step>, HashMap<Str
             }
             state.extend(results);
         }
-        let scalars = run.step_scalars(step as u64);
         let scalar = |x: f64| Tensor::scalar(DType::F32, x);
-        state.insert("lr".into(), scalar(scalars.lr));
-        state.insert("step_size".into(), scalar(scalars.step_size));
-        state.insert("v_scale".into(), scalar(scalars.v_scale));
+        state.extend(run.step_scalars(step as u64).into_iter().map(|(name, x)| (name, scalar(x))));
         state.insert("token_count".into(), scalar(count));
         let mut results = interpret(module, "update", &state).unwrap();
         let norm = results.remove("grad_norm").unwrap().to_f64()[0];

@@ -4,6 +4,7 @@
 mod support;
 
 use athanor_backends::cpu::features;
+use athanor_ir::run::LossScale;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Module, Role};
 use athanor_passes::compile::OptLevel;
@@ -58,14 +59,20 @@ fn trained(
         device.put("tokens", bytemuck::cast_slice(&shifted(0)));
         device.put("labels", bytemuck::cast_slice(&shifted(1)));
         device.put("loss_mask", bytemuck::cast_slice(&vec![1.0f32; BATCH * SEQ]));
-        let scalars = run.step_scalars(step as u64);
-        device.put_scalar("lr", scalars.lr);
-        device.put_scalar("step_size", scalars.step_size);
-        device.put_scalar("v_scale", scalars.v_scale);
+        for (name, value) in run.step_scalars(step as u64) {
+            device.put_scalar(&name, value);
+        }
+        let scale = run.loss_scale.map(LossScale::initial);
+        if let Some(scale) = scale {
+            device.put_scalar("loss_scale", scale);
+        }
         device.program("micro");
         let loss = device.scalar("micro", "loss");
-        device.program("update");
-        out.push([loss, device.scalar("update", "grad_norm")]);
+        let (first, second) = if scale.is_some() { ("grad_norm", Some("update")) } else { ("update", None) };
+        device.program(first);
+        let norm = device.scalar(first, "grad_norm");
+        second.into_iter().for_each(|program| device.program(program));
+        out.push([loss, norm]);
         seen(step, &device);
     }
     out
@@ -128,6 +135,19 @@ fn a_plan_gives_the_same_bits_on_any_number_of_threads() {
     follows("five threads", &all, 2e-6, 1e-5);
     for threads in [1, 2, 3] {
         assert_eq!(on(threads), all, "{threads} threads");
+    }
+}
+
+/// In half precision, with the loss scaled: at the highest level and where no instruction converts.
+#[test]
+fn f16_compute_follows_the_curve() {
+    let config = config(&golden("curves/w1-tiny"), SEQ, &["compute_dtype: float16"]);
+    let mut run = run_spec(&config);
+    run.loss_scale = Some(LossScale::Fixed { value: 1024.0 });
+    let m = module(&config, run, false);
+    for level in [CpuLevel::Portable, features::detect()] {
+        let plan = compiled(&m, OptLevel::O1, level, 2);
+        follows(&format!("f16 on {level}"), &curve(&m, &plan, 2, true, 20), 5e-4, 2e-2);
     }
 }
 

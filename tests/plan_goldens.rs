@@ -116,6 +116,11 @@ fn deepseek_v3() {
     parity("deepseek_v3_rope");
 }
 
+#[test]
+fn deepseek_v3_with_an_extended_context() {
+    parity("deepseek_v3_yarn");
+}
+
 /// Two losses over the vocabulary, a balance loss, and experts behind both.
 #[test]
 fn deepseek_v3_with_a_further_token_and_a_balance_loss() {

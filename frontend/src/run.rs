@@ -4,11 +4,12 @@ use std::path::Path;
 
 use athanor_ir::diag::{Code, Diagnostic, Result};
 use athanor_ir::lr::{LrSchedule, Shape};
-use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
+use athanor_ir::run::{LossScale, LrGroup, RunSpec};
 use serde_json::{Value, json};
 
 use crate::config::{
-    AdamVariant, Config, DataLoader, DataPath, GptDataset, LrScheduleConfig, LrShape, Steps, TokenBin, TokenDtype,
+    Config, DataLoader, DataPath, Dtype, GptDataset, LossScale as ScaleSense, LrScheduleConfig, LrShape, Steps,
+    TokenBin, TokenDtype,
 };
 use crate::model::{flops, hf, names};
 
@@ -45,8 +46,8 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
     if steps == 0 {
         return no_steps(config, "the data set has fewer samples than one global batch");
     }
-    let total = scheduled.unwrap_or_else(|| all.unwrap_or(steps));
-    let [beta1, beta2] = config.optimizer.betas.value;
+    let total = all.unwrap_or(steps);
+    let per_epoch = per_epoch.unwrap_or(total);
     let save = config.callbacks.checkpoint.as_ref();
     let hf_config = hf::config_json(m);
     Ok(RunSpec {
@@ -57,16 +58,16 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         accumulation: config.micro_batches(),
         seq_length: m.seq_length.value,
         vocab_size: m.vocab_size.value,
-        optimizer: AdamWSpec {
-            beta1,
-            beta2,
-            eps: config.optimizer.eps.value,
-            weight_decay: config.optimizer.weight_decay.value,
-            bias_correction: bias_correction(config.optimizer.variant),
-        },
+        optimizer: config.optimizer.spec(),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,
-        lr: schedule(&config.lr_schedule, total, per_epoch.unwrap_or(total)),
+        lr: schedule(&config.lr_schedule, total, per_epoch),
+        lr_groups: config
+            .lr_groups
+            .iter()
+            .map(|g| LrGroup { lr: schedule(&g.schedule, total, per_epoch), weights: vec![] })
+            .collect(),
+        loss_scale: loss_scale(config),
         flops_per_sequence: flops::per_sequence(m),
         data: Some(data(config)),
         load_checkpoint: config
@@ -86,18 +87,24 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
     })
 }
 
-fn bias_correction(variant: AdamVariant) -> BiasCorrection {
-    match variant {
-        AdamVariant::AdamW => BiasCorrection::Full,
-        AdamVariant::EpsBeforeCorrection => BiasCorrection::EpsBeforeCorrection,
-        AdamVariant::NoBiasCorrection => BiasCorrection::None,
+/// Scaling of the loss. A fixed scale of 1 in wider types than f16 is none: a gradient that is not finite then ends the run
+/// instead of being left out.
+fn loss_scale(config: &Config) -> Option<LossScale> {
+    match config.wrapper.scale_sense.value {
+        ScaleSense::Static(value) if value == 1.0 && config.model.compute_dtype.value != Dtype::F16 => None,
+        ScaleSense::Static(value) => Some(LossScale::Fixed { value }),
+        ScaleSense::Dynamic { initial, factor, window } => Some(LossScale::Dynamic { value: initial, factor, window }),
     }
 }
 
 fn no_steps<T>(config: &Config, why: &str) -> Result<T> {
     let mut d = Diagnostic::error(&NO_STEPS, format!("no number of training steps: {why}"))
         .help("give `lr_schedule.total_steps` or `runner_config.stop_step`, or build the data set first");
-    if let Some(span) = config.dataset.span
+    let file = match &config.dataset.loader {
+        DataLoader::TokenBin(d) => d.path.span,
+        DataLoader::Megatron(_) => None,
+    };
+    if let Some(span) = file.or(config.dataset.span)
         && let Some(source) = config.sources.get(span.file as usize)
     {
         d = d.at(source, span.start as usize..span.end as usize, "the data set is named here");
@@ -140,8 +147,9 @@ impl TokenDtype {
     }
 }
 
-/// The rate by step, with every length in steps.
-fn schedule(c: &LrScheduleConfig, total: u64, per_epoch: u64) -> LrSchedule {
+/// The rate by step, with every length in steps; `all` is their number unless the schedule has its own.
+fn schedule(c: &LrScheduleConfig, all: u64, per_epoch: u64) -> LrSchedule {
+    let total = c.total_steps.as_ref().map_or(all, |s| s.value);
     let steps = |s: &Steps| s.resolve(total, per_epoch);
     let or_total = |s: &Option<Steps>| s.as_ref().map_or(total, steps);
     let warmup = steps(&c.warmup.value);

@@ -12,6 +12,7 @@ pub mod mlir;
 pub mod module;
 pub mod names;
 pub mod op;
+pub mod optimizer;
 pub mod plan;
 pub mod run;
 pub mod signature;

@@ -4,47 +4,46 @@
 
 use crate::lr::LrSchedule;
 use crate::names::NameTable;
+use crate::optimizer::OptimizerSpec;
 use serde::{Deserialize, Serialize};
 
-/// Where Adam corrects the bias of its moments, which start at zero. With t counted from 1:
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BiasCorrection {
-    /// m/(1−β₁ᵗ) over √(v/(1−β₂ᵗ)) + eps: `AdamW`.
-    #[default]
-    Full,
-    /// √(1−β₂ᵗ)/(1−β₁ᵗ) · m over √v + eps: `AdamWeightDecayX`.
-    EpsBeforeCorrection,
-    /// m over √v + eps: MindSpore's `AdamWeightDecay`, which is also what `adamw` and `FP32StateAdamWeightDecay` mean.
-    None,
+/// Factor on the loss before the backward pass, so that small gradients do not vanish in f16.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LossScale {
+    /// The same for every step.
+    Fixed {
+        /// The factor.
+        value: f64,
+    },
+    /// Divided by `factor` (to 1 at least) when a gradient overflows, multiplied by it after `window` steps without overflow.
+    Dynamic {
+        /// The factor at the start.
+        value: f64,
+        /// By which it changes.
+        factor: f64,
+        /// Steps without overflow before it grows.
+        window: u64,
+    },
 }
 
-/// AdamW with decoupled weight decay; which weights decay is in their [`crate::func::Role`].
+impl LossScale {
+    /// The factor of the first step.
+    pub fn initial(self) -> f64 {
+        match self {
+            Self::Fixed { value } | Self::Dynamic { value, .. } => value,
+        }
+    }
+}
+
+/// Weights with a learning rate of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AdamWSpec {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Weight decay of the weights that decay.
-    pub weight_decay: f64,
-    /// How the bias of the moments is corrected.
-    #[serde(default)]
-    pub bias_correction: BiasCorrection,
-}
-
-/// The per-step scalars of `update`, as [`crate::op::Op::AdamW`] takes them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepScalars {
-    /// Learning rate; times the weight decay it is the part of a weight that a step takes away.
-    pub lr: f64,
-    /// Factor of the first moment.
-    pub step_size: f64,
-    /// Factor of the second moment, under the root.
-    pub v_scale: f64,
+pub struct LrGroup {
+    /// Their learning rate by step.
+    pub lr: LrSchedule,
+    /// Their global names.
+    pub weights: Vec<String>,
 }
 
 /// Everything about a training run that is not a program.
@@ -66,13 +65,19 @@ pub struct RunSpec {
     /// Vocabulary size; token ids are below it.
     pub vocab_size: usize,
     /// Optimizer.
-    pub optimizer: AdamWSpec,
+    pub optimizer: OptimizerSpec,
     /// Clips gradients to this global norm.
     pub max_grad_norm: Option<f64>,
     /// Divide summed losses by the tokens of the whole step instead of averaging micro-batch means.
     pub per_token_loss: bool,
     /// Learning rate by step.
     pub lr: LrSchedule,
+    /// Weights with other learning rates; group k of the programs is entry k − 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lr_groups: Vec<LrGroup>,
+    /// Scaling of the loss; `None` leaves gradients as they are and stops at one that is not finite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScale>,
     /// Model FLOPs of one sequence, forward and backward (the `train_throughput` formula).
     pub flops_per_sequence: f64,
     /// Data set; `None` in modules that are compiled but not trained.
@@ -98,18 +103,20 @@ pub struct RunSpec {
 }
 
 impl RunSpec {
-    /// The scalars of the optimizer step that follows `step` finished ones.
-    ///
-    /// The rules of [`BiasCorrection`] differ in nothing else, so one `update` does them all.
-    pub fn step_scalars(&self, step: u64) -> StepScalars {
-        let (lr, t) = (self.lr.at(step), (step + 1) as f64);
-        let (first, second) = (1.0 - self.optimizer.beta1.powf(t), 1.0 - self.optimizer.beta2.powf(t));
-        let (step_size, v_scale) = match self.optimizer.bias_correction {
-            BiasCorrection::Full => (lr / first, 1.0 / second),
-            BiasCorrection::EpsBeforeCorrection => (lr * second.sqrt() / first, 1.0),
-            BiasCorrection::None => (lr, 1.0),
-        };
-        StepScalars { lr, step_size, v_scale }
+    /// The scalar inputs of the `update` that follows `done` earlier ones, by name.
+    pub fn step_scalars(&self, done: u64) -> Vec<(String, f64)> {
+        let of = |lr: &LrSchedule| self.optimizer.scalars(lr.at(done), done + 1);
+        let all = of(&self.lr).into_iter().map(|s| (s.name.to_owned(), s.value));
+        let grouped = self.lr_groups.iter().enumerate().flat_map(|(k, group)| {
+            let own = of(&group.lr).into_iter().filter(|s| s.of_rate);
+            own.map(move |s| (group_scalar(s.name, k + 1), s.value))
+        });
+        all.chain(grouped).collect()
+    }
+
+    /// The group of learning rates that weight `name` belongs to; 0 is [`Self::lr`].
+    pub fn lr_group(&self, name: &str) -> usize {
+        self.lr_groups.iter().position(|g| g.weights.iter().any(|w| w == name)).map_or(0, |k| k + 1)
     }
 
     /// A run of one step on nothing, for tests of passes that need a module but not its run.
@@ -122,13 +129,7 @@ impl RunSpec {
             accumulation: 1,
             seq_length: 1,
             vocab_size: 1,
-            optimizer: AdamWSpec {
-                beta1: 0.9,
-                beta2: 0.95,
-                eps: 1e-8,
-                weight_decay: 0.0,
-                bias_correction: BiasCorrection::Full,
-            },
+            optimizer: OptimizerSpec::default(),
             max_grad_norm: None,
             per_token_loss: false,
             lr: LrSchedule {
@@ -137,6 +138,8 @@ impl RunSpec {
                 warmup_lr_init: 0.0,
                 shape: crate::lr::Shape::Constant,
             },
+            lr_groups: vec![],
+            loss_scale: None,
             flops_per_sequence: 0.0,
             data: None,
             load_checkpoint: String::new(),
@@ -151,38 +154,33 @@ impl RunSpec {
     }
 }
 
+/// Name of the scalar input `name` for group `k` of learning rates.
+pub fn group_scalar(name: &str, k: usize) -> String {
+    if k == 0 { name.to_owned() } else { format!("{name}.{k}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn scalars(bias_correction: BiasCorrection, step: u64) -> StepScalars {
-        let mut run = RunSpec::for_tests();
-        run.optimizer.bias_correction = bias_correction;
-        run.lr.learning_rate = 0.5;
-        run.step_scalars(step)
-    }
-
-    /// β = 0.9, 0.95 at the first step and the third: 1 − 0.9³ = 0.271, 1 − 0.95³ = 0.142625.
     #[test]
-    fn bias_is_corrected_as_the_rule_says() {
-        let is = |found: StepScalars, step_size: f64, v_scale: f64| {
-            let close = |a: f64, b: f64| (a - b).abs() < 1e-12 * b.abs();
-            let right = found.lr == 0.5 && close(found.step_size, step_size) && close(found.v_scale, v_scale);
-            assert!(right, "{found:?} is not {step_size}, {v_scale}");
-        };
-        is(scalars(BiasCorrection::Full, 0), 5.0, 20.0);
-        is(scalars(BiasCorrection::Full, 2), 0.5 / 0.271, 1.0 / 0.142625);
-        is(scalars(BiasCorrection::EpsBeforeCorrection, 0), 5.0 * 0.05f64.sqrt(), 1.0);
-        is(scalars(BiasCorrection::EpsBeforeCorrection, 2), 0.5 * 0.142625f64.sqrt() / 0.271, 1.0);
-        is(scalars(BiasCorrection::None, 2), 0.5, 1.0);
-    }
-
-    #[test]
-    fn a_run_without_the_field_is_fully_corrected() {
+    fn a_run_without_the_newer_fields_is_as_before() {
         let mut json = serde_json::to_value(RunSpec::for_tests()).unwrap();
+        assert!(json.get("loss_scale").is_none() && json.get("lr_groups").is_none());
         let optimizer = json["optimizer"].as_object_mut().unwrap();
         assert_eq!(optimizer.remove("bias_correction"), Some("full".into()));
         let run: RunSpec = serde_json::from_value(json).unwrap();
         assert_eq!(run, RunSpec::for_tests());
+    }
+
+    #[test]
+    fn groups_have_scalars_of_their_own_where_the_rate_matters() {
+        let mut run = RunSpec::for_tests();
+        run.lr_groups =
+            vec![LrGroup { lr: LrSchedule { learning_rate: 0.5, ..run.lr.clone() }, weights: vec!["a".into()] }];
+        let names: Vec<String> = run.step_scalars(0).into_iter().map(|s| s.0).collect();
+        assert_eq!(names, ["lr", "step_size", "v_scale", "lr.1", "step_size.1"]);
+        assert!(run.step_scalars(0).contains(&("lr.1".into(), 0.5)));
+        assert_eq!((run.lr_group("a"), run.lr_group("b")), (1, 0));
     }
 }

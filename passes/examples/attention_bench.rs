@@ -45,6 +45,7 @@ fn fill(pointer: *mut c_void, dtype: Float, len: usize) {
             match dtype {
                 Float::F32 => pointer.cast::<f32>().add(i).write(x),
                 Float::Bf16 => pointer.cast::<u16>().add(i).write((x.to_bits() >> 16) as u16),
+                Float::F16 => pointer.cast::<half::f16>().add(i).write(half::f16::from_f32(x)),
             }
         }
     }

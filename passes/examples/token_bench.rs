@@ -46,6 +46,9 @@ fn numbers(words: usize, dtype: Float) -> Vec<u32> {
         .map(|_| match dtype {
             Float::F32 => next().to_bits(),
             Float::Bf16 => (next().to_bits() & 0xffff_0000) | next().to_bits() >> 16,
+            Float::F16 => {
+                [next(), next()].map(|x| u32::from(half::f16::from_f32(x).to_bits())).iter().fold(0, |w, h| w << 16 | h)
+            }
         })
         .collect()
 }

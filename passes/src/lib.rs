@@ -40,5 +40,6 @@ pub const CODES: &[&Code] = &[
     &autodiff::NO_LOSS,
     &autodiff::NO_DERIVATIVE,
     &optimizer::NO_GRADIENTS,
+    &optimizer::BAD_RULE,
     &schedule::generate::IMPOSSIBLE,
 ];

@@ -95,7 +95,11 @@ fn check(spec: &AttentionSpec, level: CpuLevel) {
         }
         // Inputs are exact in either type. In bf16, results are rounded once, and on tiles probabilities and score
         // gradients too; lse never is.
-        let (one, grad) = if dtype == Float::F32 { (1e-5, 1e-5) } else { (1.0 / 200.0, 1.0 / 128.0) };
+        let (one, grad) = match dtype {
+            Float::F32 => (1e-5, 1e-5),
+            Float::Bf16 => (1.0 / 200.0, 1.0 / 128.0),
+            Float::F16 => (1.0 / 1600.0, 1.0 / 1024.0),
+        };
         let names = [
             ("out", &want.out, one),
             ("lse", &want.lse, 1e-6),
@@ -139,6 +143,15 @@ fn scores_with_slopes_match_the_definition() {
 }
 
 #[test]
+fn f16_matches_the_definition() {
+    for level in levels() {
+        check(&AttentionSpec { dtype: Float::F16, ..spec(2, 70, (4, 2), (16, 16)) }, level);
+        check(&AttentionSpec { dtype: Float::F16, ..spec(1, 100, (3, 3), (24, 40)) }, level);
+        check(&AttentionSpec { dtype: Float::F16, causal: false, ..spec(1, 77, (2, 2), (32, 48)) }, level);
+    }
+}
+
+#[test]
 fn bf16_matches_the_definition() {
     for level in levels() {
         check(&AttentionSpec { dtype: Float::Bf16, ..spec(2, 70, (4, 2), (16, 16)) }, level);
@@ -162,7 +175,7 @@ fn sequences_of_several_blocks_match_the_definition() {
 #[test]
 fn a_nan_shows_in_the_output() {
     for level in levels() {
-        for dtype in [Float::F32, Float::Bf16] {
+        for dtype in [Float::F32, Float::Bf16, Float::F16] {
             let spec = AttentionSpec { dtype, ..spec(1, 80, (1, 1), (32, 32)) };
             let kernel = forward(&spec, level, "fwd");
             let library = Library::build(std::slice::from_ref(&kernel), level);

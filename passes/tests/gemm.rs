@@ -38,6 +38,7 @@ impl Matrix {
         all.extend([f32::NAN; MARGIN]);
         let bytes = match r.dtype {
             DType::BF16 => all.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+            DType::F16 => all.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
             _ => all.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
         Self { r, bytes }
@@ -54,6 +55,7 @@ impl Matrix {
     fn raw(&self, i: usize) -> f64 {
         match self.r.dtype {
             DType::BF16 => half::bf16::from_le_bytes([self.bytes[2 * i], self.bytes[2 * i + 1]]).to_f64(),
+            DType::F16 => half::f16::from_le_bytes([self.bytes[2 * i], self.bytes[2 * i + 1]]).to_f64(),
             _ => f64::from(f32::from_le_bytes(self.bytes[4 * i..4 * i + 4].try_into().unwrap())),
         }
     }
@@ -105,7 +107,11 @@ fn check(case: &Case, kernel: Kernel, pieces: usize, level: CpuLevel) {
                 want += term;
                 scale += term.abs();
             }
-            let rounding = if case.spec.c.dtype == DType::BF16 { want.abs() / 256.0 } else { 0.0 };
+            let rounding = match case.spec.c.dtype {
+                DType::BF16 => want.abs() / 256.0,
+                DType::F16 => want.abs() / 2048.0,
+                _ => 0.0,
+            };
             let got = c.at(i, j);
             assert!(
                 (got - want).abs() <= rounding + 1e-6 * scale,
@@ -137,7 +143,13 @@ fn cols(dtype: DType, stride: usize) -> MatRef {
 
 fn specs() -> Vec<(GemmSpec, Epilogue)> {
     let mut all = vec![];
-    let dtypes = [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)];
+    let dtypes = [
+        (DType::F32, DType::F32),
+        (DType::BF16, DType::F32),
+        (DType::BF16, DType::BF16),
+        (DType::F16, DType::F32),
+        (DType::F16, DType::F16),
+    ];
     for (x, y) in dtypes {
         for (m, n, k) in [(1, 1, 1), (37, 65, 19), (64, 96, 64), (3, 130, 33), (70, 5, 1100)] {
             for (ta, tb) in [(false, true), (false, false), (true, false)] {

@@ -131,6 +131,55 @@ fn check(params: &[TensorType], tolerance: f64, build: impl Fn(&mut Builder<'_>,
     }
 }
 
+/// Every f16 to f32, and f32 around every f16 (the numbers themselves, ties and their neighbours) to f16, bit by bit.
+#[test]
+fn conversions_of_f16_are_exact_at_every_level() {
+    use half::f16;
+    const N: usize = 1 << 16;
+    let mut func = Func::new("group");
+    let ty = |dtype| TensorType::new(dtype, [64, 4 * N / 64]);
+    let narrow = func.param("p0", ty(DType::F16), Role::Input, Loc::default());
+    let wide = func.param("p1", ty(DType::F32), Role::Input, Loc::default());
+    let mut b = Builder::new(&mut func, Loc::default());
+    let (widened, narrowed) = (b.cast(narrow, DType::F32), b.cast(wide, DType::F16));
+    func.result("r0", widened);
+    func.result("r1", narrowed);
+    let bits = |i: usize| (i % N) as u16;
+    let halves: Vec<u8> = (0..4 * N).flat_map(|i| bits(i).to_ne_bytes()).collect();
+    // The place halfway to the next f16, just below it and just above: 13 bits of an f32 mantissa are cut off. Beyond the
+    // normal f16 the f32 between two of them are taken by their numbers.
+    let near = |i: usize| {
+        let (x, next) = (f16::from_bits(bits(i)).to_f32(), f16::from_bits(bits(i).wrapping_add(1)).to_f32());
+        let half = if next.is_finite() { f32::midpoint(x, next) } else { 65520.0f32.copysign(x) };
+        match i / N {
+            0 => x,
+            1 => half,
+            2 => half.next_up(),
+            _ => half.next_down(),
+        }
+    };
+    let singles: Vec<f32> = (0..4 * N).map(near).collect();
+    let args = [
+        Tensor { ty: ty(DType::F16), bytes: halves },
+        Tensor { ty: ty(DType::F32), bytes: bytemuck::cast_slice(&singles).to_vec() },
+    ];
+    for level in CpuLevel::ALL.into_iter().filter(|l| *l <= features::detect()) {
+        let l = generate(&func, &[], 1, level, "group").expect("one space");
+        let got = run_loops(&l, &func, &args, 1, level);
+        let f32s: Vec<f32> = got[0].bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect();
+        for (i, x) in f32s.iter().enumerate() {
+            let want = f16::from_bits(bits(i)).to_f32();
+            assert!(x.to_bits() == want.to_bits() || (x.is_nan() && want.is_nan()), "{level}: {:#06x} is {x}", bits(i));
+        }
+        let f16s: Vec<u16> = got[1].bytes.chunks_exact(2).map(|b| u16::from_ne_bytes(b.try_into().unwrap())).collect();
+        for (x, found) in singles.iter().zip(&f16s) {
+            let (want, found) = (f16::from_f32(*x), f16::from_bits(*found));
+            let same = want.to_bits() == found.to_bits() || (want.is_nan() && found.is_nan());
+            assert!(same, "{level}: {x:e} is {found}, not {want}");
+        }
+    }
+}
+
 fn run_spec() -> athanor_ir::run::RunSpec {
     athanor_ir::run::RunSpec::for_tests()
 }

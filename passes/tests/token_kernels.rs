@@ -17,6 +17,7 @@ fn tolerance(dtype: Float) -> f64 {
         Float::F32 => 1e-6,
         // Half a unit in the last of 8 bits.
         Float::Bf16 => 1.0 / 256.0 + 1e-6,
+        Float::F16 => 1.0 / 2048.0 + 1e-6,
     }
 }
 
@@ -50,7 +51,7 @@ fn rope_rotates_pairs_and_its_inverse_undoes_it() {
         (8, 8, Pairing::Neighbours),
     ];
     for level in levels() {
-        for dtype in [Float::F32, Float::Bf16] {
+        for dtype in [Float::F32, Float::Bf16, Float::F16] {
             for (head_dim, rotary_dim, pairing) in shapes {
                 let spec =
                     RopeSpec { batch: 2, seq: 5, heads: 3, head_dim, rotary_dim, pairing, inverse: false, dtype };
@@ -92,7 +93,7 @@ fn check_rope(spec: &RopeSpec, level: CpuLevel) {
 #[test]
 fn embedding_takes_rows_and_sums_gradients() {
     for level in levels() {
-        for dtype in [Float::F32, Float::Bf16] {
+        for dtype in [Float::F32, Float::Bf16, Float::F16] {
             for (tokens, vocab, hidden) in [(37, 150, 72), (9, 7, 21), (1, 64, 3)] {
                 let spec = EmbedSpec { tokens, vocab, hidden, dtype };
                 let kernels = [embed(&spec, level, "take"), embed_grad(&spec, level, "grad")];
@@ -131,7 +132,7 @@ fn embedding_takes_rows_and_sums_gradients() {
 #[test]
 fn cross_entropy_and_its_gradients() {
     for level in levels() {
-        for dtype in [Float::F32, Float::Bf16] {
+        for dtype in [Float::F32, Float::Bf16, Float::F16] {
             for (tokens, vocab, spread) in
                 [(5, 1000, 4.0), (7, 77, 30.0), (3, 5, 1.0), (2, 32_003, 90.0), (4, 128, 0.1)]
             {

@@ -1,21 +1,19 @@
 //! One optimizer step at a time: weights, inputs and scalars in, loss and gradient norm out.
 
-mod side;
-
-pub use side::Side;
-
 use crate::codes::{BATCH, NOT_FINITE, NOT_TRAINABLE};
 use crate::init::{Stream, fill};
+use crate::loss_scale::{Scaler, Scaling};
+use crate::parts::{Gather, Parts};
 use crate::source::{Batch, BatchSource};
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_ir::plan::{Buffer, BufferRole, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Diagnostic, Result};
-use side::SideResults;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What one optimizer step gave.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOutput {
     /// Mean over micro-batches, or over the tokens of the step with `per_token_loss`.
     pub loss: f64,
@@ -23,8 +21,10 @@ pub struct StepOutput {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
-    /// What the model gives beside the loss.
-    pub side: Side,
+    /// Factor on the loss; 1 without scaling.
+    pub loss_scale: f64,
+    /// A scaled gradient overflowed: weights and optimizer state are as before.
+    pub overflow: bool,
 }
 
 /// Inputs that the trainer knows how to give.
@@ -34,10 +34,8 @@ struct Inputs {
     labels: Option<usize>,
     loss_mask: Option<usize>,
     position_ids: Option<usize>,
-    lr: Option<usize>,
-    step_size: Option<usize>,
-    v_scale: Option<usize>,
-    token_count: Option<usize>,
+    /// Scalars of the step by name.
+    scalars: HashMap<String, usize>,
 }
 
 /// A training plan on a device.
@@ -45,8 +43,9 @@ struct Inputs {
 pub struct Executor {
     device: CpuDevice,
     inputs: Inputs,
-    side: SideResults,
+    gather: Gather,
     has_setup: bool,
+    scaler: Scaler,
 }
 
 fn not_trainable<T>(text: String) -> Result<T> {
@@ -75,15 +74,27 @@ impl Executor {
         }
         let per_token = device.plan().run.per_token_loss;
         let loss = if per_token { "loss_sum" } else { "loss" };
-        for (program, result) in [("micro", loss), ("update", "grad_norm")] {
+        let norm = if device.plan().run.loss_scale.is_some() { "grad_norm" } else { "update" };
+        for (program, result) in [("micro", loss), (norm, "grad_norm")] {
             if device.scalar(program, result).is_none() {
                 return not_trainable(format!("program `{program}` has no scalar result `{result}`"));
             }
         }
         let inputs = find_inputs(&device)?;
         let has_setup = stage.program("setup").is_some();
-        let side = SideResults::of(&device);
-        Ok(Self { device, inputs, side, has_setup })
+        let gather = Gather::new(&device);
+        let scaler = Scaler::new(device.plan().run.loss_scale);
+        Ok(Self { device, inputs, gather, has_setup, scaler })
+    }
+
+    /// Where the loss scale stands.
+    pub fn scaling(&self) -> Scaling {
+        self.scaler.now()
+    }
+
+    /// Takes up the loss scale of an earlier run.
+    pub fn resume_scaling(&mut self, from: Scaling) {
+        self.scaler.resume(from);
     }
 
     /// The device, to read and write buffers.
@@ -94,6 +105,11 @@ impl Executor {
     /// As [`Self::device`], to write.
     pub fn device_mut(&mut self) -> &mut CpuDevice {
         &mut self.device
+    }
+
+    /// What the last step said beside its loss.
+    pub fn parts(&self) -> &Parts {
+        self.gather.parts()
     }
 
     /// Training run of the plan.
@@ -126,13 +142,17 @@ impl Executor {
 
     /// Runs the optimizer step after `step` finished ones.
     ///
+    /// With a loss scale, a step whose loss or gradient is not finite changes nothing but the scale.
+    ///
     /// # Errors
     /// [`NOT_FINITE`] naming the step, [`BATCH`], what the source and the programs report.
     pub fn step(&mut self, step: u64, source: &mut dyn BatchSource) -> Result<StepOutput> {
         let plan = Arc::clone(self.device.plan());
         let run = &plan.run;
+        let scaling = self.scaler.now();
+        self.put("loss_scale", scaling.loss_scale);
         let (mut sum, mut tokens) = (0.0, 0.0);
-        let mut side = Side::default();
+        self.gather.begin();
         for micro in 0..run.accumulation {
             let batch = source.next(step, micro)?;
             let mask: f64 = batch.loss_mask.iter().map(|m| f64::from(*m)).sum();
@@ -143,24 +163,47 @@ impl Executor {
             self.device.run_program("micro")?;
             sum += self.scalar("micro", if run.per_token_loss { "loss_sum" } else { "loss" })?;
             tokens += self.device.scalar("micro", "token_count").unwrap_or(mask);
-            self.side.add(&self.device, run.accumulation, &mut side);
+            self.gather.add(&self.device, run.accumulation);
         }
+        self.gather.finish(&self.device);
         // The optimizer divides by the same sum: what it adds keeps a step without tokens finite.
         let loss = if run.per_token_loss { sum / (tokens + 1e-8) } else { sum / run.accumulation as f64 };
-        finite(step, "loss", loss)?;
-        let (i, rates) = (&self.inputs, run.step_scalars(step));
-        let scalars =
-            [(i.lr, rates.lr), (i.step_size, rates.step_size), (i.v_scale, rates.v_scale), (i.token_count, tokens)];
-        for (index, value) in scalars {
-            if let Some(index) = index {
-                let dtype = self.device.stage().buffers[index].dtype;
-                crate::init::write(self.device.bytes_mut(index), dtype, &[value]);
-            }
+        if !self.scaler.is_on() {
+            finite(step, "loss", loss)?;
         }
-        self.device.run_program("update")?;
-        let grad_norm = self.scalar("update", "grad_norm")?;
-        finite(step, "gradient norm", grad_norm)?;
-        Ok(StepOutput { loss, grad_norm, lr: rates.lr, side })
+        // Steps that were left out have not moved the optimizer: neither its rates nor its corrections.
+        let done = step.saturating_sub(scaling.skipped_steps);
+        for (name, value) in run.step_scalars(done).into_iter().chain([("token_count".to_owned(), tokens)]) {
+            self.put(&name, value);
+        }
+        let (grad_norm, overflow) = self.apply(step, loss)?;
+        Ok(StepOutput { loss, grad_norm, lr: run.lr.at(done), loss_scale: scaling.loss_scale, overflow })
+    }
+
+    /// Applies the gradients, unless they are scaled and not finite; their norm, and whether they overflowed.
+    fn apply(&mut self, step: u64, loss: f64) -> Result<(f64, bool)> {
+        if !self.scaler.is_on() {
+            self.device.run_program("update")?;
+            let norm = self.scalar("update", "grad_norm")?;
+            finite(step, "gradient norm", norm)?;
+            return Ok((norm, false));
+        }
+        self.device.run_program("grad_norm")?;
+        let norm = self.scalar("grad_norm", "grad_norm")?;
+        let overflow = !(loss.is_finite() && norm.is_finite());
+        if !overflow {
+            self.device.run_program("update")?;
+        }
+        self.scaler.finish(step, overflow)?;
+        Ok((norm, overflow))
+    }
+
+    /// Writes the scalar input `name`, if the plan has it.
+    fn put(&mut self, name: &str, value: f64) {
+        if let Some(index) = self.inputs.scalars.get(name) {
+            let dtype = self.device.stage().buffers[*index].dtype;
+            crate::init::write(self.device.bytes_mut(*index), dtype, &[value]);
+        }
     }
 
     fn scalar(&self, program: &str, result: &str) -> Result<f64> {
@@ -214,24 +257,26 @@ fn find_inputs(device: &CpuDevice) -> Result<Inputs> {
     let run = &device.plan().run;
     let per_batch = run.batch_size.checked_mul(run.seq_length);
     let mut found = Inputs::default();
+    let mut scalars: Vec<String> = run.step_scalars(0).into_iter().map(|s| s.0).collect();
+    scalars.extend(["token_count".to_owned(), "loss_scale".to_owned()]);
     for (i, b) in device.stage().buffers.iter().enumerate().filter(|(_, b)| b.role == BufferRole::Input) {
-        let (slot, dtype, scalar) = match b.name.as_str() {
-            "tokens" => (&mut found.tokens, DType::I32, false),
-            "labels" => (&mut found.labels, DType::I32, false),
-            "loss_mask" => (&mut found.loss_mask, DType::F32, false),
-            "position_ids" => (&mut found.position_ids, DType::I32, false),
-            "lr" => (&mut found.lr, DType::F32, true),
-            "step_size" => (&mut found.step_size, DType::F32, true),
-            "v_scale" => (&mut found.v_scale, DType::F32, true),
-            "token_count" => (&mut found.token_count, DType::F32, true),
+        let elements = elements(b);
+        let (slot, dtype) = match b.name.as_str() {
+            "tokens" => (&mut found.tokens, DType::I32),
+            "labels" => (&mut found.labels, DType::I32),
+            "loss_mask" => (&mut found.loss_mask, DType::F32),
+            "position_ids" => (&mut found.position_ids, DType::I32),
+            other if scalars.iter().any(|s| s == other) => {
+                if elements != 1 || !b.dtype.is_float() {
+                    return not_trainable(format!("input `{}` is {} {:?}, not a scalar", b.name, b.dtype, b.dims));
+                }
+                found.scalars.insert(b.name.clone(), i);
+                continue;
+            }
             other => return not_trainable(format!("the plan wants input `{other}`, which the trainer does not know")),
         };
         *slot = Some(i);
-        let elements = elements(b);
-        if scalar && (elements != 1 || !b.dtype.is_float()) {
-            return not_trainable(format!("input `{}` is {} {:?}, not a scalar", b.name, b.dtype, b.dims));
-        }
-        if !scalar && (b.dtype != dtype || per_batch != Some(elements)) {
+        if b.dtype != dtype || per_batch != Some(elements) {
             return not_trainable(format!(
                 "input `{}` is {} {:?}; the run has batches of {} × {} as {dtype}",
                 b.name, b.dtype, b.dims, run.batch_size, run.seq_length

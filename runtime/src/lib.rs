@@ -8,8 +8,12 @@ pub mod data;
 pub mod executor;
 pub mod init;
 pub mod launch;
+pub mod loss_scale;
 pub mod metrics;
+mod partial;
+pub mod parts;
 pub mod plan_dir;
+pub mod signals;
 pub mod source;
 pub mod trainer;
 

@@ -3,8 +3,9 @@
 use crate::source::{Batch, BatchSource};
 use athanor_ir::func::{Func, FuncResult, Init, Role, ValueId};
 use athanor_ir::lr::{LrSchedule, Shape};
+use athanor_ir::optimizer::{AdamWSpec, OptimizerSpec};
 use athanor_ir::plan::{Action, Buffer, BufferRole, Plan, Program, Stage, Step, Target, VERSION};
-use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
+use athanor_ir::run::{LossScale, RunSpec};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Binary, Builder, DType, F64, Loc, Mesh, Op, ReduceKind, Result, TensorType, Unary};
 use std::collections::HashMap;
@@ -24,11 +25,12 @@ pub struct Toy {
     pub lr: f64,
     pub steps: u64,
     pub batch: usize,
+    pub loss_scale: Option<LossScale>,
 }
 
 impl Default for Toy {
     fn default() -> Self {
-        Self { accumulation: 1, per_token_loss: false, lr: 0.02, steps: 10, batch: B }
+        Self { accumulation: 1, per_token_loss: false, lr: 0.02, steps: 10, batch: B, loss_scale: None }
     }
 }
 
@@ -65,6 +67,7 @@ fn micro(toy: &Toy) -> Func {
         .filter(|_| toy.accumulation > 1)
         .map(|(n, d)| param(&mut f, &format!("grad.{n}"), f32s(d), Role::Grad))
         .collect();
+    let scale = toy.loss_scale.map(|_| param(&mut f, "loss_scale", f32s(&[]), Role::Input));
     let mut x = Builder::new(&mut f, Loc { block: "toy".into(), ..Loc::default() });
     let e = x.many(Op::Embed, &[tokens, w[0]])[0];
     let u = x.einsum("bsh,fh->bsf", e, w[1]);
@@ -83,6 +86,13 @@ fn micro(toy: &Toy) -> Func {
         let parts = x.constant(toy.accumulation as f64, f32s(&[b, S]));
         let c = x.mul(c, parts);
         x.binary(Binary::Div, mask, c)
+    };
+    let share = match scale {
+        Some(scale) => {
+            let scale = x.broadcast(scale, &[], &[b, S]);
+            x.mul(share, scale)
+        }
+        None => share,
     };
     let dlogits = x.many(Op::CrossEntropyGrad, &[logits, labels, ce[1], share])[0];
     let dhead = x.einsum("bsv,bsf->vf", dlogits, a);
@@ -122,16 +132,10 @@ fn update(toy: &Toy) -> Func {
     let scalar = |f: &mut Func, n: &str| param(f, n, f32s(&[]), Role::Input);
     let rates = [scalar(&mut f, "lr"), scalar(&mut f, "step_size"), scalar(&mut f, "v_scale")];
     let tokens = toy.per_token_loss.then(|| scalar(&mut f, "token_count"));
+    let divisor = toy.loss_scale.map(|_| scalar(&mut f, "loss_scale")).or(tokens);
     let mut x = Builder::new(&mut f, Loc::default());
     let grads: Vec<ValueId> = states.iter().map(|s| s[1]).collect();
-    let squares = x.many(Op::SumSquares, &grads)[0];
-    let norm = x.unary(Unary::Sqrt, squares);
-    let norm = x.cast(norm, DType::F32);
-    let scale = match tokens {
-        Some(t) => x.unary(Unary::Recip, t),
-        None => x.constant(1.0, f32s(&[])),
-    };
-    let norm = x.mul(norm, scale);
+    let (norm, scale) = norm(&mut x, &grads, divisor);
     let op = Op::AdamW { beta1: F64(0.9), beta2: F64(0.95), eps: F64(1e-8), decay: F64(0.1) };
     let mut new = vec![];
     for [p, g, m, v] in states {
@@ -142,6 +146,31 @@ fn update(toy: &Toy) -> Func {
             result(&mut f, format!("{prefix}{n}"), v);
         }
     }
+    if toy.loss_scale.is_none() {
+        result(&mut f, "grad_norm".into(), norm);
+    }
+    f
+}
+
+/// Norm of the gradients and the factor on each.
+fn norm(x: &mut Builder<'_>, grads: &[ValueId], divisor: Option<ValueId>) -> (ValueId, ValueId) {
+    let squares = x.many(Op::SumSquares, grads)[0];
+    let norm = x.unary(Unary::Sqrt, squares);
+    let norm = x.cast(norm, DType::F32);
+    let scale = match divisor {
+        Some(d) => x.unary(Unary::Recip, d),
+        None => x.constant(1.0, f32s(&[])),
+    };
+    (x.mul(norm, scale), scale)
+}
+
+/// The norm of scaled gradients, on its own.
+fn grad_norm() -> Func {
+    let mut f = Func::new("grad_norm");
+    let grads: Vec<ValueId> =
+        WEIGHTS.iter().map(|(n, d)| param(&mut f, &format!("grad.{n}"), f32s(d), Role::Grad)).collect();
+    let scale = param(&mut f, "loss_scale", f32s(&[]), Role::Input);
+    let (norm, _) = norm(&mut Builder::new(&mut f, Loc::default()), &grads, Some(scale));
     result(&mut f, "grad_norm".into(), norm);
     f
 }
@@ -195,31 +224,19 @@ pub fn run(toy: &Toy) -> RunSpec {
     RunSpec {
         seed: 5,
         steps: toy.steps,
-        epochs: 1,
         batch_size: toy.batch,
         accumulation: toy.accumulation,
         seq_length: S,
         vocab_size: V,
-        optimizer: AdamWSpec {
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            bias_correction: BiasCorrection::Full,
-        },
-        max_grad_norm: None,
+        optimizer: OptimizerSpec::AdamW(AdamWSpec { weight_decay: 0.1, ..AdamWSpec::default() }),
         per_token_loss: toy.per_token_loss,
         lr: LrSchedule { learning_rate: toy.lr, warmup_steps: 2, warmup_lr_init: 0.0, shape: Shape::Constant },
+        loss_scale: toy.loss_scale,
         flops_per_sequence: 1e6,
-        data: None,
-        load_checkpoint: String::new(),
-        output_dir: String::new(),
-        save_steps: 0,
         keep_checkpoint_max: 2,
         checkpoint_prefix: "toy".into(),
-        log_steps: 1,
         hf_config: serde_json::json!({"model_type": "toy"}),
-        weights: vec![],
+        ..RunSpec::for_tests()
     }
 }
 
@@ -228,6 +245,9 @@ pub fn plan(toy: &Toy) -> Plan {
     let mut stage = Stage { arena_bytes: 0, buffers: vec![], programs: vec![] };
     let mut names = HashMap::new();
     lower(&micro(toy), &mut stage, &mut names);
+    if toy.loss_scale.is_some() {
+        lower(&grad_norm(), &mut stage, &mut names);
+    }
     lower(&update(toy), &mut stage, &mut names);
     Plan {
         version: VERSION,

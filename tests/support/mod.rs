@@ -10,7 +10,8 @@ use athanor_backends::cpu::reference::Tensor;
 use athanor_frontend::config::{Config, parse};
 use athanor_frontend::model::{build, flops};
 use athanor_ir::lr::{LrSchedule, Shape};
-use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
+use athanor_ir::optimizer::{AdamWSpec, BiasCorrection, OptimizerSpec};
+use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Module, TensorType};
 use athanor_passes::registry;
 
@@ -93,14 +94,14 @@ pub fn run_spec(config: &Config) -> RunSpec {
     let [beta1, beta2] = config.optimizer.betas.value;
     let (eps, weight_decay) = (config.optimizer.eps.value, config.optimizer.weight_decay.value);
     let peak = config.lr_schedule.learning_rate.value;
-    let optimizer = AdamWSpec { beta1, beta2, eps, weight_decay, bias_correction: BiasCorrection::Full };
+    let adamw = AdamWSpec { beta1, beta2, eps, weight_decay, bias_correction: BiasCorrection::Full };
     RunSpec {
         steps: 20,
         batch_size: config.runner.batch_size.value,
         accumulation: config.runner.gradient_accumulation_steps.value,
         seq_length: config.model.seq_length.value,
         vocab_size: config.model.vocab_size.value,
-        optimizer,
+        optimizer: OptimizerSpec::AdamW(adamw),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.model.calculate_per_token_loss.value,
         lr: LrSchedule { learning_rate: peak, warmup_steps: 0, warmup_lr_init: 0.0, shape: Shape::Constant },

@@ -59,8 +59,8 @@ impl InitRules {
 }
 
 /// What a part of a Hugging Face name is called in `MindFormers`' training models; q, k and v are one matrix there, and
-/// so are gate and up.
-const PARTS: [(&str, &str); 13] = [
+/// so are gate and up; routed experts are stacked.
+const PARTS: [(&str, &str); 27] = [
     ("embed_tokens", "embedding.word_embeddings"),
     ("lm_head", "output_layer"),
     ("self_attn.q_proj", "self_attention.linear_qkv"),
@@ -70,13 +70,27 @@ const PARTS: [(&str, &str); 13] = [
     ("self_attn.q_norm", "self_attention.q_layernorm"),
     ("self_attn.k_norm", "self_attention.k_layernorm"),
     ("post_attention_layernorm", "pre_mlp_layernorm"),
+    ("self_attn.q_a_proj", "self_attention.linear_q_down_proj"),
+    ("self_attn.q_b_proj", "self_attention.linear_q_up_proj"),
+    ("self_attn.q_a_layernorm", "self_attention.q_layernorm"),
+    ("self_attn.kv_a_proj_with_mqa", "self_attention.linear_kv_down_proj"),
+    ("self_attn.kv_b_proj", "self_attention.linear_kv_up_proj"),
+    ("self_attn.kv_a_layernorm", "self_attention.kv_layernorm"),
+    ("mlp.experts.gate_proj", "mlp.experts.weight1"),
+    ("mlp.experts.up_proj", "mlp.experts.weight1"),
+    ("mlp.experts.down_proj", "mlp.experts.weight2"),
+    ("mlp.shared_experts.gate_proj", "mlp.shared_experts.linear_fc1"),
+    ("mlp.shared_experts.up_proj", "mlp.shared_experts.linear_fc1"),
+    ("mlp.shared_experts.down_proj", "mlp.shared_experts.linear_fc2"),
+    ("mlp.gate.weight", "mlp.router.weight"),
+    ("mlp.gate.e_score_correction_bias", "mlp.router.expert_bias"),
     ("mlp.gate_proj", "mlp.linear_fc1"),
     ("mlp.up_proj", "mlp.linear_fc1"),
     ("mlp.down_proj", "mlp.linear_fc2"),
     ("norm.weight", "decoder.final_layernorm.weight"),
 ];
 
-fn training_name(name: &str) -> Cow<'_, str> {
+pub(crate) fn training_name(name: &str) -> Cow<'_, str> {
     let short = name.strip_prefix("model.").unwrap_or(name);
     let (layer, part) = match short.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
         Some((i, part)) => (format!("decoder.layers.{i}."), part),
@@ -102,6 +116,12 @@ mod tests {
             ("model.layers.0.post_attention_layernorm.weight", "decoder.layers.0.pre_mlp_layernorm.weight"),
             ("model.layers.3.mlp.down_proj.weight", "decoder.layers.3.mlp.linear_fc2.weight"),
             ("model.norm.weight", "decoder.final_layernorm.weight"),
+            (
+                "model.layers.1.self_attn.kv_a_proj_with_mqa.weight",
+                "decoder.layers.1.self_attention.linear_kv_down_proj.weight",
+            ),
+            ("model.layers.1.mlp.experts.gate_proj", "decoder.layers.1.mlp.experts.weight1"),
+            ("model.layers.1.mlp.gate.weight", "decoder.layers.1.mlp.router.weight"),
             ("lm_head.weight", "output_layer.weight"),
             ("transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_attn.weight"),
         ] {

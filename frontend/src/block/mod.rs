@@ -16,6 +16,7 @@ mod norm;
 pub mod rope;
 mod router;
 
+pub(crate) use init::training_name;
 pub use init::{BAD_PATTERN, InitRules};
 pub use linear::Layout;
 

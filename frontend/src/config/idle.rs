@@ -5,7 +5,7 @@
 use super::recompute::RecomputeConfig;
 use super::report::Report;
 use super::span::Span;
-use super::{CheckpointFormat, Config, DataLoader, Dtype, LossScale};
+use super::{CheckpointFormat, Config, DataLoader, Dtype};
 
 /// Adds every such setting of `config` to the note on keys without an effect.
 pub(super) fn note(report: &Report, config: &Config) {
@@ -22,8 +22,6 @@ pub(super) fn note(report: &Report, config: &Config) {
     let memory = config.context.max_device_memory.and_then(|m| m.span);
     say("context", "max_device_memory", memory, true);
     let w = &config.wrapper;
-    let scales = !matches!(w.scale_sense.value, LossScale::Static(s) if (s - 1.0).abs() < f64::EPSILON);
-    say("runner_wrapper", "scale_sense", w.scale_sense.span, scales);
     say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
     recompute(&config.recompute, &say);
     if let DataLoader::Megatron(d) = &config.dataset.loader {

@@ -123,6 +123,11 @@ const SECTIONS: &[(&str, &str)] = &[
           type betas beta1 beta2 eps weight_decay learning_rate swap auto_register",
     ),
     (
+        "grouped_lr_schedule",
+        "\
+          default grouped",
+    ),
+    (
         "lr_schedule",
         "\
           type learning_rate total_steps warmup_steps warmup_ratio warmup_epochs warmup_lr_init lr_end num_cycles \

@@ -7,7 +7,8 @@ use athanor_ir::Diagnostic;
 
 use super::codes;
 use super::known;
-use super::reader::{FromNode, Rule, Section};
+use super::node::Kind as NodeKind;
+use super::reader::{Field, FromNode, Rule, Section, wrong_type};
 use super::span::Spanned;
 
 /// A number of steps that may be given in steps, as a part of all steps, or in epochs.
@@ -106,6 +107,15 @@ pub enum LrShape {
     },
 }
 
+/// A schedule of its own for some weights: an entry of `grouped_lr_schedule.grouped`.
+#[derive(Debug, Clone)]
+pub struct LrGroupConfig {
+    /// `params`: parts of names, or patterns with `*`, `?` and `[…]`.
+    pub params: Spanned<Vec<String>>,
+    /// Their rates.
+    pub schedule: LrScheduleConfig,
+}
+
 /// The `lr_schedule` section.
 #[derive(Debug, Clone)]
 pub struct LrScheduleConfig {
@@ -157,8 +167,46 @@ const KINDS: &[(&str, Kind)] = &[
     ("LearningRateWiseLayer", Kind::WiseLayer),
 ];
 
+/// Reads `lr_schedule`, or `grouped_lr_schedule`, which counts instead of it, and its groups.
+pub(super) fn read_all(
+    top: &mut Section<'_>,
+    fallback: Option<&Spanned<f64>>,
+) -> (LrScheduleConfig, Vec<LrGroupConfig>) {
+    let mut grouped = top.section("grouped_lr_schedule");
+    if grouped.is_empty() {
+        return (read(top.section("lr_schedule"), fallback), vec![]);
+    }
+    if let Some(plain) = top.field("lr_schedule") {
+        let found =
+            Diagnostic::warning(&codes::CONTRADICTION, "`lr_schedule` does not count beside `grouped_lr_schedule`")
+                .help("its place is taken by `grouped_lr_schedule.default`");
+        top.error_at(found, Some(plain.key_span), "without an effect");
+    }
+    let default = read(grouped.section("default"), fallback);
+    let mut groups = vec![];
+    if let Some(list) = grouped.field("grouped") {
+        let NodeKind::Seq(items) = &list.node.kind else {
+            wrong_type(grouped.report, &grouped.path_of("grouped"), list, "a list of schedules");
+            return (default, vec![]);
+        };
+        for (i, item) in items.iter().enumerate() {
+            let path = format!("grouped_lr_schedule.grouped[{i}]");
+            let field = Field { written: "", key_span: item.span, node: item };
+            let mut s = Section::new(grouped.report, path, Some(field));
+            let params = s.opt_checked::<Vec<String>>("params", "must name a weight at least", |p| !p.is_empty());
+            if params.is_none() && s.peek("params").is_none() {
+                s.missing("params", "add the names of the weights, such as `params: ['embedding.*']`");
+            }
+            let schedule = read(s, fallback);
+            groups.extend(params.map(|params| LrGroupConfig { params, schedule }));
+        }
+    }
+    grouped.finish(Rule::Strict);
+    (default, groups)
+}
+
 /// Reads the section; `fallback` is the optimizer's own `learning_rate`, which stands for a constant schedule.
-pub(super) fn read(mut s: Section<'_>, fallback: Option<&Spanned<f64>>) -> LrScheduleConfig {
+fn read(mut s: Section<'_>, fallback: Option<&Spanned<f64>>) -> LrScheduleConfig {
     if s.is_empty() {
         if fallback.is_none() {
             let found =
@@ -199,7 +247,7 @@ pub(super) fn read(mut s: Section<'_>, fallback: Option<&Spanned<f64>>) -> LrSch
     }
     let shape = shape(&mut s, kind.unwrap_or(Kind::Constant), learning_rate);
     if kind.is_some() {
-        s.finish(Rule::Strict);
+        s.finish_with(Rule::Strict, &known::keys("lr_schedule"));
     }
     LrScheduleConfig { kind: name, learning_rate, total_steps, warmup, warmup_lr_init, shape }
 }
@@ -387,6 +435,29 @@ mod tests {
             shape("CosineAnnealingWarmRestarts", &[("t_0", "7"), ("t_mult", "2")]),
             LrShape::CosineAnnealingWarmRestarts { t_0: 7, t_mult: 2, eta_min: 0.0 }
         );
+    }
+
+    #[test]
+    fn groups_count_instead_of_the_plain_schedule() {
+        let group =
+            "[{type: CosineWithWarmUpLR, learning_rate: 1.e-4, params: ['embedding.*', 'output_layer.weight']}]";
+        let changes = [
+            ("lr_schedule", "null"),
+            ("grouped_lr_schedule.default", "{type: ConstantWarmUpLR, learning_rate: 2.e-4}"),
+            ("grouped_lr_schedule.grouped", group),
+        ];
+        let config = with(&changes);
+        assert_eq!(config.lr_schedule.learning_rate.value, 2e-4);
+        let [group] = &config.lr_groups[..] else { panic!("{:?}", config.lr_groups) };
+        assert_eq!(group.params.value, ["embedding.*", "output_layer.weight"]);
+        assert!(matches!(group.schedule.shape, LrShape::Cosine { .. }));
+        assert_eq!(complaints(&changes[1..]), ["C0016 `lr_schedule` does not count beside `grouped_lr_schedule`"]);
+        let nameless = complaints(&[
+            changes[0],
+            changes[1],
+            ("grouped_lr_schedule.grouped", "[{type: linear, learning_rate: 1}]"),
+        ]);
+        assert_eq!(nameless, ["C0008 `grouped_lr_schedule.grouped[0].params` is missing"]);
     }
 
     #[test]

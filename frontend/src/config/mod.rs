@@ -53,13 +53,13 @@ pub use dataset::{DataLoader, DataPath, DatasetConfig, GptDataset, TokenBin, Tok
 pub use effective::effective;
 pub use general::{CheckpointFormat, General, Resume, RunMode};
 pub use generation::Generation;
-pub use lr_schedule::{LrScheduleConfig, LrShape, Steps};
+pub use lr_schedule::{LrGroupConfig, LrScheduleConfig, LrShape, Steps};
 pub use model::{
     Activation, AuxLoss, Balance, Capacity, Convention, DropPolicy, Dtype, Family, GroupMask, Groups, InitStdRule,
     LatentAttention, Layouts, LoadCounts, ModelConfig, Moe, Mtp, Normalization, PositionEmbedding, Rope, RopeScaling,
     Router, ScoreFunction, SharedExpert, Yarn, YarnMagnitude,
 };
-pub use optimizer::{AdamVariant, OptimizerConfig};
+pub use optimizer::{MuonConfig, OptimizerConfig, UpdateRule};
 pub use parallel::{Parallel, ParallelMode, PipelineScheduler};
 pub use parallel_config::{ContextParallelAlgo, ParallelConfig};
 pub use recompute::{Amount, RecomputeConfig, Selection};
@@ -89,6 +89,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// `lr_schedule`.
     pub lr_schedule: LrScheduleConfig,
+    /// `grouped_lr_schedule.grouped`; its `default` is [`Self::lr_schedule`].
+    pub lr_groups: Vec<LrGroupConfig>,
     /// `runner_wrapper`.
     pub wrapper: RunnerWrapper,
     /// `train_dataset`.
@@ -236,7 +238,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
     let inputs = model::Inputs { report, generation, general: &general, data_seq_length };
     let model = model::read(&mut top, &layers, &inputs);
     let optimizer = optimizer::read(top.section("optimizer"));
-    let lr_schedule = lr_schedule::read(top.section("lr_schedule"), optimizer.learning_rate.as_ref());
+    let (lr_schedule, lr_groups) = lr_schedule::read_all(&mut top, optimizer.learning_rate.as_ref());
     let wrapper = runner_wrapper::read(top.section("runner_wrapper"));
     let parallel_config = parallel_config::read(top.section("parallel_config"));
     let parallel = parallel::read(top.section("parallel"));
@@ -258,6 +260,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
         model: model?,
         optimizer,
         lr_schedule,
+        lr_groups,
         wrapper,
         dataset: dataset?,
         parallel_config,

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use athanor_ir::diag::SourceFile;
 use athanor_ir::{Code, Diagnostic, Result};
 
-use crate::config::{Dtype, Family, ModelConfig, PositionEmbedding, Spanned};
+use crate::config::{Family, ModelConfig, PositionEmbedding, Spanned};
 
 /// The description asks for something that no block does.
 pub const UNSUPPORTED_MODEL: Code = Code {
     id: "C0110",
     title: "the model asks for something that cannot be built",
     explain: "The setting is understood and changes what the model computes, but there is no implementation of it: \
-              dropout above 0, float16, or a setting that the family does not have. Training without it would be another \
+              dropout above 0, or a setting that the family does not have. Training without it would be another \
               model, so it is refused.",
 };
 
 /// Codes of the model builders.
-pub const CODES: &[&Code] = &[&UNSUPPORTED_MODEL, &crate::block::BAD_PATTERN];
+pub const CODES: &[&Code] = &[&UNSUPPORTED_MODEL, &crate::block::BAD_PATTERN, &super::params::BAD_PARAMETER_RULE];
 
 /// Refuses what cannot be built.
 pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> {
@@ -39,9 +39,6 @@ pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> 
         if asked(d) {
             return refuse(d.span, &format!("`{name}` {}", d.value), &format!("write `{name}: 0.0`"));
         }
-    }
-    if m.compute_dtype.value == Dtype::F16 {
-        return refuse(m.compute_dtype.span, "training in float16", "use `compute_dtype: bfloat16` or `float32`");
     }
     if m.position_embedding.value == PositionEmbedding::Alibi {
         let help = "use a model with rotary positions";

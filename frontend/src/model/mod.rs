@@ -11,6 +11,7 @@ pub mod hf;
 mod llama;
 pub mod names;
 pub mod parameters;
+mod params;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::block::loss::Loss;
 use crate::block::rope::Tables;
 use crate::config::{Config, Family, ModelConfig};
 pub use check::{CODES, UNSUPPORTED_MODEL};
+pub use params::BAD_PARAMETER_RULE;
 
 /// What [`forward`] returns beside the loss, and how it counts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,10 +40,12 @@ pub struct Outputs {
 /// The module of `config`: one function `forward` for a micro-batch of `run.batch_size` sequences.
 ///
 /// # Errors
-/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, and [`crate::block::BAD_PATTERN`].
-pub fn build(config: &Config, run: RunSpec, logits: bool) -> Result<Module> {
+/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, [`crate::block::BAD_PATTERN`], and
+/// [`BAD_PARAMETER_RULE`].
+pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> {
     let outputs = Outputs { logits, per_token_loss: run.per_token_loss, micro_batches: run.accumulation };
-    let func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
+    let mut func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
+    params::assign(config, &mut func, &mut run)?;
     let name = config.model.model_type.value.clone();
     Ok(Module { name, level: Level::Model, mesh: Mesh::default(), run, funcs: vec![func] })
 }

@@ -126,6 +126,7 @@ fn formula_and_module_agree_for_every_family() {
         "hidden_size: 32",
         "num_hidden_layers: 3",
         "num_attention_heads: 4",
+        "num_key_value_heads: 2",
         "intermediate_size: 48",
         "seq_length: 16",
         "hidden_dropout: 0.0",
@@ -155,6 +156,13 @@ fn formula_and_module_agree_for_every_family() {
         "first_k_dense_replace: 0",
     ];
     model(&[&small[..], &experts, &switches].concat());
-    let gpt2 = ["model_type: gpt2", "attention_dropout: 0.0", "embedding_dropout: 0.0", "max_position_embeddings: 32"];
+    let gpt2 = [
+        "model_type: gpt2",
+        "num_key_value_heads: 4",
+        "attention_dropout: 0.0",
+        "embedding_dropout: 0.0",
+        "max_position_embeddings: 32",
+    ];
+    let small: Vec<&str> = small.into_iter().filter(|l| !l.starts_with("num_key_value_heads")).collect();
     model(&[&small[..], &gpt2].concat());
 }

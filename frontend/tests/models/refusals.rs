@@ -19,7 +19,6 @@ fn settings_that_no_block_does_are_refused_at_their_line() {
     };
     is("hidden_dropout: 0.1", "`hidden_dropout` 0.1 is not supported", "0.1");
     is("attention_dropout: 0.25", "`attention_dropout` 0.25 is not supported", "0.25");
-    is("compute_dtype: float16", "training in float16 is not supported", "float16");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What of a configuration reaches the run beside the model.
 
-use athanor_frontend::config::{AdamVariant, Config, Spanned};
+use athanor_frontend::config::{Config, LossScale as ScaleSense, Spanned, UpdateRule};
 use athanor_frontend::run::spec;
-use athanor_ir::run::BiasCorrection;
+use athanor_ir::optimizer::{BiasCorrection, OptimizerSpec};
+use athanor_ir::run::LossScale;
 
 /// A run of 7 steps.
 fn config() -> Config {
@@ -14,15 +15,23 @@ fn config() -> Config {
 #[test]
 fn each_adam_has_its_bias_correction() {
     let mut config = config();
-    for (variant, wanted) in [
-        (AdamVariant::AdamW, BiasCorrection::Full),
-        (AdamVariant::NoBiasCorrection, BiasCorrection::None),
-        (AdamVariant::EpsBeforeCorrection, BiasCorrection::EpsBeforeCorrection),
-    ] {
-        config.optimizer.variant = variant;
+    for wanted in [BiasCorrection::Full, BiasCorrection::None, BiasCorrection::EpsBeforeCorrection] {
+        config.optimizer.rule = UpdateRule::AdamW(wanted);
         let run = spec(&config).unwrap();
-        assert_eq!((run.steps, run.optimizer.bias_correction), (7, wanted));
+        let OptimizerSpec::AdamW(adamw) = run.optimizer else { panic!("{:?}", run.optimizer) };
+        assert_eq!((run.steps, adamw.bias_correction), (7, wanted));
     }
+}
+
+#[test]
+fn the_loss_is_scaled_as_the_wrapper_says() {
+    let mut config = config();
+    assert_eq!(spec(&config).unwrap().loss_scale, None);
+    config.wrapper.scale_sense = Spanned::default(ScaleSense::Static(128.0));
+    assert_eq!(spec(&config).unwrap().loss_scale, Some(LossScale::Fixed { value: 128.0 }));
+    config.wrapper.scale_sense = Spanned::default(ScaleSense::Dynamic { initial: 8.0, factor: 2.0, window: 5 });
+    let dynamic = LossScale::Dynamic { value: 8.0, factor: 2.0, window: 5 };
+    assert_eq!(spec(&config).unwrap().loss_scale, Some(dynamic));
 }
 
 #[test]

@@ -35,9 +35,9 @@ pub use dialect::generate as generate_dialect;
 pub use steps::{Step, Stopped, View};
 
 use crate::diag::{Code, Diagnostic, Result, SourceFile};
-use crate::lr::{LrSchedule, Shape};
 use crate::module::Module;
-use crate::run::{AdamWSpec, BiasCorrection, RunSpec};
+use crate::optimizer::{AdamWSpec, OptimizerSpec};
+use crate::run::RunSpec;
 use ffi::{Cx, OpRef};
 use melior::ir::operation::OperationLike;
 use std::ffi::CString;
@@ -202,35 +202,8 @@ impl MlirModule<'_> {
 
 /// The run specification of a module that states none: nothing to train.
 fn bare_run() -> RunSpec {
-    RunSpec {
-        seed: 0,
-        steps: 1,
-        epochs: 1,
-        batch_size: 1,
-        accumulation: 1,
-        seq_length: 1,
-        vocab_size: 1,
-        optimizer: AdamWSpec {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.0,
-            bias_correction: BiasCorrection::Full,
-        },
-        max_grad_norm: None,
-        per_token_loss: false,
-        lr: LrSchedule { learning_rate: 1e-3, warmup_steps: 0, warmup_lr_init: 0.0, shape: Shape::Constant },
-        flops_per_sequence: 0.0,
-        data: None,
-        load_checkpoint: String::new(),
-        output_dir: String::new(),
-        save_steps: 0,
-        keep_checkpoint_max: 1,
-        checkpoint_prefix: String::new(),
-        log_steps: 1,
-        hf_config: serde_json::Value::Null,
-        weights: vec![],
-    }
+    let adamw = AdamWSpec { beta2: 0.999, ..AdamWSpec::default() };
+    RunSpec { seed: 0, optimizer: OptimizerSpec::AdamW(adamw), ..RunSpec::for_tests() }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod vjp;
 use crate::options::Options;
 use crate::pass::Pass;
 use crate::registry::Entry;
-use athanor_ir::{Builder, Code, DType, Diagnostic, Func, Level, Loc, Module, Op, Result, Role, ValueId};
+use athanor_ir::{Builder, Code, DType, Diagnostic, Func, Level, Loc, Module, Op, Result, Role, TensorType, ValueId};
 
 /// Replaces `forward` by `micro`, which also returns the gradient of every weight.
 ///
@@ -20,7 +20,8 @@ use athanor_ir::{Builder, Code, DType, Diagnostic, Func, Level, Loc, Module, Op,
 /// a weight that the loss does not depend on gets zeros.
 ///
 /// What is differentiated is `loss_sum` if the run divides by the tokens of the whole step, otherwise `loss` divided by
-/// the number of micro-batches, so that summing over micro-batches gives the gradient of their mean.
+/// the number of micro-batches, so that summing over micro-batches gives the gradient of their mean. With a loss scale,
+/// gradients are those of the loss times the f32 scalar input `loss_scale`.
 #[derive(Debug, Default)]
 pub struct Autodiff;
 
@@ -81,7 +82,8 @@ pub fn autodiff(module: &Module) -> Result<Module> {
     } else {
         ("loss", 1.0 / module.run.accumulation.max(1) as f64)
     };
-    let micro = Func { name: "micro".into(), ..gradients(&forward, loss, seed)? };
+    let scale = module.run.loss_scale.map(|_| "loss_scale");
+    let micro = Func { name: "micro".into(), ..scaled_gradients(&forward, loss, seed, scale)? };
     let rest = module.funcs.iter().filter(|f| f.name != "forward" && !called.contains(&f.name));
     let funcs = std::iter::once(micro).chain(rest.cloned()).collect();
     Ok(Module { level: Level::Train, funcs, ..module.clone() })
@@ -92,13 +94,23 @@ pub fn autodiff(module: &Module) -> Result<Module> {
 /// # Errors
 /// [`NO_LOSS`], [`NO_DERIVATIVE`].
 pub fn gradients(func: &Func, loss: &str, seed: f64) -> Result<Func> {
+    scaled_gradients(func, loss, seed, None)
+}
+
+/// As [`gradients`], times the new f32 scalar input `scale` if there is one: narrow gradients keep their small values.
+fn scaled_gradients(func: &Func, loss: &str, seed: f64, scale: Option<&str>) -> Result<Func> {
     let Some(target) = func.find_result(loss).map(|r| r.value).filter(|v| is_loss(func, *v)) else {
         let text = format!("@{} has no result {loss} that is a float scalar", func.name);
         return Diagnostic::error(&NO_LOSS, text).help("return the loss from @forward under this name").err();
     };
     let mut out = func.clone();
+    let factor = scale.map(|name| out.param(name, TensorType::scalar(DType::F32), Role::Input, Loc::default()));
     let mut back = Backward::new(&mut out);
-    let seed = back.b.constant(seed, func.ty(target).clone());
+    let mut seed = back.b.constant(seed, func.ty(target).clone());
+    if let Some(factor) = factor {
+        let factor = back.b.cast(factor, func.ty(target).dtype);
+        seed = back.b.mul(seed, factor);
+    }
     back.grads[target.0 as usize] = Some(seed);
     for node in func.nodes.iter().rev() {
         back.b.loc = node.loc.clone();

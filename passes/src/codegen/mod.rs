@@ -8,6 +8,7 @@ pub mod embed;
 pub mod emit;
 pub mod gemm;
 mod generated;
+mod half;
 mod link;
 pub mod llvm;
 mod llvm_c;
@@ -59,8 +60,8 @@ pub const KERNEL_IO: Code = Code {
 pub const UNSUPPORTED_GEMM: Code = Code {
     id: "P0905",
     title: "matrix product has no generated kernel",
-    explain: "Generated products multiply f32 by f32 into f32, or bf16 by bf16 into f32 or bf16. Other dtypes run on the \
-              reference implementation.",
+    explain: "Generated products multiply f32 by f32 into f32, and bf16 by bf16 or f16 by f16 into f32 or into the same. Other dtypes \
+              run on the reference implementation.",
 };
 
 /// Codes of kernel compilation.

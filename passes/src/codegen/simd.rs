@@ -1,6 +1,7 @@
-//! Vector arithmetic for generated kernels: one width per CPU level, own exponential and logarithm, bf16 conversion.
+//! Vector arithmetic for generated kernels: one width per CPU level, own exponential and logarithm, conversions of bf16.
 
 use super::emit::{Buf, Emit, Val, list};
+use super::half::Half;
 use athanor_ir::target::CpuLevel;
 
 /// Stands for minus infinity in scores: far below any score, and differences of it do not overflow into NaN.
@@ -13,6 +14,8 @@ pub enum Float {
     F32,
     /// bfloat16.
     Bf16,
+    /// IEEE half precision.
+    F16,
 }
 
 impl Float {
@@ -21,6 +24,7 @@ impl Float {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 
@@ -28,7 +32,7 @@ impl Float {
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::F16 => 2,
         }
     }
 }
@@ -46,16 +50,18 @@ pub struct Simd {
     pub fma: bool,
     /// The level rounds f32 to bf16 in one instruction.
     pub rounds_bf16: bool,
+    /// The level converts f16 in one instruction.
+    pub f16c: bool,
 }
 
 impl Simd {
     /// What `level` offers.
     pub fn of(level: CpuLevel) -> Self {
         match level {
-            CpuLevel::Portable => Self { lanes: 4, rows: 4, cols: 2, fma: false, rounds_bf16: false },
-            CpuLevel::Avx2 => Self { lanes: 8, rows: 4, cols: 2, fma: true, rounds_bf16: false },
-            CpuLevel::Avx512 => Self { lanes: 16, rows: 8, cols: 2, fma: true, rounds_bf16: false },
-            CpuLevel::Amx => Self { lanes: 16, rows: 8, cols: 2, fma: true, rounds_bf16: true },
+            CpuLevel::Portable => Self { lanes: 4, rows: 4, cols: 2, fma: false, rounds_bf16: false, f16c: false },
+            CpuLevel::Avx2 => Self { lanes: 8, rows: 4, cols: 2, fma: true, rounds_bf16: false, f16c: true },
+            CpuLevel::Avx512 => Self { lanes: 16, rows: 8, cols: 2, fma: true, rounds_bf16: false, f16c: true },
+            CpuLevel::Amx => Self { lanes: 16, rows: 8, cols: 2, fma: true, rounds_bf16: true, f16c: true },
         }
     }
 
@@ -254,6 +260,11 @@ impl Simd {
         if element == "f32" {
             return raw;
         }
+        if element == "f16" {
+            let bits = e.val(format_args!("arith.bitcast {raw} : vector<{width}xf16> to vector<{width}xi16>"));
+            let mut emit = |op: &str| e.val(format_args!("{op}"));
+            return Half { emit: &mut emit, lanes: Some(width), f16c: self.f16c }.widen(&bits);
+        }
         // A bf16 is the upper half of an f32.
         let bits = e.val(format_args!("arith.bitcast {raw} : vector<{width}xbf16> to vector<{width}xi16>"));
         let wide = e.val(format_args!("arith.extui {bits} : vector<{width}xi16> to vector<{width}xi32>"));
@@ -265,7 +276,11 @@ impl Simd {
     /// Stores `width` f32 lanes as the buffer's element type, rounding to nearest even.
     pub fn narrow(&self, e: &mut Emit, value: Val, buf: &Buf, at: &[Val], width: usize) {
         let element = buf.element;
-        let value = if element == "f32" { value } else { self.round_bf16(e, value, width) };
+        let value = match element {
+            "f32" => value,
+            "f16" => self.round_f16(e, value, width),
+            _ => self.round_bf16(e, value, width),
+        };
         e.stmt(format_args!(
             "vector.store {value}, {}[{}] : {}, vector<{width}x{element}>",
             buf.val,
@@ -279,6 +294,13 @@ impl Simd {
         let ty = format!("vector<{width}x{}>", src.element);
         let x = e.val(format_args!("vector.load {}[{}] : {}, {ty}", src.val, list(at), src.ty()));
         e.stmt(format_args!("vector.store {x}, {}[{}] : {}, {ty}", dst.val, list(to), dst.ty()));
+    }
+
+    /// Rounds `width` lanes of f32 to f16.
+    fn round_f16(&self, e: &mut Emit, value: Val, width: usize) -> Val {
+        let mut emit = |op: &str| e.val(format_args!("{op}"));
+        let bits = Half { emit: &mut emit, lanes: Some(width), f16c: self.f16c }.narrow(&value);
+        e.val(format_args!("arith.bitcast {bits} : vector<{width}xi16> to vector<{width}xf16>"))
     }
 
     /// Rounds `width` lanes of f32 to bf16.

@@ -17,9 +17,13 @@ pub(super) fn cost(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> f64 {
     op.bytes(ins, outs) as f64 * 1e-6 + op.flops(ins, outs) as f64 * 1e-8
 }
 
-/// The bf16 value that a cast to f32 of class `x` widens.
+/// The bf16 or f16 value that a cast to f32 of class `x` widens.
 fn widened(graph: &Graph, x: Id) -> Option<Id> {
-    find(graph, x, |op, c| (*op == Op::Cast && ty(graph, c[0]).is_some_and(|t| t.dtype == DType::BF16)).then(|| c[0]))
+    find(graph, x, |op, c| (*op == Op::Cast && ty(graph, c[0]).is_some_and(|t| narrow(t.dtype))).then(|| c[0]))
+}
+
+fn narrow(dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F16)
 }
 
 fn cast_to(node: &ENode, dtype: DType) -> Option<(Id, TensorType)> {
@@ -31,13 +35,13 @@ fn cast_to(node: &ENode, dtype: DType) -> Option<(Id, TensorType)> {
     }
 }
 
-/// A bf16 product widened to f32 is kept in f32, which is how it was accumulated.
+/// A bf16 or f16 product widened to f32 is kept in f32, which is how it was accumulated.
 fn product_to_f32(graph: &Graph, node: &ENode) -> Vec<Term> {
     let Some((x, own)) = cast_to(node, DType::F32) else { return vec![] };
     let product =
         find(graph, x, |op, c| (matches!(op, Op::Einsum { .. }) && c.len() == 2).then(|| (op.clone(), c.to_vec())));
     let Some((op, c)) = product else { return vec![] };
-    if ty(graph, c[0]).is_none_or(|t| t.dtype != DType::BF16) {
+    if ty(graph, c[0]).is_none_or(|t| !narrow(t.dtype)) {
         return vec![];
     }
     vec![Term::Op(op, own, c.into_iter().map(Term::Class).collect())]
@@ -56,7 +60,7 @@ fn loss_of_narrow(graph: &Graph, node: &ENode) -> Vec<Term> {
 
 /// The gradient of the loss rounds each logit's gradient itself.
 fn narrow_gradient(graph: &Graph, node: &ENode) -> Vec<Term> {
-    let Some((x, own)) = cast_to(node, DType::BF16) else { return vec![] };
+    let Some((x, own)) = [DType::BF16, DType::F16].into_iter().find_map(|d| cast_to(node, d)) else { return vec![] };
     let grad = find(graph, x, |op, c| (*op == Op::CrossEntropyGrad).then(|| c.to_vec()));
     let Some(mut args) = grad else { return vec![] };
     let Some(narrow) = widened(graph, args[0]) else { return vec![] };

@@ -1,21 +1,37 @@
-//! `optimizer`: adds `update`, the AdamW step, and accumulation of gradients over micro-batches.
+//! `optimizer`: adds `update`, the step of the run's optimizer, and accumulation of gradients over micro-batches.
+//!
+//! One file per family of rules: [`adam`] (AdamW, Adam, Lamb, averaged AdamW), [`sgd`], [`came`], [`muon`], and
+//! [`balance`] for the biases of routers. Rules are written
+//! with ordinary ops, so that fusing, memory planning and every backend treat them like the rest of the program; only AdamW
+//! is an op of its own.
 
+mod adam;
 mod balance;
+mod came;
+mod muon;
+mod norm;
+mod sgd;
+mod site;
 
 use crate::options::Options;
 use crate::pass::Pass;
 use crate::registry::Entry;
-use athanor_ir::{
-    Binary, Builder, Code, DType, Diagnostic, F64, Func, Level, Loc, Module, Op, Result, Role, TensorType, Unary,
-    ValueId,
-};
+use athanor_ir::optimizer::OptimizerSpec;
+use athanor_ir::run::group_scalar;
+use athanor_ir::{Builder, Code, DType, Diagnostic, Func, Level, Loc, Module, Result, Role, TensorType, ValueId};
+use site::{Site, Step};
+use std::collections::HashMap;
 
-/// Adds `update`, the AdamW step, and makes `micro` add to the gradients of earlier micro-batches.
+/// Adds `update`, the step of the run's optimizer, and makes `micro` add to the gradients of earlier micro-batches.
 ///
-/// `update` takes every weight with its moments `adam_m.w` and `adam_v.w` and its gradient `grad.w`, and the f32 scalars
-/// `lr`, `step_size` = lr/(1−β₁ᵗ) and `v_scale` = 1/(1−β₂ᵗ) (t counts from 1; [`athanor_ir::run::RunSpec::step_scalars`]
-/// has them for every rule of bias correction), with `token_count` when losses are summed over the tokens of a step. It returns the new weights and moments under their own names, and `grad_norm`: the norm of
-/// all gradients together before clipping. Gradients are scaled by `max_norm / max(norm, max_norm)`.
+/// `update` takes every weight with its gradient `grad.w` and the states of its rule (`adam_m.w` and `adam_v.w` of AdamW),
+/// the f32 scalars that [`athanor_ir::optimizer::OptimizerSpec::scalars`] lists (`lr`, …; `lr.k` for group k of learning
+/// rates), and `token_count` when losses are summed over the tokens of a step. It returns the new weights and states under
+/// their own names, and `grad_norm`: the norm of all gradients together before clipping. Gradients are scaled by
+/// `max_norm / max(norm, max_norm)`.
+///
+/// With a loss scale, gradients are divided by the scalar `loss_scale`, and the norm is the result of a function `grad_norm`
+/// of its own, which `update` takes: a step whose norm is not finite can be left out.
 ///
 /// With more than one micro-batch in a step `micro` takes every `grad.w` and returns its sum with the new gradient.
 ///
@@ -26,7 +42,7 @@ pub struct Optimizer;
 /// The row of `optimizer` in the registry.
 pub const ENTRY: Entry = Entry {
     name: "optimizer",
-    summary: "Adds `update`, the AdamW step, and makes `micro` add to the gradients of earlier micro-batches.",
+    summary: "Adds `update`, the optimizer's step, and makes `micro` add to the gradients of earlier micro-batches.",
     options: &[],
     build: |_: &Options| Ok(Box::new(Optimizer)),
 };
@@ -53,8 +69,17 @@ pub const NO_GRADIENTS: Code = Code {
               Run autodiff before it.",
 };
 
+/// The rule cannot step a weight as the run says.
+pub const BAD_RULE: Code = Code {
+    id: "P0202",
+    title: "the optimizer's rule does not fit a weight",
+    explain: "Muon orthogonalises matrices: a weight it takes has two dims at least, and its rows are a whole number of \
+              periods of the parts that the run names. Every weight named in a group of learning rates or by Muon is a \
+              weight of @micro.",
+};
+
 /// Codes of this pass.
-pub const CODES: &[&Code] = &[&NO_GRADIENTS];
+pub const CODES: &[&Code] = &[&NO_GRADIENTS, &BAD_RULE];
 
 /// A trained weight with what its step needs to know.
 struct Weight<'a> {
@@ -81,16 +106,38 @@ pub fn optimizer(module: &Module) -> Result<Module> {
         };
         weights.push(Weight { name: &p.name, ty, role: &p.role, loc: &p.loc, grad });
     }
+    known(module, &weights)?;
     let balances = balance::balances(micro)?;
-    let mut update = update(module, &weights);
+    let mut update = update(module, &weights)?;
     balance::steps(&mut update, &balances);
-    let funcs = module.funcs.iter().filter(|f| f.name != "update").flat_map(|f| {
+    let mut added = vec![update];
+    if module.run.loss_scale.is_some() {
+        added.insert(0, norm::program(module, &weights));
+    }
+    let replaced = |f: &&Func| added.iter().all(|a| a.name != f.name);
+    let funcs = module.funcs.iter().filter(replaced).flat_map(|f| {
         let is_micro = f.name == "micro";
         let first =
             if is_micro && module.run.accumulation > 1 { accumulating(f, &weights, &balances) } else { f.clone() };
-        std::iter::once(first).chain(is_micro.then(|| update.clone()))
+        std::iter::once(first).chain(added.iter().filter(move |_| is_micro).cloned())
     });
     Ok(Module { level: Level::Train, funcs: funcs.collect(), ..module.clone() })
+}
+
+/// Refuses names that no weight has.
+fn known(module: &Module, weights: &[Weight<'_>]) -> Result<()> {
+    let grouped = module.run.lr_groups.iter().flat_map(|g| &g.weights);
+    let muon = match &module.run.optimizer {
+        OptimizerSpec::Muon(spec) => spec.weights.as_slice(),
+        _ => &[],
+    };
+    match grouped.chain(muon.iter().map(|w| &w.name)).find(|n| weights.iter().all(|w| w.name != **n)) {
+        None => Ok(()),
+        Some(name) => {
+            let text = format!("the run names {name:?}, which is no weight of @micro");
+            Diagnostic::error(&BAD_RULE, text).help("name weights as the parameters of @micro are called").err()
+        }
+    }
 }
 
 /// `micro` with every gradient, and every count of tokens, added to what earlier micro-batches left.
@@ -110,64 +157,71 @@ fn accumulating(micro: &Func, weights: &[Weight<'_>], balances: &[balance::Balan
     out
 }
 
+/// States that the rule keeps for `w`: prefix of the name and type.
+fn states(spec: &OptimizerSpec, w: &Weight<'_>) -> Vec<(&'static str, TensorType)> {
+    match spec {
+        OptimizerSpec::AdamW(_) => adam::moments("adam_m.", "adam_v.", w),
+        OptimizerSpec::Adam(_) => adam::moments("moment1.", "moment2.", w),
+        OptimizerSpec::Lamb(_) => adam::moments("lamb_m.", "lamb_v.", w),
+        OptimizerSpec::PmaAdamW(spec) => adam::averaged_states(spec, w),
+        OptimizerSpec::Muon(spec) => muon::states(spec, w),
+        OptimizerSpec::Came(_) => came::states(w),
+        OptimizerSpec::Sgd(spec) => sgd::states(spec, w),
+    }
+}
+
+/// The step of one weight by the rule.
+fn step(spec: &OptimizerSpec, site: &mut Site<'_, '_>) -> Result<Step> {
+    Ok(match spec {
+        OptimizerSpec::AdamW(spec) => adam::adamw(spec, site),
+        OptimizerSpec::Adam(spec) => adam::adam(spec, site),
+        OptimizerSpec::Lamb(spec) => adam::lamb(spec, site),
+        OptimizerSpec::PmaAdamW(spec) => adam::averaged(spec, site),
+        OptimizerSpec::Muon(spec) => muon::step(spec, site)?,
+        OptimizerSpec::Came(spec) => came::step(spec, site),
+        OptimizerSpec::Sgd(spec) => sgd::step(spec, site),
+    })
+}
+
 /// The optimizer step.
-fn update(module: &Module, weights: &[Weight<'_>]) -> Func {
-    let (run, spec) = (&module.run, &module.run.optimizer);
+fn update(module: &Module, weights: &[Weight<'_>]) -> Result<Func> {
+    let run = &module.run;
     let mut func = Func::new("update");
     let here = Loc { block: "optimizer".into(), ..Loc::default() };
     let scalar = TensorType::scalar(DType::F32);
-    let state: Vec<[ValueId; 4]> = weights
-        .iter()
-        .map(|w| {
-            let mut param =
-                |prefix: &str, role: Role| func.param(format!("{prefix}{}", w.name), w.ty.clone(), role, w.loc.clone());
-            [
-                param("", w.role.clone()),
-                param("grad.", Role::Grad),
-                param("adam_m.", Role::Moment),
-                param("adam_v.", Role::Moment),
-            ]
-        })
-        .collect();
-    let mut input = |name: &str| func.param(name, scalar.clone(), Role::Input, here.clone());
-    let rates = ["lr", "step_size", "v_scale"].map(&mut input);
-    let tokens = run.per_token_loss.then(|| input("token_count"));
-
+    let mut params = vec![];
+    for w in weights {
+        let mut param = |name: String, ty: &TensorType, role: Role| func.param(name, ty.clone(), role, w.loc.clone());
+        let p = param(w.name.to_owned(), &w.ty, w.role.clone());
+        let g = param(format!("grad.{}", w.name), &w.ty, Role::Grad);
+        let kept = states(&run.optimizer, w);
+        let names: Vec<String> = kept.iter().map(|(prefix, _)| format!("{prefix}{}", w.name)).collect();
+        let values = names.iter().zip(&kept).map(|(n, (_, ty))| param(n.clone(), ty, Role::Moment)).collect();
+        params.push((p, g, names, values));
+    }
+    let mut scalars: HashMap<String, ValueId> = HashMap::new();
+    for (name, _) in run.step_scalars(0) {
+        let value = func.param(name.clone(), scalar.clone(), Role::Input, here.clone());
+        scalars.insert(name, value);
+    }
+    let grads: Vec<ValueId> = params.iter().map(|p| p.1).collect();
+    let scaling = norm::scaling(run, &mut func, &grads);
     let mut b = Builder::new(&mut func, here);
-    // Summed losses become a mean over the tokens of the whole step; the small number is that of the masked mean.
-    let per_token = tokens.map(|count| {
-        let small = b.constant(1e-8, scalar.clone());
-        let count = b.add(count, small);
-        b.unary(Unary::Recip, count)
-    });
-    let norm = (!state.is_empty()).then(|| {
-        let grads: Vec<ValueId> = state.iter().map(|s| s[1]).collect();
-        let squares = b.many(Op::SumSquares, &grads)[0];
-        let norm = b.unary(Unary::Sqrt, squares);
-        let norm = b.cast(norm, DType::F32);
-        per_token.map_or(norm, |factor| b.mul(norm, factor))
-    });
-    let clip = norm.zip(run.max_grad_norm).map(|(norm, max)| {
-        let max = b.constant(max, scalar.clone());
-        let larger = b.binary(Binary::Max, norm, max);
-        b.binary(Binary::Div, max, larger)
-    });
-    let scale = match (clip, per_token) {
-        (Some(clip), Some(factor)) => b.mul(clip, factor),
-        (Some(only), None) | (None, Some(only)) => only,
-        (None, None) => b.constant(1.0, scalar.clone()),
-    };
-    for (w, [p, g, m, v]) in weights.iter().zip(state) {
+    for (w, (p, g, names, values)) in weights.iter().zip(params) {
         b.loc = w.loc.clone();
-        let decay = if matches!(w.role, Role::Weight { decay: true, .. }) { spec.weight_decay } else { 0.0 };
-        let op = Op::AdamW { beta1: F64(spec.beta1), beta2: F64(spec.beta2), eps: F64(spec.eps), decay: F64(decay) };
-        let new = b.many(op, &[p, g, m, v, rates[0], rates[1], rates[2], scale]);
-        for (prefix, value) in ["", "adam_m.", "adam_v."].into_iter().zip(new) {
-            b.func.result(format!("{prefix}{}", w.name), value);
+        let group = run.lr_group(w.name);
+        let decays = matches!(w.role, Role::Weight { decay: true, .. });
+        let own = |name: &str| scalars.get(&group_scalar(name, group)).or_else(|| scalars.get(name)).copied();
+        let mut site =
+            Site { b: &mut b, name: w.name, p, g, g_scale: scaling.factor, states: values, decays, scalar: &own };
+        let new = step(&run.optimizer, &mut site)?;
+        b.func.result(w.name, new.weight);
+        for (name, value) in names.into_iter().zip(new.states) {
+            b.func.result(name, value);
         }
     }
-    if let Some(norm) = norm {
-        b.func.result("grad_norm", norm);
+    if let Some(norm) = scaling.norm {
+        func.result("grad_norm", norm);
     }
-    func
+    Ok(func)
 }

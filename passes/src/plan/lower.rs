@@ -3,7 +3,7 @@
 use super::copies;
 use super::experts;
 use super::layout::Place;
-use super::matrix::as_gemm;
+use super::matrix::{Batch, as_gemm};
 use super::reduce;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
@@ -105,26 +105,45 @@ fn product(
     site: &Site,
     spec: &str,
 ) -> Result<bool> {
-    let [a, b] = [&site.inputs[0], &site.inputs[1]];
+    let (a, b, out) = (&site.inputs[0], &site.inputs[1], &site.outputs[0]);
     let acc = site.inputs.get(2);
-    let Some((gemm, swapped)) = as_gemm(spec, &a.1, &b.1, &site.outputs[0].1, acc.is_some()) else {
+    // Products of f64, and of two different types, are the reference's.
+    let generated = |t: &TensorType| float(t.dtype).is_some();
+    if !generated(&a.1) || a.1.dtype != b.1.dtype || !(out.1.dtype == a.1.dtype || out.1.dtype == DType::F32) {
+        return Ok(false);
+    }
+    // Leading labels that all three share are a batch: one kernel, run for each of them on its part of the operands.
+    let Some(batch) = Batch::of(spec, &a.1, &b.1, &out.1) else { return Ok(false) };
+    let [one_a, one_b, one_out] = [&a.1, &b.1, &out.1].map(|t| batch.item(t));
+    let Some((gemm, swapped)) = as_gemm(&batch.spec, &one_a, &one_b, &one_out, acc.is_some()) else {
         return Ok(false);
     };
-    let kernel = gemm_kernel(kernels, options, gemm, site)?;
+    let (flops, bytes) = (site.flops / batch.count.max(1) as u64, site.bytes / batch.count.max(1) as u64);
+    let kernel = gemm_kernel(kernels, options, gemm, (flops, bytes))?;
     if let Some(acc) = acc
-        && acc.0 != site.outputs[0].0
+        && acc.0 != out.0
     {
         draft.push(site.index, Action::Op(Op::Reshape), vec![acc.clone()], site.outputs.clone());
     }
-    let operands = if swapped { [b, a] } else { [a, b] };
-    draft.run(site.index, kernels, kernel, operands.map(Clone::clone).to_vec(), site.outputs.clone());
+    for i in 0..batch.count {
+        let part = |(place, _): &(Place, TensorType), ty: &TensorType| {
+            (Place { offset: place.offset + i * ty.bytes(), ..*place }, ty.clone())
+        };
+        let (a, b) = (part(a, &one_a), part(b, &one_b));
+        let operands = if swapped { vec![b, a] } else { vec![a, b] };
+        draft.run(site.index, kernels, kernel, operands, vec![part(out, &one_out)]);
+    }
     Ok(true)
 }
 
 /// The product by the generated kernel, or by the library where that is faster, with the generated kernel for machines
 /// without it.
-fn gemm_kernel(kernels: &mut KernelTable, options: &PlanOptions, spec: GemmSpec, site: &Site) -> Result<usize> {
-    let (flops, bytes) = (site.flops, site.bytes);
+fn gemm_kernel(
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    spec: GemmSpec,
+    (flops, bytes): (u64, u64),
+) -> Result<usize> {
     let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
     let generated = kernels.get(format!("generated {spec:?}"), |table| {
         let symbol = table.symbol("gemm");
@@ -238,7 +257,8 @@ pub(super) fn float(dtype: DType) -> Option<Float> {
     match dtype {
         DType::F32 => Some(Float::F32),
         DType::BF16 => Some(Float::Bf16),
-        DType::F64 | DType::F16 | DType::I32 => None,
+        DType::F16 => Some(Float::F16),
+        DType::F64 | DType::I32 => None,
     }
 }
 

@@ -21,6 +21,33 @@ fn run_of(group: &[char], labels: &[char], dims: &[usize]) -> Option<(usize, usi
     (labels[start..=end] == *group).then(|| (dims[start..=end].iter().product(), strides(dims)[end]))
 }
 
+/// The leading labels that both operands and the result of an einsum share, in the same order: products of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Number of products.
+    pub count: usize,
+    /// The einsum of one of them.
+    pub spec: String,
+    labels: usize,
+}
+
+impl Batch {
+    /// The batch of an einsum; one product where no label is shared. `None` if the text is no einsum of these ranks.
+    pub fn of(spec: &str, a: &TensorType, b: &TensorType, c: &TensorType) -> Option<Self> {
+        let [la, lb, lc] = parse_einsum(spec).ok()?;
+        let fits = la.len() == a.rank() && lb.len() == b.rank() && lc.len() == c.rank();
+        let labels = la.iter().zip(&lb).zip(&lc).take_while(|((x, y), z)| x == y && y == z).count();
+        let text = |l: &[char]| l[labels..].iter().collect::<String>();
+        let rest = format!("{},{}->{}", text(&la), text(&lb), text(&lc));
+        fits.then(|| Self { count: a.dims[..labels].iter().product(), spec: rest, labels })
+    }
+
+    /// The part of an operand or the result that one product has.
+    pub fn item(&self, t: &TensorType) -> TensorType {
+        t.with_dims(&t.dims[self.labels..])
+    }
+}
+
 /// The einsum as C = A·B on collapsed dims with whether A and B changed places (C written transposed), or `None` if it
 /// is not one matrix product: batch labels, sums over one operand alone, or labels that do not lie together in memory.
 pub fn as_gemm(
@@ -99,7 +126,15 @@ mod tests {
     }
 
     #[test]
-    fn batched_products_are_refused() {
+    fn batched_products_are_one_product_per_item() {
         assert_eq!(gemm("bsd,btd->bst", &[2, 8, 4], &[2, 8, 4]), None);
+        let of = |spec: &str, a: &[usize], b: &[usize], c: &[usize]| Batch::of(spec, &t(a), &t(b), &t(c)).unwrap();
+        let batch = of("bsd,btd->bst", &[2, 8, 4], &[2, 6, 4], &[2, 8, 6]);
+        assert_eq!((batch.count, batch.spec.as_str()), (2, "sd,td->st"));
+        assert_eq!(batch.item(&t(&[2, 8, 4])), t(&[8, 4]));
+        assert!(gemm(&batch.spec, &[8, 4], &[6, 4]).is_some());
+        // Heads in the middle are no batch, and a plain product is a batch of one.
+        let plain = of("bsh,kh->bsk", &[2, 8, 16], &[32, 16], &[2, 8, 32]);
+        assert_eq!((plain.count, plain.spec.as_str()), (1, "bsh,kh->bsk"));
     }
 }

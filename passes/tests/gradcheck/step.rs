@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use athanor_backends::cpu::reference::{Tensor, interpret};
+use athanor_ir::optimizer::{AdamWSpec, OptimizerSpec};
 use athanor_ir::{Builder, DType, Func, Init, Loc, Module, ReduceKind, Role, TensorType};
 use athanor_passes::autodiff::autodiff;
 use athanor_passes::optimizer::optimizer;
@@ -25,7 +26,7 @@ fn model() -> Module {
     func.result("loss", loss);
     func.result("loss_sum", loss);
     let mut module = super::module(func);
-    module.run.optimizer.weight_decay = DECAY;
+    module.run.optimizer = OptimizerSpec::AdamW(AdamWSpec { weight_decay: DECAY, ..AdamWSpec::default() });
     module
 }
 

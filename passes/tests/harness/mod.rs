@@ -119,6 +119,7 @@ impl Tensor {
                     let bits = x.to_bits();
                     self.ptr().cast::<u16>().add(i).write(((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16);
                 }
+                Float::F16 => self.ptr().cast::<half::f16>().add(i).write(half::f16::from_f32(x)),
             }
         }
     }
@@ -130,6 +131,7 @@ impl Tensor {
                 match self.dtype {
                     Float::F32 => self.ptr().cast::<u32>().add(i).read_volatile(),
                     Float::Bf16 => u32::from(self.ptr().cast::<u16>().add(i).read_volatile()) << 16,
+                    Float::F16 => self.ptr().cast::<half::f16>().add(i).read_volatile().to_f32().to_bits(),
                 }
             })
             .collect()

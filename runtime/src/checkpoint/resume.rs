@@ -4,6 +4,7 @@ use super::load::{is_weight, load};
 use super::tensors::{Tensors, parts};
 use super::{COMMON, TRACKER};
 use crate::codes::{CKPT_STATE, NO_RESUME};
+use crate::loss_scale::Scaling;
 use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::plan::BufferRole;
 use athanor_ir::{Diagnostic, Result};
@@ -32,8 +33,9 @@ pub struct State {
     pub step_num: u64,
     /// Finished optimizer steps.
     pub global_step: u64,
-    /// Always 1: nothing is scaled here.
-    pub loss_scale: f64,
+    /// Loss scale, and where its rule stands.
+    #[serde(flatten)]
+    pub scaling: Scaling,
     /// Sequences per step.
     pub global_batch_size: u64,
     /// Sequences so far.

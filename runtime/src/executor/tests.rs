@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::toy::{self, Counting, Toy};
+use athanor_ir::run::LossScale;
 
 fn executor(toy: &Toy) -> Executor {
     let mut e = Executor::new(Arc::new(toy::plan(toy)), &DeviceOptions::default()).unwrap();
@@ -69,6 +70,54 @@ fn the_first_update_is_the_hand_computed_one() {
         let step = (f64::from(*b) * (1.0 - 0.02 * 0.1) - f64::from(a)).abs();
         assert!((step - moved).abs() < 1e-4 * moved, "{step} against {moved}");
     }
+}
+
+/// The bytes of every weight and moment.
+fn state(e: &Executor) -> Vec<Vec<u8>> {
+    let kept = |b: &Buffer| matches!(b.role, BufferRole::Weight { .. } | BufferRole::Moment);
+    let buffers = e.device().stage().buffers.iter().enumerate().filter(|(_, b)| kept(b));
+    buffers.map(|(i, _)| e.device().bytes(i).to_vec()).collect()
+}
+
+fn scaled(value: f64) -> Toy {
+    Toy { loss_scale: Some(LossScale::Dynamic { value, factor: 2.0, window: 4 }), ..Toy::default() }
+}
+
+#[test]
+fn a_scaled_loss_trains_to_the_same_bits() {
+    // Powers of two scale every number of the backward pass exactly.
+    let plain = losses(&Toy::default(), 12);
+    let scaled = losses(&scaled(1024.0), 12);
+    let of = |o: &[StepOutput]| o.iter().map(|o| (o.loss.to_bits(), o.grad_norm.to_bits(), o.lr)).collect::<Vec<_>>();
+    assert_eq!(of(&plain), of(&scaled));
+    assert_eq!(
+        scaled.iter().map(|o| o.loss_scale).collect::<Vec<_>>()[3..9],
+        [1024.0, 2048.0, 2048.0, 2048.0, 2048.0, 4096.0]
+    );
+}
+
+#[test]
+fn a_step_that_overflows_changes_nothing_but_the_scale() {
+    let toy = scaled(2f64.powi(127));
+    let mut e = executor(&toy);
+    let mut source = Counting { batch: toy.batch, accumulation: 1 };
+    let before = state(&e);
+    let out = e.step(0, &mut source).unwrap();
+    assert!(out.overflow && !out.grad_norm.is_finite() && out.loss.is_finite(), "{out:?}");
+    assert_eq!(state(&e), before);
+    let mut step = 1;
+    let good = loop {
+        let out = e.step(step, &mut source).unwrap();
+        if !out.overflow {
+            break out;
+        }
+        assert_eq!(state(&e), before);
+        step += 1;
+    };
+    // The optimizer's first step: the rate of step 0, however many steps were left out.
+    assert_eq!((good.lr, e.scaling().skipped_steps), (0.0, step));
+    assert_eq!(good.loss_scale, 2f64.powi(127 - step as i32));
+    assert_ne!(state(&e), before);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use super::StepRecord;
 use crate::codes::OUTPUT;
+use crate::parts::Parts;
 use athanor_ir::{Diagnostic, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -14,12 +14,20 @@ use std::path::{Path, PathBuf};
 pub struct Line {
     /// Finished steps, this one included.
     pub step: u64,
-    /// Loss.
+    /// Loss; null, which reads as NaN, where it is not finite.
+    #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
-    /// Global gradient norm before clipping.
+    /// Global gradient norm before clipping; null where it is not finite.
+    #[serde(deserialize_with = "number_or_null")]
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
+    /// Factor on the loss in the backward pass.
+    #[serde(default = "unscaled")]
+    pub loss_scale: f64,
+    /// A gradient overflowed and the step was left out.
+    #[serde(default)]
+    pub overflow: bool,
     /// Tokens per second.
     pub tokens_per_s: f64,
     /// Milliseconds of the step.
@@ -30,15 +38,21 @@ pub struct Line {
     pub epoch: u64,
     /// Model floating-point operations per second, in units of 10¹².
     pub tflops: f64,
-    /// Parts of the loss by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub losses: BTreeMap<String, f64>,
-    /// Tokens of each expert over the step, by block.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub expert_load: BTreeMap<String, Vec<f32>>,
+    /// `lm_loss`, `mtp_loss`, `aux_loss`, `z_loss` as far as the model has them, and `expert_load`, the tokens of each expert
+    /// layer by layer.
+    #[serde(flatten)]
+    pub parts: Parts,
     /// How far the busiest expert of any layer is above an even load, as a share of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_violation: Option<f64>,
+}
+
+fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+fn unscaled() -> f64 {
+    1.0
 }
 
 impl From<&StepRecord> for Line {
@@ -49,14 +63,15 @@ impl From<&StepRecord> for Line {
             loss: r.loss,
             grad_norm: r.grad_norm,
             lr: r.lr,
+            loss_scale: r.loss_scale,
+            overflow: r.overflow,
             tokens_per_s: r.tokens as f64 / seconds,
             step_ms: r.seconds * 1e3,
             consumed_samples: r.consumed_samples,
             epoch: r.epoch,
             tflops: r.flops / seconds / 1e12,
-            losses: r.side.losses.iter().cloned().collect(),
-            expert_load: r.side.load.iter().cloned().collect(),
-            max_violation: r.side.max_violation(),
+            parts: Parts::default(),
+            max_violation: None,
         }
     }
 }
@@ -109,8 +124,9 @@ impl Writer {
     ///
     /// # Errors
     /// [`OUTPUT`].
-    pub fn write(&mut self, record: &StepRecord) -> Result<()> {
-        let mut text = serde_json::to_vec(&Line::from(record)).map_err(|e| failed(&self.path, &e.into()))?;
+    pub fn write(&mut self, record: &StepRecord, parts: &Parts) -> Result<()> {
+        let line = Line { parts: parts.clone(), max_violation: parts.max_violation(), ..Line::from(record) };
+        let mut text = serde_json::to_vec(&line).map_err(|e| failed(&self.path, &e.into()))?;
         text.push(b'\n');
         self.file.write_all(&text).and_then(|()| self.file.flush()).map_err(|e| failed(&self.path, &e))
     }
@@ -134,12 +150,13 @@ mod tests {
             loss: 1.0 / 3.0,
             grad_norm: 0.1,
             lr: 3e-4,
+            loss_scale: 1.0,
+            overflow: false,
             seconds: 0.5,
             samples: 2,
             tokens: 64,
             consumed_samples: 2 * step,
             flops: 1e12,
-            side: crate::executor::Side::default(),
         }
     }
 
@@ -149,13 +166,16 @@ mod tests {
         let path = dir.path().join("new/metrics.jsonl");
         let (mut w, kept) = Writer::open(&path, 0).unwrap();
         assert!(kept.is_empty());
-        (1..=5).for_each(|s| w.write(&record(s)).unwrap());
+        let parts = Parts { losses: [("lm_loss".into(), 0.25)].into(), expert_load: vec![vec![3, 5], vec![4, 4]] };
+        (1..=5).for_each(|s| w.write(&record(s), &parts).unwrap());
         // Lines appear at once, with every digit.
         assert!(fs::read_to_string(&path).unwrap().lines().last().is_some_and(|l| l.contains("0.3333333333333333,")));
         let (mut w, kept) = Writer::open(&path, 3).unwrap();
         assert_eq!(kept.len(), 3);
         assert_eq!((kept[2].tokens_per_s, kept[2].step_ms, kept[2].tflops), (128.0, 500.0, 2.0));
-        w.write(&record(4)).unwrap();
+        assert_eq!(kept[2].parts, parts);
+        assert!(fs::read_to_string(&path).unwrap().contains(r#""lm_loss":0.25,"expert_load":[[3,5],[4,4]]}"#));
+        w.write(&record(4), &Parts::default()).unwrap();
         let steps: Vec<u64> = read(&path, 99).iter().map(|l| l.step).collect();
         assert_eq!(steps, [1, 2, 3, 4]);
         Writer::open(&path, 0).unwrap();
@@ -163,18 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_the_loss_and_loads_are_there_if_the_model_has_them() {
-        let plain = serde_json::to_string(&Line::from(&record(1))).unwrap();
-        assert!(!plain.contains("losses") && !plain.contains("expert_load"), "{plain}");
-        let side = crate::executor::Side {
-            losses: vec![("lm_loss".into(), 0.25), ("aux_loss".into(), 0.5)],
-            load: vec![("model.layers.1.mlp".into(), vec![3.0, 1.0])],
-        };
-        let text = serde_json::to_string(&Line::from(&StepRecord { side, ..record(1) })).unwrap();
-        let tail = r#""losses":{"aux_loss":0.5,"lm_loss":0.25},"expert_load":{"model.layers.1.mlp":[3.0,1.0]},"max_violation":0.5}"#;
-        assert!(text.ends_with(tail), "{text}");
+    fn a_step_that_overflowed_is_kept_with_what_it_has() {
+        let r = StepRecord { grad_norm: f64::INFINITY, loss_scale: 4.0, overflow: true, ..record(2) };
+        let text = serde_json::to_string(&Line::from(&r)).unwrap();
         let line: Line = serde_json::from_str(&text).unwrap();
-        assert_eq!((line.losses["lm_loss"], line.max_violation), (0.25, Some(0.5)));
+        assert!(line.grad_norm.is_nan() && line.overflow && line.loss_scale == 4.0, "{text}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! MindFormers' two log lines per step, character by character: people's scripts parse them.
 
 use super::StepRecord;
+use crate::parts::Parts;
 use std::fmt::Write as _;
 
 /// Where a step stands in the run.
@@ -14,32 +15,36 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// The line with the numbers of the step.
-pub fn numbers(r: &StepRecord, p: Progress) -> String {
+/// The line with the numbers of the step; losses that the loss is the sum of follow it.
+pub fn numbers(r: &StepRecord, parts: &Parts, p: Progress) -> String {
     let per_epoch = p.steps_per_epoch.max(1);
     let (epoch, step) = ((r.step - 1) / per_epoch + 1, (r.step - 1) % per_epoch + 1);
     let mut out = String::new();
     let _ = write!(
         out,
         "{{ Epoch:[{epoch:3}/{:3}], step:[{step:5}/{per_epoch:5}], loss: {:5.6}, {}per_step_time: {}ms, lr: {}, \
-         overflow cond: False, loss_scale: 1.0, global_norm: [{}], train_throughput_per_npu: {:.3}T",
+         overflow cond: {}, loss_scale: {}, global_norm: [{}], train_throughput_per_npu: {:.3}T",
         p.epochs,
         r.loss,
-        parts(r),
+        losses(parts),
         (r.seconds * 1e3) as u64,
         python_float(r.lr as f32),
+        if r.overflow { "True" } else { "False" },
+        python_float(r.loss_scale as f32),
         numpy_element(r.grad_norm as f32),
         r.flops / r.seconds.max(1e-9) / 1e12,
     );
     out
 }
 
-/// The parts of the loss, where MindFormers has them; the z-loss, which it has not, behind them.
-fn parts(r: &StepRecord) -> String {
-    let names =
-        [("lm_loss", "lm_loss"), ("load_balancing_loss", "aux_loss"), ("mtp_loss", "mtp_loss"), ("z_loss", "z_loss")];
-    let value = |ours: &str| r.side.losses.iter().find(|(n, _)| n == ours).map(|(_, x)| *x);
-    names.iter().filter_map(|(name, ours)| value(ours).map(|x| format!("{name}: {x:5.6}, "))).collect()
+/// `lm_loss: 1.000000, load_balancing_loss: …, `, in MindFormers' order and with its names.
+fn losses(parts: &Parts) -> String {
+    const NAMES: [(&str, &str); 3] =
+        [("lm_loss", "lm_loss"), ("aux_loss", "load_balancing_loss"), ("mtp_loss", "mtp_loss")];
+    let known = |name: &str| NAMES.iter().any(|(ours, _)| *ours == name);
+    let others = parts.losses.keys().filter(|n| !known(n)).map(|n| (n.as_str(), n.as_str()));
+    let all = NAMES.into_iter().chain(others);
+    all.filter_map(|(ours, name)| Some(format!("{name}: {:5.6}, ", parts.losses.get(ours)?))).collect()
 }
 
 /// The line with the bar.
@@ -99,12 +104,13 @@ mod tests {
             loss: 10.649,
             grad_norm: 1.31,
             lr: 0.0,
+            loss_scale: 1.0,
+            overflow: false,
             seconds: 103.3289,
             samples: 8,
             tokens: 8 * 4096,
             consumed_samples: 160,
             flops: 2.896e12 * 103.3289,
-            side: crate::executor::Side::default(),
         }
     }
 
@@ -113,17 +119,19 @@ mod tests {
     #[test]
     fn the_lines_are_mindformers_own() {
         assert_eq!(
-            numbers(&record(), P),
+            numbers(&record(), &Parts::default(), P),
             "{ Epoch:[  2/  2], step:[    1/   19], loss: 10.649000, per_step_time: 103328ms, lr: 0.0, overflow cond: False, \
              loss_scale: 1.0, global_norm: [1.31], train_throughput_per_npu: 2.896T"
         );
-        let losses = [("aux_loss", 1e-4), ("lm_loss", 10.5), ("mtp_loss", 0.3)].map(|(n, x)| (n.to_owned(), x));
-        let side = crate::executor::Side { losses: losses.into(), ..Default::default() };
-        let with_parts = numbers(&StepRecord { side, ..record() }, P);
-        let start = "{ Epoch:[  2/  2], step:[    1/   19], loss: 10.649000, lm_loss: 10.500000, \
-                     load_balancing_loss: 0.000100, mtp_loss: 0.300000, per_step_time: 103328ms, lr: 0.0, ";
-        assert!(with_parts.starts_with(start), "{with_parts}");
+        let losses = [("aux_loss", 0.5), ("lm_loss", 10.0), ("z_loss", 0.25)].map(|(n, x)| (n.to_owned(), x)).into();
+        let parts = Parts { losses, expert_load: vec![] };
+        let text =
+            "loss: 10.649000, lm_loss: 10.000000, load_balancing_loss: 0.500000, z_loss: 0.250000, per_step_time";
+        assert!(numbers(&record(), &parts, P).contains(text));
         let filled = "█".repeat(26) + &" ".repeat(24);
+        let skipped =
+            numbers(&StepRecord { loss_scale: 65536.0, overflow: true, grad_norm: f64::INFINITY, ..record() }, &Parts::default(), P);
+        assert!(skipped.contains("overflow cond: True, loss_scale: 65536.0, global_norm: [inf]"), "{skipped}");
         assert_eq!(bar(&record(), P), format!("  52.6% |{filled}| 0.07742 samples/s/p  0:30:59 }}"));
     }
 

@@ -1,15 +1,14 @@
 //! What a run tells: MindFormers' log lines, a progress bar, one JSON object per step, and a plot of the loss.
 
 pub mod json;
+pub mod load_plot;
 pub mod log_line;
 pub mod memory;
 pub mod plot;
 pub mod reporter;
 
-use crate::executor::Side;
-
 /// Everything about one finished step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepRecord {
     /// Finished steps, this one included: the first is 1.
     pub step: u64,
@@ -21,6 +20,10 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Learning rate.
     pub lr: f64,
+    /// Factor on the loss in the backward pass.
+    pub loss_scale: f64,
+    /// A gradient overflowed and the step was left out.
+    pub overflow: bool,
     /// Wall time of the step in seconds, without saving.
     pub seconds: f64,
     /// Sequences of the step.
@@ -31,6 +34,4 @@ pub struct StepRecord {
     pub consumed_samples: u64,
     /// Model floating-point operations of the step.
     pub flops: f64,
-    /// What the model gives beside the loss.
-    pub side: Side,
 }

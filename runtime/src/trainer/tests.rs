@@ -3,6 +3,7 @@
 use super::*;
 use crate::metrics::json::Line;
 use crate::toy::{self, Counting, Toy};
+use athanor_ir::run::LossScale;
 use std::fs;
 
 /// Batches of the toy; stops the run, or spoils the loss, at a step.
@@ -40,11 +41,11 @@ fn options(dir: &Path) -> TrainOptions {
     }
 }
 
-/// Step, loss and norm of every line, by their bits.
-fn lines(dir: &Path) -> Vec<(u64, u64, u64)> {
+/// Step, loss and norm of every line, by their bits, and the scale.
+fn lines(dir: &Path) -> Vec<(u64, u64, u64, f64)> {
     let text = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     let line = |l: &str| serde_json::from_str::<Line>(l).unwrap();
-    text.lines().map(line).map(|l| (l.step, l.loss.to_bits(), l.grad_norm.to_bits())).collect()
+    text.lines().map(line).map(|l| (l.step, l.loss.to_bits(), l.grad_norm.to_bits(), l.loss_scale)).collect()
 }
 
 fn weights(dir: &Path, iteration: u64) -> Vec<u8> {
@@ -56,8 +57,10 @@ fn weights(dir: &Path, iteration: u64) -> Vec<u8> {
 
 #[test]
 fn a_resumed_run_is_bit_identical() {
-    for accumulation in [1, 2] {
-        let toy = Toy { accumulation, steps: 12, ..Toy::default() };
+    // With a scale that overflows at first, and rises again before and after the parts meet.
+    let dynamic = LossScale::Dynamic { value: 2f64.powi(127), factor: 2.0, window: 3 };
+    for (accumulation, loss_scale) in [(1, None), (2, None), (1, Some(dynamic))] {
+        let toy = Toy { accumulation, loss_scale, steps: 12, ..Toy::default() };
         let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         train_toy(&toy, 12, &options(whole.path()), None).unwrap();
         // Five steps, then one more part that is cut off by a kill after its save, then the rest.
@@ -70,6 +73,8 @@ fn a_resumed_run_is_bit_identical() {
         let summary = train_toy(&toy, 12, &last, None).unwrap();
         assert_eq!((summary.steps, summary.steps_here), (12, 5));
         assert_eq!(lines(whole.path()), lines(parts.path()));
+        let scales = lines(whole.path()).iter().map(|l| l.3).collect::<Vec<_>>();
+        assert_eq!(scales.windows(2).any(|s| s[1] > s[0]), loss_scale.is_some(), "{scales:?}");
         assert!(weights(whole.path(), 12) == weights(parts.path(), 12), "weights and moments are the same bits");
     }
 }

@@ -17,7 +17,7 @@
 // CHECK: "nn.adam_w"{{.*}} {beta1 = 9.000000e-01 : f64, beta2 = 0.94999999999999996 : f64, decay = 1.000000e-01 : f64, eps = 1.000000e-08 : f64}
 // CHECK: "nn.adam_w"{{.*}} decay = 0.000000e+00 : f64
 module attributes {nn.run = {accumulation = 2, max_grad_norm = 1.0,
-                             optimizer = {beta1 = 0.9, beta2 = 0.95, eps = 1.0e-8, weight_decay = 0.1}}} {
+                             optimizer = {type = "AdamW", beta1 = 0.9, beta2 = 0.95, eps = 1.0e-8, weight_decay = 0.1}}} {
   func.func @micro(
       %w: tensor<3xf32> {nn.name = "w", nn.role = "weight", nn.init = {normal = 0.02 : f64}, nn.decay = true},
       %b: tensor<2xf32> {nn.name = "b", nn.role = "weight", nn.init = {constant = 0.0 : f64}, nn.decay = false})

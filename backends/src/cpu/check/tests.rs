@@ -3,7 +3,7 @@
 use super::*;
 use athanor_ir::func::Init;
 use athanor_ir::plan::{GemmSpec, Kernel, MatRef, Target, VERSION};
-use athanor_ir::run::{AdamWSpec, BiasCorrection, RunSpec};
+use athanor_ir::run::RunSpec;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Binary, DType, Loc, Mesh};
 
@@ -43,41 +43,6 @@ pub(crate) fn plan() -> Plan {
             results: vec![("y".into(), 3)],
         }],
     };
-    let lr = athanor_ir::lr::LrSchedule {
-        learning_rate: 1.0,
-        warmup_steps: 0,
-        warmup_lr_init: 0.0,
-        shape: athanor_ir::lr::Shape::Constant,
-    };
-    let run = RunSpec {
-        seed: 0,
-        steps: 1,
-        epochs: 1,
-        batch_size: 1,
-        accumulation: 1,
-        seq_length: 1,
-        vocab_size: 1,
-        optimizer: AdamWSpec {
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.0,
-            bias_correction: BiasCorrection::Full,
-        },
-        max_grad_norm: None,
-        per_token_loss: false,
-        lr,
-        flops_per_sequence: 0.0,
-        data: None,
-        load_checkpoint: String::new(),
-        output_dir: String::new(),
-        save_steps: 0,
-        keep_checkpoint_max: 1,
-        checkpoint_prefix: String::new(),
-        log_steps: 1,
-        hf_config: serde_json::Value::Null,
-        weights: vec![],
-    };
     Plan {
         version: VERSION,
         config_hash: String::new(),
@@ -87,7 +52,7 @@ pub(crate) fn plan() -> Plan {
         mesh: Mesh::default(),
         stages: vec![stage],
         kernels: vec![kernel("gemm", gemm), kernel("own gemm", generated)],
-        run,
+        run: RunSpec::for_tests(),
     }
 }
 

@@ -1,13 +1,13 @@
 //! The configuration as it will be used, every default filled in.
 
 mod model;
+mod step;
 mod writer;
 
 use std::fmt::Write as _;
 
 use self::writer::{Writer, float, quoted};
 use super::general::Resume;
-use super::lr_schedule::{LrShape, Steps};
 use super::recompute::{Amount, Selection};
 use super::{CheckpointFormat, Config, DataLoader, DataPath, GptDataset, LossScale, RunMode, TokenDtype};
 
@@ -20,8 +20,8 @@ pub fn effective(config: &Config) -> String {
     general(&mut out, config);
     runner(&mut out, config);
     model::write(&mut out, &config.model);
-    optimizer(&mut out, config);
-    lr_schedule(&mut out, config);
+    step::optimizer(&mut out, config);
+    step::lr_schedule(&mut out, config);
     dataset(&mut out, config);
     parallel(&mut out, config);
     recompute(&mut out, config);
@@ -102,82 +102,6 @@ fn runner(out: &mut Writer, config: &Config) {
         out.boolean("local_norm", w.local_norm.value);
         if let Some(per_token) = &w.calculate_per_token_loss {
             out.boolean("calculate_per_token_loss", per_token.value);
-        }
-    });
-}
-
-fn optimizer(out: &mut Writer, config: &Config) {
-    let o = &config.optimizer;
-    out.section("optimizer", |out| {
-        out.raw("type", &o.kind);
-        out.raw("betas", &format!("[{}, {}]", float(o.betas.value[0]), float(o.betas.value[1])));
-        out.float("eps", o.eps.value);
-        out.float("weight_decay", o.weight_decay.value);
-        out.boolean("swap", o.swap.value);
-    });
-}
-
-fn steps(out: &mut Writer, name: &str, steps: Steps) {
-    match steps {
-        Steps::Count(n) => out.number(&format!("{name}_steps"), n),
-        Steps::Ratio(r) => out.float(&format!("{name}_ratio"), r),
-        Steps::Epochs(n) => out.number(&format!("{name}_epochs"), n),
-    }
-}
-
-fn optional_steps(out: &mut Writer, name: &str, given: Option<Steps>) {
-    if let Some(given) = given {
-        steps(out, name, given);
-    }
-}
-
-fn lr_schedule(out: &mut Writer, config: &Config) {
-    let l = &config.lr_schedule;
-    out.section("lr_schedule", |out| {
-        out.raw("type", &l.kind);
-        out.float("learning_rate", l.learning_rate.value);
-        match &l.total_steps {
-            Some(total) => out.number("total_steps", total.value),
-            None => out.number("total_steps", -1),
-        }
-        steps(out, "warmup", l.warmup.value);
-        out.float("warmup_lr_init", l.warmup_lr_init.value);
-        match &l.shape {
-            LrShape::Constant | LrShape::Linear => {}
-            LrShape::Cosine { num_cycles, lr_end, decay_steps }
-            | LrShape::CosineWithRestarts { num_cycles, lr_end, decay_steps } => {
-                out.float("num_cycles", *num_cycles);
-                out.float("lr_end", *lr_end);
-                optional_steps(out, "decay", *decay_steps);
-            }
-            LrShape::Polynomial { power, lr_end, decay_steps } => {
-                out.float("power", *power);
-                out.float("lr_end", *lr_end);
-                optional_steps(out, "decay", *decay_steps);
-            }
-            LrShape::WarmUpStableDecay { decay_start, lr_end } => {
-                steps(out, "decay_start", *decay_start);
-                out.float("lr_end", *lr_end);
-            }
-            LrShape::ConstantWithCoolDown { keep_steps, decay_steps, lr_end1, final_steps, lr_end2, num_cycles } => {
-                out.number("keep_steps", keep_steps);
-                optional_steps(out, "decay", *decay_steps);
-                out.float("lr_end1", *lr_end1);
-                out.number("final_steps", final_steps);
-                if let Some(end) = lr_end2 {
-                    out.float("lr_end2", *end);
-                }
-                out.float("num_cycles", *num_cycles);
-            }
-            LrShape::CosineAnnealing { t_max, eta_min } => {
-                out.number("t_max", t_max);
-                out.float("eta_min", *eta_min);
-            }
-            LrShape::CosineAnnealingWarmRestarts { t_0, t_mult, eta_min } => {
-                out.number("t_0", t_0);
-                out.number("t_mult", t_mult);
-                out.float("eta_min", *eta_min);
-            }
         }
     });
 }

@@ -17,6 +17,19 @@ impl Writer {
         self.depth -= 1;
     }
 
+    /// An entry of a list, which is a mapping.
+    pub fn item(&mut self, body: impl FnOnce(&mut Self)) {
+        let start = self.text.len();
+        self.depth += 1;
+        body(self);
+        self.depth -= 1;
+        // The dash takes the place of the first key's last two spaces.
+        let dash = start + self.depth * 2;
+        if self.text.len() > dash + 2 {
+            self.text.replace_range(dash..dash + 2, "- ");
+        }
+    }
+
     pub fn raw(&mut self, key: &str, value: &str) {
         let space = if value.is_empty() { "" } else { " " };
         // Writing to a string cannot fail.

@@ -1,8 +1,8 @@
 //! Generated matrix products: macro-kernels that need no library.
 //!
 //! [`generate`] writes one kernel per product as MLIR text. Its grid is strips of the longer dim of C, so the thread pool
-//! can split it anywhere; the result does not depend on where. f32 products (and bf16 ones without AMX, widened while
-//! packing) use register-tiled vector kernels, bf16 ones on AMX use tiles.
+//! can split it anywhere; the result does not depend on where. f32 products (and bf16 ones without AMX and f16 ones, widened
+//! while packing) use register-tiled vector kernels, bf16 ones on AMX use tiles.
 
 mod amx;
 mod grouped;
@@ -41,7 +41,7 @@ pub fn generate(spec: &GemmSpec, level: CpuLevel, symbol: &str) -> Result<Genera
 
 /// Generates the product `spec` followed by `epilogue`.
 ///
-/// Supported: f32 × f32 → f32, and bf16 × bf16 → f32 or bf16 with f32 sums; any strides of A and B, C contiguous in one
+/// Supported: f32 × f32 → f32, and bf16 × bf16 or f16 × f16 → f32 or the same with f32 sums; any strides of A and B, C contiguous in one
 /// dim (with a residual: in its rows). Anything else is a `P0905`.
 pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symbol: &str) -> Result<Generated> {
     let refuse = |why: &str| {
@@ -61,8 +61,13 @@ pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symb
         .err()
     };
     let dtypes = (spec.a.dtype, spec.b.dtype, spec.c.dtype);
-    if !matches!(dtypes, (DType::F32, DType::F32, DType::F32) | (DType::BF16, DType::BF16, DType::F32 | DType::BF16)) {
-        return refuse("the dtypes must be f32, or bf16 with an f32 or bf16 result");
+    let narrow = |d: DType| matches!(d, DType::BF16 | DType::F16);
+    let known = match dtypes {
+        (DType::F32, DType::F32, c) => c == DType::F32,
+        (a, b, c) => a == b && narrow(a) && (c == a || c == DType::F32),
+    };
+    if !known {
+        return refuse("the dtypes must be f32, or bf16 or f16 with a result in f32 or the same");
     }
     if spec.m == 0 || spec.n == 0 || spec.k == 0 {
         return refuse("a dim is zero");
@@ -73,9 +78,9 @@ pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symb
         Epilogue::Residual(r) => Some(r),
     };
     if let Some(r) = residual
-        && (r.col_stride != 1 || !matches!(r.dtype, DType::F32 | DType::BF16))
+        && (r.col_stride != 1 || !(r.dtype == DType::F32 || narrow(r.dtype)))
     {
-        return refuse("the residual must have contiguous rows of f32 or bf16");
+        return refuse("the residual must have contiguous rows of f32, bf16 or f16");
     }
     let (spec, swapped) = match (spec.c.row_stride, spec.c.col_stride) {
         (_, 1) => (*spec, false),
@@ -109,7 +114,7 @@ struct Problem {
 impl Problem {
     /// `memref<LENxTYPE>` of a whole operand, flat.
     fn flat(&self, r: MatRef, rows: usize, cols: usize) -> String {
-        let element = if r.dtype == DType::BF16 { self.bf16 } else { r.dtype.mlir() };
+        let element = if r.dtype == DType::BF16 { self.bf16 } else { pack::storage(r.dtype) };
         format!("memref<{}x{element}>", extent(r, rows, cols))
     }
 

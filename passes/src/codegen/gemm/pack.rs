@@ -4,6 +4,7 @@ use athanor_ir::DType;
 use athanor_ir::plan::MatRef;
 
 use super::text::{Text, Value};
+use crate::codegen::half::Half;
 
 /// An operand seen from its panels: `across` is the dim that a panel is `width` of (rows of A, columns of B), `along` is k.
 #[derive(Debug, Clone, Copy)]
@@ -218,8 +219,10 @@ fn gather_panel(
             let from = t.offset((&across, side.across), (k, side.along));
             let (name, ty) = reader.source;
             let mut element = t.op(format_args!("memref.load {name}[{from}] : {ty}"));
-            if side.dtype == DType::BF16 {
-                element = widen(t, &element, "i16", "i32", "f32");
+            match side.dtype {
+                DType::BF16 => element = widen(t, &element, "i16", "i32", "f32"),
+                DType::F16 => element = half(t, None, |h| h.widen(&element)),
+                _ => {}
             }
             let k = t.sub(k, k_lo);
             let to = t.offset((&k, panels.width), (lane, 1));
@@ -250,15 +253,31 @@ pub fn load(
             ))
         }
     };
-    if dtype == DType::F32 {
-        return raw;
+    match dtype {
+        DType::F32 => return raw,
+        DType::F16 => return half(t, Some(lanes), |h| h.widen(&raw)),
+        _ => {}
     }
     widen(t, &raw, &vector, &format!("vector<{lanes}xi32>"), &format!("vector<{lanes}xf32>"))
 }
 
-/// How a dtype is typed in memory: bf16 as bits, because LLVM turns what it cannot do with bf16 into library calls.
+/// How a dtype is typed in memory: bf16 and f16 as bits, because LLVM turns what it cannot do with them into library calls.
 pub fn storage(dtype: DType) -> &'static str {
-    if dtype == DType::BF16 { "i16" } else { dtype.mlir() }
+    if matches!(dtype, DType::BF16 | DType::F16) { "i16" } else { dtype.mlir() }
+}
+
+/// Conversions of f16 in `t`.
+fn half(t: &mut Text, lanes: Option<usize>, convert: impl FnOnce(&mut Half<'_, Value>) -> Value) -> Value {
+    let f16c = t.f16c;
+    convert(&mut Half { emit: &mut |op: &str| t.op(op), lanes, f16c })
+}
+
+/// A vector of f32 as bits of `dtype`, rounded to nearest even.
+pub fn narrow_to(t: &mut Text, lanes: usize, value: &Value, dtype: DType) -> Value {
+    match dtype {
+        DType::F16 => half(t, Some(lanes), |h| h.narrow(value)),
+        _ => narrow(t, lanes, value),
+    }
 }
 
 /// The f32 whose upper half the bf16 bits `raw` are; types are those of bits, of words and of the result.

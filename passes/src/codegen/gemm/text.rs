@@ -1,5 +1,6 @@
 //! Writes the body of a kernel as MLIR text: fresh names, index arithmetic, loops with carried values.
 
+use athanor_ir::target::CpuLevel;
 use std::fmt::{Display, Write as _};
 
 /// An SSA value, by name.
@@ -24,9 +25,16 @@ impl Display for Value {
 pub struct Text {
     out: String,
     next: usize,
+    /// The machine converts f16 in one instruction.
+    pub(super) f16c: bool,
 }
 
 impl Text {
+    /// An empty text for machines of `level`.
+    pub fn for_level(level: CpuLevel) -> Self {
+        Self { f16c: level >= CpuLevel::Avx2, ..Self::default() }
+    }
+
     /// The finished text.
     pub fn finish(self) -> String {
         self.out

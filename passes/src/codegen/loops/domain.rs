@@ -88,7 +88,7 @@ fn flat_cols(n: usize) -> usize {
 /// The iteration space of `func`, whose ops are element-wise, broadcasts, reshapes and reductions, or `None` when they do
 /// not share one.
 pub fn domain(func: &Func) -> Option<Domain> {
-    let supported = |t: &TensorType| matches!(t.dtype, DType::F32 | DType::BF16);
+    let supported = |t: &TensorType| matches!(t.dtype, DType::F32 | DType::BF16 | DType::F16);
     if !func.types.iter().all(supported) {
         return None;
     }

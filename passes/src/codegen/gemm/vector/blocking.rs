@@ -60,7 +60,7 @@ impl Blocking {
         let nr = 2 * lanes;
         if level >= CpuLevel::Avx512 {
             // A bf16 result is rounded once, so its sums must not leave the registers.
-            let kc = if spec.c.dtype == DType::BF16 { spec.k } else { spec.k.min(KC) };
+            let kc = if spec.c.dtype != DType::F32 { spec.k } else { spec.k.min(KC) };
             let panels = (B_BYTES / (kc * nr * 4)).clamp(1, spec.n.div_ceil(nr));
             // In place only if k is contiguous and the rows of a tile do not fall into the same few cache sets.
             let in_place =
@@ -81,7 +81,7 @@ impl Blocking {
         let kc = k.map_or(env("KC", 256), |k| even(k, env("KC", 256)));
         let panels = (env("NC", 512) / nr).clamp(1, n.div_ceil(nr));
         let strips = (env("MC", 144) / mr).clamp(1, m.div_ceil(mr));
-        let kept = if result == DType::BF16 && k.is_none_or(|k| kc < k) { env("RC", 768).div_ceil(mr).min(m.div_ceil(mr)) } else { 0 };
+        let kept = if result != DType::F32 && k.is_none_or(|k| kc < k) { env("RC", 768).div_ceil(mr).min(m.div_ceil(mr)) } else { 0 };
         let unroll = k.map_or(4, |k| turns(k, kc));
         Self { lanes, mr, nr, strip: mr, kc, panels, order: Order::PanelByPanel, strips, pack_a: true, unroll, kept }
     }
@@ -101,7 +101,7 @@ impl Blocking {
     pub fn blocks(&self, dtype: DType, k: usize) -> Blocks {
         match (self.kc < k, dtype) {
             (false, _) => Blocks::One,
-            (true, DType::BF16) => Blocks::Kept(format!("memref<{}xf32>", self.sums_elements())),
+            (true, DType::BF16 | DType::F16) => Blocks::Kept(format!("memref<{}xf32>", self.sums_elements())),
             (true, _) => Blocks::InC,
         }
     }

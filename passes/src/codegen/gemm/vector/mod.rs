@@ -41,7 +41,7 @@ pub fn generate(problem: &Problem) -> Generated {
     let by_rows = m >= n;
     let (strips, panels) = (m.div_ceil(mr), n.div_ceil(nr));
     let grid = if by_rows { strips } else { panels };
-    let mut t = Text::default();
+    let mut t = Text::for_level(problem.level);
     product.tiles(&mut t);
     t.line(format_args!("func.func @{}({}) {{", problem.symbol, problem.params(blocking.scratch_bytes())));
     product.scratch(&mut t);

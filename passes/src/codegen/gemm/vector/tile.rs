@@ -3,7 +3,7 @@
 use athanor_ir::DType;
 use athanor_ir::plan::MatRef;
 
-use super::super::pack::{load, narrow, storage};
+use super::super::pack::{load, narrow_to, storage};
 use super::super::text::{Text, Value};
 use super::{Blocking, Order};
 
@@ -307,9 +307,9 @@ impl Tile<'_> {
                 sum = t.op(format_args!("arith.addf {sum}, {other} : {wide}"));
             }
             let mut ty = wide.clone();
-            if c.dtype == DType::BF16 {
+            if c.dtype != DType::F32 {
                 ty = format!("vector<{lanes}xi16>");
-                sum = narrow(t, lanes, &sum);
+                sum = narrow_to(t, lanes, &sum, c.dtype);
             }
             match mask {
                 // LLVM 22 writes 32 bits for a truncating store whose mask is a constant with one lane.

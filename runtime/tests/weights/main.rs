@@ -1,5 +1,7 @@
 //! Checkpoints of the golden models: into a plan's buffers and out again, and from one naming to another, bit for bit.
 
+mod families;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use athanor_ir::{Init, Mesh};
 use athanor_runtime::checkpoint::convert::{Checkpoint, Opening, convert};
 use athanor_runtime::checkpoint::mapping::Weight;
 use athanor_runtime::checkpoint::{Saver, State, load_weights};
+use athanor_runtime::loss_scale::Scaling;
 use safetensors::SafeTensors;
 
 const MODELS: [&str; 10] = [
@@ -112,7 +115,7 @@ fn state() -> State {
         epoch_num: 1,
         step_num: 1,
         global_step: 1,
-        loss_scale: 1.0,
+        scaling: Scaling { loss_scale: 1.0, good_steps: 0, skipped_steps: 0 },
         global_batch_size: 1,
         consumed_samples: 1,
         ckpt_status: 0,

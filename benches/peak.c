@@ -1,5 +1,5 @@
 // Prints what the multiply-add units of this machine do at most, as JSON: {"f32": FLOP/s, "bf16": FLOP/s or 0}.
-//   cc -O2 -pthread benches/w1/peak.c -o peak && ./peak 2
+//   cc -O2 -pthread benches/peak.c -o peak && ./peak 2
 // f32: fused multiply-adds on registers only, AVX-512 or AVX2. bf16: AMX tile products on registers only.
 #include <immintrin.h>
 #include <pthread.h>
