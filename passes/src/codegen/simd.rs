@@ -297,7 +297,7 @@ impl Simd {
     }
 
     /// Rounds `width` lanes of f32 to f16.
-    fn round_f16(&self, e: &mut Emit, value: Val, width: usize) -> Val {
+    pub fn round_f16(&self, e: &mut Emit, value: Val, width: usize) -> Val {
         let mut emit = |op: &str| e.val(format_args!("{op}"));
         let bits = Half { emit: &mut emit, lanes: Some(width), f16c: self.f16c }.narrow(&value);
         e.val(format_args!("arith.bitcast {bits} : vector<{width}xi16> to vector<{width}xf16>"))
