@@ -276,7 +276,9 @@ fn attend(
     site: &Site,
     op: &Op,
 ) -> Result<bool> {
-    let (Op::Attention { scale, causal } | Op::AttentionGrad { scale, causal }) = op else { return Ok(false) };
+    let (Op::Attention { scale, causal, alibi } | Op::AttentionGrad { scale, causal, alibi }) = op else {
+        return Ok(false);
+    };
     let [q, k, v] = [0, 1, 2].map(|i| &site.inputs[i].1.dims);
     let Some(dtype) = float(site.inputs[0].1.dtype) else { return Ok(false) };
     let spec = AttentionSpec {
@@ -288,6 +290,7 @@ fn attend(
         v_head_dim: v[3],
         scale: scale.0,
         causal: *causal,
+        alibi: *alibi,
         dtype,
     };
     let key = format!("{} {spec:?}", op.name());
