@@ -35,7 +35,7 @@ test-interop: build $(VENV)/.interop ## Hugging Face transformers loads what we 
 	$(PYTHON) tests/interop/run.py $(wildcard output/quickstart)
 
 bench: build $(VENV)/.torch ## step time and memory beside PyTorch on this machine, interleaved
-	$(PYTHON) benches/w1/bench.py
+	$(PYTHON) benches/bench.py
 
 fmt: ## format the code
 	cargo fmt --all

@@ -7,17 +7,16 @@ use crate::failure::{Failure, print};
 use crate::output::{emit, say};
 use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_frontend::config::{Config, ParallelMode, effective};
+use athanor_frontend::inputs;
+use athanor_frontend::model::parameters::Parameters;
+use athanor_ir::diag::Severity;
 use athanor_ir::func::Role;
 use athanor_ir::plan::{BufferRole, Stage};
-use athanor_ir::run::RunSpec;
 use athanor_ir::{Diagnostic, Module};
 use athanor_passes::observe::Observe;
-use athanor_runtime::codes::CKPT_OPEN;
-use athanor_runtime::data::codes::FILE_OPEN;
-use athanor_runtime::data::spec::DataSpec;
 use clap::Parser;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Check a configuration: report every mistake at once, or say what the run would cost. Nothing is trained.
 #[derive(Parser)]
@@ -51,7 +50,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let job = Job::new(&config, &args.options, false)?;
-    print(&missing_files(&job.module().run));
+    print(&missing_files(&config));
     let planned = job.plan(&Observe::default())?;
     say!("{}: no errors", path.display());
     emit(&model(&config, job.module()));
@@ -80,52 +79,39 @@ fn devices(config: &Config, given: usize) -> Result<(), Failure> {
 }
 
 /// Warns of data and weights that are not there: a run would stop at once.
-fn missing_files(run: &RunSpec) -> Vec<Diagnostic> {
-    let data = run.data.as_ref().and_then(|d| serde_json::from_value::<DataSpec>(d.clone()).ok());
-    // A data set of several files is named by its prefix, and one missing file is as bad as all.
-    let files: Vec<Vec<String>> = match data {
-        None => vec![],
-        Some(DataSpec::TokenBin(t)) => vec![vec![t.path.to_string_lossy().into_owned()]],
-        Some(DataSpec::Megatron(m)) => {
-            let lists = [&m.data_path, &m.train_data_path];
-            let items = lists.into_iter().flatten().flatten();
-            // Weights stand between the prefixes.
-            let prefixes = items.filter(|p| p.parse::<f64>().is_err());
-            prefixes.map(|p| [".bin", ".idx"].map(|e| format!("{p}{e}")).to_vec()).collect()
-        }
-    };
-    let absent = |path: &String| !path.is_empty() && !Path::new(path).exists();
-    let mut found: Vec<Diagnostic> = files
-        .iter()
-        .filter_map(|files| files.iter().find(|f| absent(f)))
-        .map(|f| {
-            Diagnostic::warning(&FILE_OPEN, format!("the training data {f} is not there")).help(
-                "make it with `athanor data build` before training; relative paths start where training is started",
-            )
-        })
-        .collect();
-    if absent(&run.load_checkpoint) {
-        found.push(
-            Diagnostic::warning(&CKPT_OPEN, format!("the checkpoint {} is not there", run.load_checkpoint))
-                .help("put it there, or clear `load_checkpoint` to start from new weights"),
-        );
-    }
-    found
+fn missing_files(config: &Config) -> Vec<Diagnostic> {
+    inputs::missing(config, true).into_iter().map(|d| Diagnostic { severity: Severity::Warning, ..d }).collect()
 }
 
 fn model(config: &Config, module: &Module) -> String {
     let m = &config.model;
     let mut out = String::new();
+    let heads = match &m.latent {
+        Some(l) => format!(
+            "{} heads of {}+{} over a latent of {}",
+            m.num_attention_heads.value, l.qk_head_dim.value, l.qk_pos_emb_head_dim.value, l.kv_lora_rank.value
+        ),
+        None => format!(
+            "{} heads of {} over {} key/value heads",
+            m.num_attention_heads.value, m.kv_channels.value, m.num_query_groups.value
+        ),
+    };
+    let experts = m.moe.as_ref().map_or_else(String::new, |moe| {
+        let sparse = moe.layers.value.iter().filter(|on| **on).count();
+        format!(
+            ", best {} of {} experts in {}",
+            moe.router.topk.value,
+            moe.num_experts.value,
+            count(sparse as u64, "layer")
+        )
+    });
     let _ = writeln!(
         out,
-        "\nModel: {} ({}), {} layers, {} wide, {} heads of {} over {} key/value heads, vocabulary {}",
+        "\nModel: {} ({}), {} layers, {} wide, {heads}, vocabulary {}{experts}",
         module.name,
         config.generation,
         m.num_layers.value,
         m.hidden_size.value,
-        m.num_attention_heads.value,
-        m.kv_channels.value,
-        m.num_query_groups.value,
         grouped(m.vocab_size.value as u64)
     );
     let blocks = parameters(module);
@@ -134,6 +120,13 @@ fn model(config: &Config, module: &Module) -> String {
     let mut rows: Vec<Vec<String>> =
         blocks.iter().map(|(block, n, of)| vec![block.clone(), grouped(*n), share(*n), times(*of)]).collect();
     rows.push(vec!["parameters".into(), grouped(total), String::new(), String::new()]);
+    let found = Parameters::of(m);
+    if found.active < found.model {
+        rows.push(vec!["of a token".into(), grouped(found.active), share(found.active), String::new()]);
+    }
+    if found.further > 0 {
+        rows.push(vec!["of the further token".into(), grouped(found.further), share(found.further), String::new()]);
+    }
     out.push_str(&table(&rows, &[3]));
     out
 }

@@ -17,6 +17,7 @@ use athanor_passes::observe::{Observe, Timings};
 use athanor_passes::plan::{Compiled, PlanOptions, build};
 use athanor_passes::registry;
 use athanor_runtime::plan_dir::Writer;
+use athanor_runtime::signals::RemoveOnInterrupt;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -166,6 +167,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let writer = Writer::create(&args.output)?;
+    let _watch = RemoveOnInterrupt::new(writer.path().to_path_buf());
     // Dumps inside the plan travel with it and appear when it does.
     if let Some(inside) = args.looking.dump_ir.as_deref().and_then(|d| d.strip_prefix(&args.output).ok()) {
         observe.dump_dir = writer.ir().parent().map(|plan| plan.join(inside));

@@ -1,6 +1,7 @@
 //! How the command reports and exits.
 
 use athanor_ir::Diagnostic;
+use athanor_ir::diag::Severity;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ impl Failure {
     }
 }
 
-/// Renders `diagnostics` to standard error, in colour on a terminal.
+/// Renders `diagnostics` to standard error, in colour on a terminal; an error without advice is sent to its explanation.
 pub fn print(diagnostics: &[Diagnostic]) {
     let err = std::io::stderr();
     let colour = err.is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -52,6 +53,9 @@ pub fn print(diagnostics: &[Diagnostic]) {
     let handler = GraphicalReportHandler::new_themed(theme).with_width(110);
     for d in diagnostics {
         let mut text = String::new();
+        let unadvised = d.severity == Severity::Error && d.help.is_none();
+        let d =
+            &if unadvised { d.clone().help(format!("`athanor explain {}` says more", d.code.id)) } else { d.clone() };
         if handler.render_report(&mut text, d).is_err() {
             text = d.to_string();
         }

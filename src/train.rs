@@ -14,6 +14,8 @@ use athanor_runtime::checkpoint::Resume;
 use athanor_runtime::trainer::{Summary, TrainOptions, train};
 use clap::Parser;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "compiler")]
+use tempfile::TempDir;
 
 /// Train from a configuration, or from a plan that was compiled before.
 #[derive(Parser)]
@@ -159,38 +161,47 @@ fn train_plan(args: &Args, path: &Path, options: TrainOptions) -> Result<(), Fai
 fn train_config(args: &Args, path: &Path, mut options: TrainOptions) -> Result<(), Failure> {
     use athanor_passes::codegen::llvm::build_shared_object;
     use athanor_passes::observe::Observe;
-    use athanor_runtime::plan_dir::{KERNELS_SO, Writer};
+    use athanor_runtime::plan_dir::{self, Writer};
+    use athanor_runtime::signals::RemoveOnInterrupt;
     use athanor_runtime::source::DataSource;
     use athanor_runtime::trainer::train_with;
 
     let start = std::time::Instant::now();
     let config = read(path, &args.overrides)?;
     options.resume = resume(args, &config);
+    let missing = athanor_frontend::inputs::missing(&config, options.resume == Resume::No);
+    if !missing.is_empty() {
+        return Err(missing.into());
+    }
     let writer = args.plan.as_deref().map(Writer::create).transpose()?;
+    let temp = if writer.is_none() { Some(temporary()?) } else { None };
+    let unfinished = writer.as_ref().map(Writer::path).or(temp.as_ref().map(TempDir::path)).map(Path::to_path_buf);
+    let watch = unfinished.clone().map(RemoveOnInterrupt::new);
     let compiled = Job::new(&config, &args.options, false)?.plan(&Observe::default())?.compiled;
     let tell = |plan: &athanor_ir::Plan| {
         if !args.quiet {
             say!("{}: {}", path.display(), one_line(plan, start.elapsed()));
         }
     };
-    if let (Some(writer), Some(dir)) = (writer, &args.plan) {
+    let (plan, kernels) = if let (Some(writer), Some(dir)) = (writer, &args.plan) {
         write(&compiled, writer)?;
-        tell(&compiled.plan);
-        return end(args, &train(dir, &options)?);
-    }
-    let temp = temporary()?;
-    let kernels = temp.path().join(KERNELS_SO.rsplit('/').next().unwrap_or(KERNELS_SO));
-    let kernels = if compiled.texts.is_empty() {
-        None
+        let kept = plan_dir::read(dir)?;
+        (kept.plan, kept.kernels)
     } else {
-        build_shared_object(&compiled.texts, compiled.plan.target.cpu, &kernels)?;
-        Some(kernels)
+        let file = unfinished.unwrap_or_default().join("kernels.so");
+        let generated = !compiled.texts.is_empty();
+        if generated {
+            build_shared_object(&compiled.texts, compiled.plan.target.cpu, &file)?;
+        }
+        (compiled.plan, generated.then_some(file))
     };
-    tell(&compiled.plan);
-    let summary = train_with(compiled.plan, kernels, &options, |run, start| {
+    tell(&plan);
+    let summary = train_with(plan, kernels, &options, |run, start| {
         // The kernels are loaded by now: nothing is left behind even if the process is killed.
         drop(temp);
         let source = DataSource::open(run, start)?;
+        // From here on the trainer listens for signals itself.
+        drop(watch);
         let notes = source.notes.clone();
         Ok((Box::new(source), notes))
     })?;
@@ -228,7 +239,7 @@ fn resume(args: &Args, config: &athanor_frontend::config::Config) -> Resume {
 
 /// A directory for kernels that nobody asked to keep.
 #[cfg(feature = "compiler")]
-fn temporary() -> Result<tempfile::TempDir, Failure> {
+fn temporary() -> Result<TempDir, Failure> {
     let dir = std::env::temp_dir();
     tempfile::Builder::new().prefix("athanor-kernels-").tempdir_in(&dir).map_err(|e| {
         let message = format!("cannot make a directory in {}: {e}", dir.display());

@@ -2,5 +2,6 @@
 
 pub mod block;
 pub mod config;
+pub mod inputs;
 pub mod model;
 pub mod run;

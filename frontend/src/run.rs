@@ -100,7 +100,11 @@ fn loss_scale(config: &Config) -> Option<LossScale> {
 fn no_steps<T>(config: &Config, why: &str) -> Result<T> {
     let mut d = Diagnostic::error(&NO_STEPS, format!("no number of training steps: {why}"))
         .help("give `lr_schedule.total_steps` or `runner_config.stop_step`, or build the data set first");
-    if let Some(span) = config.dataset.span
+    let file = match &config.dataset.loader {
+        DataLoader::TokenBin(d) => d.path.span,
+        DataLoader::Megatron(_) => None,
+    };
+    if let Some(span) = file.or(config.dataset.span)
         && let Some(source) = config.sources.get(span.file as usize)
     {
         d = d.at(source, span.start as usize..span.end as usize, "the data set is named here");

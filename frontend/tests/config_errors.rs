@@ -50,6 +50,8 @@ fn texts_are_as_expected() {
         assert_eq!(loaded.config.is_none(), errors, "{}: a configuration exactly if there is no error", path.display());
         expect_test::expect_file![path.with_extension("txt")].assert_eq(&rendered(&loaded.diagnostics));
         for diagnostic in &loaded.diagnostics {
+            let advised = diagnostic.severity < Severity::Error || diagnostic.help.is_some();
+            assert!(advised, "{}: no help line: {diagnostic}", path.display());
             for label in &diagnostic.labels {
                 let text = &diagnostic.source.as_ref().unwrap().text;
                 assert!(text.get(label.range.clone()).is_some(), "{}: label outside of the text", path.display());

@@ -150,6 +150,30 @@ impl miette::Diagnostic for Diagnostic {
     }
 }
 
+/// Bytes of context that are shown whole; of longer ones, as of a file in one line, only what is near the mark.
+const MOST_SHOWN: usize = 4096;
+
+impl SourceFile {
+    /// `span` and at most 80 bytes of its lines on either side.
+    fn excerpt(&self, span: &miette::SourceSpan) -> miette::MietteSpanContents<'_> {
+        let text = &self.text;
+        let (start, end) = (span.offset().min(text.len()), (span.offset() + span.len()).min(text.len()));
+        let line = text[..start].rfind('\n').map_or(0, |n| n + 1);
+        let next = text[end..].find('\n').map_or(text.len(), |n| end + n);
+        let from = text.ceil_char_boundary(line.max(start.saturating_sub(80))).min(start);
+        let to = text.floor_char_boundary(next.min(end + 80)).max(end);
+        let (row, column) = line_col(text, from);
+        miette::MietteSpanContents::new_named(
+            self.name.clone(),
+            &text.as_bytes()[from..to],
+            (from, to - from).into(),
+            row as usize - 1,
+            column as usize - 1,
+            1,
+        )
+    }
+}
+
 impl miette::SourceCode for SourceFile {
     fn read_span<'a>(
         &'a self,
@@ -158,6 +182,9 @@ impl miette::SourceCode for SourceFile {
         after: usize,
     ) -> std::result::Result<Box<dyn miette::SpanContents<'a> + 'a>, miette::MietteError> {
         let inner = self.text.read_span(span, before, after)?;
+        if inner.data().len() > MOST_SHOWN {
+            return Ok(Box::new(self.excerpt(span)));
+        }
         Ok(Box::new(miette::MietteSpanContents::new_named(
             self.name.clone(),
             inner.data(),

@@ -224,6 +224,15 @@ pub enum Op {
 }
 
 impl Op {
+    /// Position of the operand that a product adds to, if it has one.
+    pub const fn addend(&self) -> Option<usize> {
+        match self {
+            Self::Einsum { .. } => Some(2),
+            Self::GroupedEinsum { .. } => Some(3),
+            _ => None,
+        }
+    }
+
     /// The op's name without dialect: `einsum`, `rms_norm`, …
     pub const fn name(&self) -> &'static str {
         match self {

@@ -13,7 +13,8 @@ use athanor_backends::cpu::onednn::OneDnn;
 use athanor_backends::cpu::pool::Pool;
 use athanor_ir::DType;
 use athanor_ir::plan::{GemmSpec, MatRef};
-use athanor_passes::codegen::gemm::{GeneratedGemm, generate};
+use athanor_passes::codegen::Generated;
+use athanor_passes::codegen::gemm::generate;
 use athanor_passes::codegen::llvm::build_shared_object;
 
 type Kernel = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
@@ -113,7 +114,7 @@ fn main() {
     }
     for (dtype, specs) in runs {
         let specs: Vec<_> = specs.into_iter().filter(|(name, _)| name.contains(&filter)).collect();
-        let generated: Vec<GeneratedGemm> = specs
+        let generated: Vec<Generated> = specs
             .iter()
             .enumerate()
             .map(|(i, (_, spec))| generate(spec, level, &format!("gemm{i}")).expect("generated"))
@@ -159,7 +160,7 @@ fn bench(
     pool: &Pool,
     library: Option<&OneDnn>,
     spec: &GemmSpec,
-    generated: &GeneratedGemm,
+    generated: &Generated,
     kernel: Kernel,
 ) -> [f64; 2] {
     let a = buffer(spec.a.dtype, spec.m * spec.k, 1);

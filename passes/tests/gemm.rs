@@ -1,15 +1,15 @@
-//! Generated products against a naive one in f64, on odd shapes, at every level this machine runs.
+//! Generated products against a naive one in f64, on odd shapes, at every level.
+
+mod harness;
 
 use std::ffi::c_void;
 
-use athanor_backends::cpu::features;
 use athanor_ir::DType;
 use athanor_ir::plan::{GemmSpec, MatRef};
 use athanor_ir::target::CpuLevel;
-use athanor_passes::codegen::gemm::{Epilogue, GeneratedGemm, generate, generate_fused};
-use athanor_passes::codegen::llvm::{KernelText, build_shared_object};
-
-type Kernel = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
+use athanor_passes::codegen::Generated;
+use athanor_passes::codegen::gemm::{Epilogue, generate, generate_fused};
+use harness::{Kernel, Library};
 
 /// Deterministic values in (-1, 1).
 fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -69,7 +69,7 @@ impl Matrix {
 struct Case {
     spec: GemmSpec,
     epilogue: Epilogue,
-    generated: GeneratedGemm,
+    generated: Generated,
 }
 
 fn check(case: &Case, kernel: Kernel, pieces: usize, level: CpuLevel) {
@@ -186,13 +186,8 @@ fn specs() -> Vec<(GemmSpec, Epilogue)> {
     all
 }
 
-/// Compiles and checks every spec at `level`, if this machine runs it.
+/// Compiles and checks every spec at `level`, without its instructions if this machine lacks it.
 fn check_level(level: CpuLevel) {
-    let missing = features::missing(level);
-    if !missing.is_empty() {
-        eprintln!("{level} not tested: this CPU lacks {missing:?}");
-        return;
-    }
     // At the AMX level only bf16 products differ from the level below; below it an f32 result of theirs is written as any.
     let specs = specs().into_iter().filter(|(s, _)| match level {
         CpuLevel::Amx => s.a.dtype == DType::BF16,
@@ -205,18 +200,12 @@ fn check_level(level: CpuLevel) {
             Case { spec, epilogue, generated }
         })
         .collect();
-    let texts: Vec<KernelText> = cases.iter().map(|c| c.generated.text.clone()).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("gemm.so");
-    let report = build_shared_object(&texts, level, &out).unwrap();
-    eprintln!("{level}: {} kernels in {:?}", texts.len(), report.total);
-    // SAFETY: the library is the one just built.
-    let library = unsafe { libloading::Library::new(&out) }.unwrap();
+    let kernels: Vec<Generated> = cases.iter().map(|c| c.generated.clone()).collect();
+    let library = Library::build_anywhere(&kernels, level);
     for case in &cases {
-        // SAFETY: every kernel has this type.
-        let kernel = unsafe { library.get::<Kernel>(case.generated.text.symbol.as_bytes()) }.unwrap();
+        let kernel = library.kernel(&case.generated.text.symbol);
         for pieces in [1, 2, 5] {
-            check(case, *kernel, pieces, level);
+            check(case, kernel, pieces, level);
         }
     }
 }

@@ -112,6 +112,13 @@ pub const CKPT_STATE: Code = Code {
     explain: "common.json or latest_checkpointed_iteration.txt does not have the form that a save gives it, or the samples consumed \
               so far are not a whole number of steps of the present global batch size.",
 };
+/// Another run saves into the same directory.
+pub const OUTPUT_IN_USE: Code = Code {
+    id: "K0010",
+    title: "another run saves into this directory",
+    explain: "Two runs with one output_dir would replace each other's checkpoints: both number them by the step. The first one \
+              holds the directory until it ends, however it ends. Wait for it, or give this run an output_dir of its own.",
+};
 
 /// Two checkpoints differ.
 pub const UNEQUAL: Code = Code {
@@ -143,6 +150,7 @@ pub const CODES: &[&Code] = &[
     &CKPT_WRITE,
     &NO_RESUME,
     &CKPT_STATE,
+    &OUTPUT_IN_USE,
     &UNEQUAL,
     &NOT_FINITE_WEIGHTS,
 ];

@@ -3,6 +3,7 @@
 use crate::codes::{BATCH, NOT_FINITE, NOT_TRAINABLE};
 use crate::init::{Stream, fill};
 use crate::loss_scale::{Scaler, Scaling};
+use crate::parts::{Gather, Parts};
 use crate::source::{Batch, BatchSource};
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_ir::plan::{Buffer, BufferRole, Plan};
@@ -42,6 +43,7 @@ struct Inputs {
 pub struct Executor {
     device: CpuDevice,
     inputs: Inputs,
+    gather: Gather,
     has_setup: bool,
     scaler: Scaler,
 }
@@ -80,8 +82,9 @@ impl Executor {
         }
         let inputs = find_inputs(&device)?;
         let has_setup = stage.program("setup").is_some();
+        let gather = Gather::new(&device);
         let scaler = Scaler::new(device.plan().run.loss_scale);
-        Ok(Self { device, inputs, has_setup, scaler })
+        Ok(Self { device, inputs, gather, has_setup, scaler })
     }
 
     /// Where the loss scale stands.
@@ -102,6 +105,11 @@ impl Executor {
     /// As [`Self::device`], to write.
     pub fn device_mut(&mut self) -> &mut CpuDevice {
         &mut self.device
+    }
+
+    /// What the last step said beside its loss.
+    pub fn parts(&self) -> &Parts {
+        self.gather.parts()
     }
 
     /// Training run of the plan.
@@ -144,6 +152,7 @@ impl Executor {
         let scaling = self.scaler.now();
         self.put("loss_scale", scaling.loss_scale);
         let (mut sum, mut tokens) = (0.0, 0.0);
+        self.gather.begin();
         for micro in 0..run.accumulation {
             let batch = source.next(step, micro)?;
             let mask: f64 = batch.loss_mask.iter().map(|m| f64::from(*m)).sum();
@@ -154,7 +163,9 @@ impl Executor {
             self.device.run_program("micro")?;
             sum += self.scalar("micro", if run.per_token_loss { "loss_sum" } else { "loss" })?;
             tokens += self.device.scalar("micro", "token_count").unwrap_or(mask);
+            self.gather.add(&self.device, run.accumulation);
         }
+        self.gather.finish(&self.device);
         // The optimizer divides by the same sum: what it adds keeps a step without tokens finite.
         let loss = if run.per_token_loss { sum / (tokens + 1e-8) } else { sum / run.accumulation as f64 };
         if !self.scaler.is_on() {

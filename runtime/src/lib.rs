@@ -10,7 +10,10 @@ pub mod init;
 pub mod launch;
 pub mod loss_scale;
 pub mod metrics;
+mod partial;
+pub mod parts;
 pub mod plan_dir;
+pub mod signals;
 pub mod source;
 pub mod trainer;
 

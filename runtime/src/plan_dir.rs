@@ -1,6 +1,7 @@
 //! The plan directory: `plan.json`, `kernels/kernels.so`, `ir/`, and `checksums` that tie the first two together.
 
 use crate::codes::{PLAN_FORMAT, PLAN_KERNELS, PLAN_READ, PLAN_VERSION, PLAN_WRITE};
+use crate::partial::PartialDir;
 use athanor_ir::plan::{KernelKind, Plan, VERSION};
 use athanor_ir::{Diagnostic, Result};
 use serde::Deserialize;
@@ -8,7 +9,6 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// Name of the plan inside its directory.
 pub const PLAN_JSON: &str = "plan.json";
@@ -129,7 +129,7 @@ pub fn write(plan: &Plan, to: &Path, make_kernels: impl FnOnce(&Path) -> Result<
 /// A plan directory being written, out of sight until [`Writer::commit`]; dropped before that, it leaves nothing.
 #[derive(Debug)]
 pub struct Writer {
-    temp: TempDir,
+    temp: PartialDir,
     to: PathBuf,
 }
 
@@ -143,18 +143,17 @@ impl Writer {
         let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = to.file_name().unwrap_or_default().to_string_lossy();
         let make = || {
-            fs::create_dir_all(parent)?;
-            let mut builder = tempfile::Builder::new();
-            let prefix = format!(".{name}.");
-            builder.prefix(&prefix).suffix(".partial");
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-            let temp = builder.tempdir_in(parent)?;
+            let temp = PartialDir::create(parent, &name)?;
             fs::create_dir(temp.path().join("kernels"))?;
             Ok(temp)
         };
         let temp = make().or_else(|e| write_error(to, &e).err())?;
         Ok(Self { temp, to: to.to_path_buf() })
+    }
+
+    /// Where the directory is until it is complete.
+    pub fn path(&self) -> &Path {
+        self.temp.path()
     }
 
     /// Where the linker puts the kernels.
@@ -190,7 +189,7 @@ impl Writer {
         }
         replaceable(&self.to)?;
         let Self { temp, to } = self;
-        replace(temp, &to).or_else(|e| write_error(&to, &e).err())
+        temp.replace(&to).or_else(|e| write_error(&to, &e).err())
     }
 }
 
@@ -205,29 +204,6 @@ fn replaceable(to: &Path) -> Result<()> {
             .help("give a new directory, or an older plan to replace")
             .err();
     }
-    Ok(())
-}
-
-/// Moves the finished directory `temp` to `to`; what was at `to` goes away after the new one is in place.
-pub(crate) fn replace(temp: TempDir, to: &Path) -> io::Result<()> {
-    let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let old = if to.exists() {
-        let old = tempfile::Builder::new().prefix(".replaced.").tempdir_in(parent)?;
-        fs::rename(to, old.path().join("old"))?;
-        Some(old)
-    } else {
-        None
-    };
-    if let Err(e) = fs::rename(temp.path(), to) {
-        if let Some(old) = &old {
-            fs::rename(old.path().join("old"), to)?;
-        }
-        return Err(e);
-    }
-    // Renamed: there is nothing left to delete under its temporary name.
-    let _ = temp.keep();
-    // A rename survives a power cut only after its directory is synced; not all systems can.
-    let _ = File::open(parent).and_then(|d| d.sync_all());
     Ok(())
 }
 

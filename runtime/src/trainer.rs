@@ -7,6 +7,7 @@ use crate::metrics::log_line::Progress;
 use crate::metrics::memory::{Resident, resident};
 use crate::metrics::reporter::{ReportOptions, Reporter};
 use crate::plan_dir;
+use crate::signals::Signals;
 use crate::source::{BatchSource, DataSource};
 use athanor_backends::cpu::device::DeviceOptions;
 use athanor_backends::cpu::profile::Profile;
@@ -102,7 +103,14 @@ impl fmt::Display for Summary {
         }
         write!(f, "\nmemory: arena {:.1} MiB as planned", mib(self.arena_bytes))?;
         if let Some((before, after)) = self.resident {
-            write!(f, "; process {:.1} MiB at its peak, {:.1} MiB before", mib(after.peak), mib(before.now))?;
+            let beside = after.peak.saturating_sub(before.now).saturating_sub(self.arena_bytes);
+            write!(
+                f,
+                "; process {:.1} MiB at its peak, {:.1} MiB before, {:.1} MiB beside the arena",
+                mib(after.peak),
+                mib(before.now),
+                mib(beside)
+            )?;
         }
         if let Some(path) = &self.checkpoint {
             write!(f, "\nsaved {}", path.display())?;
@@ -166,6 +174,11 @@ pub fn train_with(
         output_dir: save::root(&run).parent().map(Path::to_path_buf).unwrap_or_default(),
         title: format!("{}: training loss", executor.device().plan().model),
     };
+    // Before anything is written, so that nothing is left behind where another run has its output.
+    let mut saver = Saver::new(&run);
+    if run.save_steps > 0 {
+        saver.claim()?;
+    }
     let mut reporter = Reporter::new(report, progress, finished)?;
     for line in opening(&executor, resumed.as_deref(), finished) {
         reporter.say(&line)?;
@@ -175,7 +188,7 @@ pub fn train_with(
     }
     let _signals = options.signals.then(|| Signals::new(&options.stop));
     let mut job = Job {
-        saver: Saver::new(&run),
+        saver,
         executor: &mut executor,
         run: &run,
         progress,
@@ -291,7 +304,7 @@ impl Job<'_> {
             }
             s.seconds += seconds;
             s.tokens_per_s = (s.steps_here * tokens) as f64 / s.seconds.max(1e-9);
-            reporter.step(&StepRecord {
+            let record = StepRecord {
                 step: step + 1,
                 epoch: step / self.progress.steps_per_epoch + 1,
                 loss: out.loss,
@@ -304,7 +317,8 @@ impl Job<'_> {
                 tokens,
                 consumed_samples: (step + 1) * samples,
                 flops: self.run.flops_per_sequence * samples as f64,
-            })?;
+            };
+            reporter.step(&record, self.executor.parts())?;
             // The first step compiles products and touches memory: it would hide where time goes.
             if s.steps_here == 1
                 && total > step + 1
@@ -346,30 +360,6 @@ impl Job<'_> {
         self.summary.checkpoint = Some(self.saver.save(self.executor.device(), &state)?);
         let seconds = start.elapsed().as_secs_f64();
         reporter.say(&format!("Finish saving ckpt of epoch {epoch} step {step} using {seconds:.3} seconds"))
-    }
-}
-
-/// Signal handlers, for as long as a run lasts.
-struct Signals(Vec<signal_hook::SigId>);
-
-impl Signals {
-    fn new(stop: &Arc<AtomicBool>) -> Self {
-        use signal_hook::{consts, flag};
-        let mut ids = vec![];
-        for signal in [consts::SIGINT, consts::SIGTERM] {
-            // Without a handler the signal ends the process, as it did before.
-            ids.extend(flag::register_conditional_shutdown(signal, 130, Arc::clone(stop)));
-            ids.extend(flag::register(signal, Arc::clone(stop)));
-        }
-        Self(ids)
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        for id in self.0.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
     }
 }
 

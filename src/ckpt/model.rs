@@ -116,9 +116,10 @@ fn of_plan(path: &Path) -> Result<Known, Failure> {
 fn of_yaml(path: &Path) -> Result<Known, Failure> {
     use crate::config_args::{Overrides, read};
     use athanor_frontend::model::{Outputs, forward, hf, names};
+    use athanor_ir::Role;
     let config = read(path, &Overrides::default())?;
     let func = forward(&config.model, &config.sources, 1, Outputs::default())?;
-    let weights = func.params.iter().filter(|p| matches!(p.role, athanor_ir::Role::Weight { .. }));
+    let weights = func.params.iter().filter(|p| matches!(p.role, Role::Weight { .. } | Role::ExpertBias { .. }));
     let weight = |p: &athanor_ir::Param| {
         let ty = func.ty(p.value);
         Weight { name: p.name.clone(), dtype: ty.dtype, dims: ty.dims.clone() }

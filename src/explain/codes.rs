@@ -17,6 +17,7 @@ const LISTS: &[&[&Code]] = &[
     #[cfg(feature = "compiler")]
     athanor_frontend::config::CODES,
     #[cfg(feature = "compiler")]
+    athanor_frontend::inputs::CODES,
     athanor_frontend::model::CODES,
     #[cfg(feature = "compiler")]
     athanor_frontend::run::CODES,

@@ -38,6 +38,40 @@ pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
     file.tensors().into_iter().map(read).collect()
 }
 
+/// The tensors of a model as its functions take them: those of one projection of all experts in one, in their order, and
+/// Mixtral's under the common names. Names may have a prefix such as `grad.`.
+pub fn stacked(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    let mut out = HashMap::new();
+    let mut experts: HashMap<String, Vec<(usize, Tensor)>> = HashMap::new();
+    for (name, tensor) in tensors {
+        let name = name.replace("block_sparse_moe", "mlp");
+        match name.split_once(".experts.").and_then(|(block, rest)| Some((block, rest.split_once('.')?))) {
+            Some((block, (index, part))) => {
+                let part = match part.trim_end_matches(".weight") {
+                    "w1" => "gate_proj",
+                    "w3" => "up_proj",
+                    "w2" => "down_proj",
+                    other => other,
+                };
+                experts.entry(format!("{block}.experts.{part}")).or_default().push((index.parse().unwrap(), tensor));
+            }
+            None => {
+                out.insert(name, tensor);
+            }
+        }
+    }
+    for (name, mut parts) in experts {
+        parts.sort_by_key(|(index, _)| *index);
+        assert!(parts.iter().enumerate().all(|(i, (index, _))| i == *index), "{name}: not all experts are there");
+        let ty = &parts[0].1.ty;
+        let dims: Vec<usize> = [parts.len()].into_iter().chain(ty.dims.iter().copied()).collect();
+        let ty = ty.with_dims(dims);
+        let bytes = parts.iter().flat_map(|(_, t)| t.bytes.iter().copied()).collect();
+        out.insert(name, Tensor { ty, bytes });
+    }
+    out
+}
+
 /// A configuration of the model in `dir` (with a config.json), `extra` lines under `model_config`.
 pub fn config(dir: &Path, seq_length: usize, extra: &[&str]) -> Config {
     let extra = extra.iter().map(|l| ["    ", l, "\n"].concat()).collect::<String>();

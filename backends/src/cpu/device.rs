@@ -7,7 +7,7 @@ use super::pool::Pool;
 use super::profile::Profile;
 use super::reference::{View, ViewMut, run_op};
 use super::{features, gemm};
-use athanor_ir::plan::{Action, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Stage, Step};
+use athanor_ir::plan::{Action, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Program, Stage, Step};
 use athanor_ir::{Code, Diagnostic, Op, Result, TensorType};
 use libloading::Library;
 use std::collections::HashMap;
@@ -163,15 +163,16 @@ impl CpuDevice {
         let wants_library = options.library && plan.kernels.iter().any(|k| matches!(k.kind, KernelKind::Gemm { .. }));
         let onednn = wants_library.then(OneDnn::load).flatten();
         let mut profile = Profile::default();
-        let mut programs = HashMap::new();
-        {
-            let base = arena.base();
-            let mut loader = Loader { plan: &plan, stage: s, base, library: library.as_ref(), onednn: onednn.as_ref() };
-            for p in &s.programs {
+        let base = arena.base();
+        let mut loader = Loader { plan: &plan, stage: s, base, library: library.as_ref(), onednn: onednn.as_ref() };
+        // The library compiles its products on one thread; the pages of the arena come meanwhile.
+        let programs = while_populating(&arena, threads, || {
+            let program = |p: &Program| -> Result<(String, Vec<Prepared>)> {
                 let steps = p.steps.iter().map(|step| loader.prepare(step, threads, &mut profile));
-                programs.insert(p.name.clone(), steps.collect::<Result<Vec<_>>>()?);
-            }
-        }
+                Ok((p.name.clone(), steps.collect::<Result<Vec<_>>>()?))
+            };
+            s.programs.iter().map(program).collect::<Result<HashMap<_, _>>>()
+        })?;
         let names = s.buffers.iter().enumerate().map(|(i, b)| (b.name.clone(), i)).collect();
         let profile = options.profile.then_some(profile);
         Ok(Self { programs, plan, stage, names, arena, pool, onednn, profile, _library: library })
@@ -341,6 +342,18 @@ fn open(path: &Path) -> Result<Library> {
         Diagnostic::error(&KERNELS, format!("cannot load {}: {e}", path.display()))
             .help("compile the plan again on this kind of machine")
             .err()
+    })
+}
+
+/// The result of `work`, during which `threads` threads take the pages of the arena from the system.
+fn while_populating<T>(arena: &Arena, threads: usize, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        for share in 0..threads {
+            let thread = std::thread::Builder::new().name(format!("athanor-pages-{share}"));
+            // Without the thread its share is taken at the first touch.
+            let _ = thread.spawn_scoped(scope, move || arena.populate(share, threads));
+        }
+        work()
     })
 }
 

@@ -13,6 +13,8 @@ pub struct Side {
     pub z: Vec<ValueId>,
     /// Block and tokens per expert `[e]` f32 of each layer with experts.
     pub load: Vec<(String, ValueId)>,
+    /// Counts that are kept from one micro-batch of a step to the next, by name.
+    pub state: Vec<(String, ValueId)>,
 }
 
 impl Net<'_> {
@@ -47,7 +49,10 @@ impl Net<'_> {
     /// Scores of every token of the vocabulary, `[b, s, v]` in the compute dtype.
     pub fn logits(&mut self, x: ValueId, output: ValueId) -> ValueId {
         let x = self.to_compute(x);
-        self.scope("lm_head", self.m.vocab_size.span, |n| n.b.einsum("bsh,vh->bsv", x, output))
+        let m = self.m;
+        self.scope("lm_head", m.tie_word_embeddings.span.or(m.vocab_size.span), |n| {
+            n.b.einsum("bsh,vh->bsv", x, output)
+        })
     }
 
     /// Cross entropy of `logits` with `labels [b, s]`, weighed by `mask [b, s]` f32; returned as f32 scalars.

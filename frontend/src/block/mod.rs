@@ -14,6 +14,7 @@ pub mod loss;
 mod mlp;
 mod norm;
 pub mod rope;
+mod router;
 
 pub(crate) use init::training_name;
 pub use init::{BAD_PATTERN, InitRules};
@@ -39,6 +40,8 @@ pub struct Net<'a> {
     pub compute: DType,
     /// Dtype of the residual stream.
     pub residual: DType,
+    /// Micro-batches of a step.
+    pub micro_batches: usize,
     /// What layers add to the loss, and the load of their experts.
     pub side: loss::Side,
     rules: InitRules,
@@ -71,6 +74,7 @@ impl<'a> Net<'a> {
             batch,
             compute,
             residual,
+            micro_batches: 1,
             side: loss::Side::default(),
             rules,
             sources,

@@ -320,10 +320,25 @@ impl<'a> Section<'a> {
     }
 }
 
+/// What a value of an expected type looks like.
+const EXAMPLES: &[(&str, &str)] = &[
+    (bool::EXPECTED, "True or False"),
+    (i64::EXPECTED, "a whole number, such as 8 or -1"),
+    (u64::EXPECTED, "a whole number, such as 8"),
+    (f64::EXPECTED, "a number, such as 0.1 or 3.e-4"),
+    (String::EXPECTED, "a word or a text in quotes"),
+    (<[f64; 2]>::EXPECTED, "two numbers, such as [0.9, 0.95]"),
+    ("a list", "a list: [a, b], or an item a line after `- `"),
+    ("a mapping", "`key: value` lines, indented below it"),
+];
+
 /// Reports that the value of `path` should have been `expected`.
 pub(super) fn wrong_type(report: &Report, path: &str, field: Field<'_>, expected: &str) {
     let message = format!("`{path}` must be {expected}, found {}", field.node.describe());
     let mut found = Diagnostic::error(&codes::WRONG_TYPE, message);
+    if let Some((_, example)) = EXAMPLES.iter().find(|(name, _)| *name == expected) {
+        found = found.help(format!("write {example}"));
+    }
     if let Kind::Scalar { text, plain: false } = &field.node.kind
         && expected == bool::EXPECTED
         && scalar::boolean(text).is_some()

@@ -5,13 +5,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use athanor_ir::Diagnostic;
-use athanor_ir::diag::{Severity, SourceFile, line_col};
+use athanor_ir::diag::{Code, Severity, SourceFile, line_col};
 
 use super::codes;
 use super::span::Span;
 
 const MAX_DIAGNOSTICS: usize = 1000;
 const MAX_IDLE_SHOWN: usize = 200;
+
+/// Bytes that a mark is long at most.
+const MOST_MARKED: usize = 200;
 
 /// The texts read so far and what is wrong with them.
 #[derive(Default)]
@@ -35,7 +38,10 @@ impl Report {
     }
 
     /// Adds a diagnostic. Of a text that is wrong all over, the first [`MAX_DIAGNOSTICS`] are kept.
-    pub fn push(&self, diagnostic: Diagnostic) {
+    pub fn push(&self, mut diagnostic: Diagnostic) {
+        if diagnostic.severity == Severity::Error && diagnostic.help.is_none() {
+            diagnostic.help = Some(general_help(diagnostic.code));
+        }
         let mut diagnostics = self.diagnostics.borrow_mut();
         // An error is kept even when the room is taken by notes, so that it still prevents a configuration.
         if diagnostics.len() < MAX_DIAGNOSTICS {
@@ -124,10 +130,24 @@ impl Report {
     }
 }
 
+/// What to do about an error that has no better advice.
+fn general_help(code: &'static Code) -> String {
+    if *code == codes::SYNTAX {
+        "correct the text here; a value with `: ` or ` #`, or that begins with one of `*&@%!`, needs quotes".into()
+    } else if *code == codes::TOO_LARGE {
+        "a configuration has some hundred lines: is this the right file?".into()
+    } else if *code == codes::OUT_OF_RANGE {
+        "correct the value, or leave the key out for its default".into()
+    } else {
+        format!("`athanor explain {}` says more", code.id)
+    }
+}
+
 /// The part of `span` on its first line, on character boundaries: a label over forty lines explains nothing.
 fn first_line(text: &str, span: Span) -> Range<usize> {
     let start = text.floor_char_boundary((span.start as usize).min(text.len()));
     let end = text.ceil_char_boundary((span.end as usize).clamp(start, text.len()));
+    let end = text.floor_char_boundary(end.min(start + MOST_MARKED));
     let line = text[start..end].find('\n').map_or(end, |n| start + n);
     start..start + text[start..line].trim_end().len()
 }

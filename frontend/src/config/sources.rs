@@ -19,15 +19,27 @@ const MAX_BASES: usize = 10;
 pub(super) fn read_file(report: &Report, path: &Path) -> Option<Arc<Node>> {
     let text = read_text(report, path, None)?;
     let file = report.add_source(path.display().to_string(), text);
-    let node = yaml::read(report, file, yaml::MAX_DEPTH)?;
+    let node = something(report, file)?;
     follow_bases(report, &node, path.parent(), &mut vec![canonical(path)])
 }
 
 /// Reads a text that stands for the file `name`; its `base_config` is looked for in the working directory.
 pub(super) fn read_str(report: &Report, name: &str, text: &str) -> Option<Arc<Node>> {
     let file = report.add_source(name, text.to_owned());
-    let node = yaml::read(report, file, yaml::MAX_DEPTH)?;
+    let node = something(report, file)?;
     follow_bases(report, &node, None, &mut vec![])
+}
+
+/// The content of `file`, or a diagnostic that there is none.
+fn something(report: &Report, file: u32) -> Option<Arc<Node>> {
+    let node = yaml::read(report, file, yaml::MAX_DEPTH)?;
+    if !node.is_null() {
+        return Some(node);
+    }
+    let name = report.source(file).map_or_else(String::new, |s| s.name.clone());
+    let found = Diagnostic::error(&codes::MISSING_KEY, format!("{name} is empty"));
+    report.push(found.help("examples/quickstart.yaml is a configuration to start from"));
+    None
 }
 
 /// The text of a file, or a diagnostic that points to where the file was named.

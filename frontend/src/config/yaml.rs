@@ -122,7 +122,10 @@ impl Builder<'_> {
         let is_map = |i: &Items| matches!(i, Items::Map { .. });
         let depth = self.stack.iter().filter(|f| is_map(&f.items)).count() + usize::from(is_map(&items));
         if depth > self.max_depth || self.stack.len() >= MAX_FRAMES {
-            let message = format!("mappings are nested more than {} deep", self.max_depth);
+            let message = format!(
+                "values are nested more than {} deep",
+                if is_map(&items) { self.max_depth } else { MAX_FRAMES }
+            );
             return self.fail(Diagnostic::error(&codes::TOO_LARGE, message), start, "too deep");
         }
         self.stack.push(Frame { start, anchor, items });
@@ -142,7 +145,7 @@ impl Builder<'_> {
     /// Puts a complete value where the parser stands.
     fn place(&mut self, node: Arc<Node>, anchor: usize) -> Step {
         if node.weight > MAX_WEIGHT {
-            let message = format!("aliases expand to more than {MAX_WEIGHT} values");
+            let message = format!("there are more than {MAX_WEIGHT} values, counting what aliases stand for");
             return self.fail(Diagnostic::error(&codes::TOO_LARGE, message), node.span, "grows too large");
         }
         if anchor != 0 {

@@ -40,9 +40,6 @@ pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> 
             return refuse(d.span, &format!("`{name}` {}", d.value), &format!("write `{name}: 0.0`"));
         }
     }
-    if let Some(moe) = &m.moe {
-        return refuse(moe.num_experts.span.or(m.span), "a mixture of experts", "it comes with the ops it needs");
-    }
     if m.position_embedding.value == PositionEmbedding::Alibi {
         let help = "use a model with rotary positions";
         return refuse(m.position_embedding.span, "ALiBi", help);

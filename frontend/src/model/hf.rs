@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::config::{Activation, Family, ModelConfig, PositionEmbedding, RopeScaling};
+use crate::config::{
+    Activation, Family, LatentAttention, ModelConfig, Moe, PositionEmbedding, Rope, RopeScaling, ScoreFunction,
+};
 
 /// `config.json` of `m`, in the dialect that every version of `transformers` reads (`rope_theta` and `rope_scaling`).
 pub fn config_json(m: &ModelConfig) -> Value {
@@ -69,8 +71,103 @@ fn llama(m: &ModelConfig) -> Map<String, Value> {
     if let PositionEmbedding::Rope(rope) = &m.position_embedding.value {
         out.insert("rope_theta".into(), json!(rope.theta.value));
         out.insert("rope_scaling".into(), scaling(&rope.scaling.value));
+        if rope.partial_rotary_factor.value < 1.0 {
+            out.insert("partial_rotary_factor".into(), json!(rope.partial_rotary_factor.value));
+        }
+        if let Some(latent) = &m.latent {
+            out.extend(latent_attention(latent, rope));
+        }
+    }
+    if let Some(moe) = &m.moe {
+        out.extend(experts(m, moe));
+    }
+    if let Some(mtp) = &m.mtp {
+        out.insert("num_nextn_predict_layers".into(), json!(mtp.num_layers.value));
+    }
+    if m.family == Family::Glm4Moe {
+        out.insert("use_qk_norm".into(), json!(m.qk_layernorm.value));
     }
     out
+}
+
+fn latent_attention(l: &LatentAttention, rope: &Rope) -> Map<String, Value> {
+    let mut out = object(json!({
+        "q_lora_rank": l.q_lora_rank.as_ref().map(|r| r.value),
+        "kv_lora_rank": l.kv_lora_rank.value,
+        "qk_nope_head_dim": l.qk_head_dim.value,
+        "qk_rope_head_dim": l.qk_pos_emb_head_dim.value,
+        "qk_head_dim": l.head_dim(),
+        "head_dim": l.qk_pos_emb_head_dim.value,
+        "v_head_dim": l.v_head_dim.value,
+        "rope_interleave": rope.interleaved.value,
+    }));
+    // There the factor on q·k follows from `mscale_all_dim`: m²/√d with m = 0.1·mscale_all_dim·ln(factor) + 1.
+    if let RopeScaling::Yarn(yarn) = &rope.scaling.value
+        && yarn.factor > 1.0
+    {
+        let m = (l.softmax_scale.value * (l.head_dim() as f64).sqrt()).sqrt();
+        let mut map = object(scaling(&rope.scaling.value));
+        map.insert("mscale_all_dim".into(), json!((m - 1.0) / (0.1 * yarn.factor.ln())));
+        out.insert("rope_scaling".into(), Value::Object(map));
+    }
+    out
+}
+
+/// Experts under the names of the family's class.
+fn experts(m: &ModelConfig, moe: &Moe) -> Map<String, Value> {
+    let (experts, topk, width) = (moe.num_experts.value, moe.router.topk.value, moe.ffn_hidden_size.value);
+    let shared = moe.shared.as_ref().map_or(0, |s| s.ffn_hidden_size.value);
+    let dense: Vec<usize> =
+        moe.layers.value.iter().enumerate().filter(|(_, sparse)| !**sparse).map(|(i, _)| i).collect();
+    match m.family {
+        Family::Mixtral => object(json!({
+            "num_local_experts": experts,
+            "num_experts_per_tok": topk,
+            "intermediate_size": width,
+            "sliding_window": null,
+        })),
+        Family::Qwen2Moe | Family::Qwen3Moe => {
+            let mut out = object(json!({
+                "num_experts": experts,
+                "num_experts_per_tok": topk,
+                "moe_intermediate_size": width,
+                "norm_topk_prob": moe.router.normalize.value,
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": dense,
+            }));
+            if m.family == Family::Qwen2Moe {
+                out.insert("shared_expert_intermediate_size".into(), json!(shared));
+            }
+            out
+        }
+        _ => {
+            let (groups, kept) = moe.router.groups.as_ref().map_or((1, 1), |g| (g.num.value, g.topk.value));
+            let score = match moe.router.score.value {
+                ScoreFunction::Softmax => "softmax",
+                ScoreFunction::Sigmoid => "sigmoid",
+                ScoreFunction::SqrtSoftplus => "sqrtsoftplus",
+            };
+            let method = match (moe.router.bias_rate.is_some(), groups > 1) {
+                (true, _) => "noaux_tc",
+                (false, true) => "group_limited_greedy",
+                (false, false) => "greedy",
+            };
+            object(json!({
+                "n_routed_experts": experts,
+                "num_experts_per_tok": topk,
+                "moe_intermediate_size": width,
+                "n_shared_experts": shared / width.max(1),
+                "n_group": groups,
+                "topk_group": kept,
+                "scoring_func": score,
+                "topk_method": method,
+                "norm_topk_prob": moe.router.normalize.value,
+                "routed_scaling_factor": moe.router.scaling.value,
+                "first_k_dense_replace": dense.len(),
+                "moe_layer_freq": 1,
+            }))
+        }
+    }
 }
 
 fn scaling(s: &RopeScaling) -> Value {

@@ -10,6 +10,7 @@ mod gpt2;
 pub mod hf;
 mod llama;
 pub mod names;
+pub mod parameters;
 mod params;
 
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Outputs {
     pub logits: bool,
     /// Return `loss_sum` and `token_count` instead of the mean `loss`.
     pub per_token_loss: bool,
+    /// Micro-batches of a step; 0 is one. A balance loss over the global batch counts over them.
+    pub micro_batches: usize,
 }
 
 /// The module of `config`: one function `forward` for a micro-batch of `run.batch_size` sequences.
@@ -40,7 +43,7 @@ pub struct Outputs {
 /// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, [`crate::block::BAD_PATTERN`], and
 /// [`BAD_PARAMETER_RULE`].
 pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> {
-    let outputs = Outputs { logits, per_token_loss: run.per_token_loss };
+    let outputs = Outputs { logits, per_token_loss: run.per_token_loss, micro_batches: run.accumulation };
     let mut func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
     params::assign(config, &mut func, &mut run)?;
     let name = config.model.model_type.value.clone();
@@ -64,6 +67,7 @@ pub fn forward(m: &ModelConfig, sources: &[Arc<SourceFile>], batch: usize, outpu
     let mask = input("loss_mask", DType::F32);
     let mut net = Net::new(&mut func, m, sources, batch)?;
     let n = &mut net;
+    n.micro_batches = outputs.micro_batches.max(1);
     let layer: Layer = if m.sandwich_norm.value { glm::layer } else { llama::layer };
     let decoded = match m.family {
         Family::Gpt2 => gpt2::decode(n, tokens),
@@ -130,5 +134,6 @@ fn losses(n: &mut Net<'_>, lm: &Loss, mtp: Option<(ValueId, f64)>, outputs: Outp
     }
     out.extend(parts);
     out.extend(side.load.into_iter().map(|(block, load)| (format!("expert_load.{block}"), load)));
+    out.extend(side.state);
     out
 }

@@ -1,5 +1,6 @@
 //! What the model builders make of a configuration: names, roles, places, dtypes, frequencies, counts, refusals.
 
+mod counts;
 mod params;
 mod refusals;
 mod rope;

@@ -146,7 +146,7 @@ fn mixed_precision_casts_products_and_keeps_the_residual_stream_as_asked() {
 #[test]
 fn a_loss_per_token_comes_as_sum_and_count() {
     let config = super::llama(&[]);
-    let outputs = Outputs { logits: true, per_token_loss: true };
+    let outputs = Outputs { logits: true, per_token_loss: true, ..Outputs::default() };
     let func = forward(&config.model, &config.sources, 4, outputs).unwrap();
     let names: Vec<&str> = func.results.iter().map(|r| r.name.as_str()).collect();
     assert_eq!(names, ["loss_sum", "token_count", "logits"]);

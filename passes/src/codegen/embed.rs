@@ -40,7 +40,7 @@ pub fn embed(spec: &EmbedSpec, level: CpuLevel, symbol: &str) -> Generated {
             e.either(
                 known,
                 |e| {
-                    each_vector(e, &simd, spec.hidden, |e, simd, c| {
+                    simd.cover(e, spec.hidden, |e, simd, c| {
                         simd.copy(e, (&table, &[id, c]), (&out, &[t, c]), simd.lanes);
                     });
                 },
@@ -80,7 +80,7 @@ pub fn embed_grad(spec: &EmbedSpec, level: CpuLevel, symbol: &str) -> Generated 
             let to = e.idx("addi", first, hi);
             let to = e.idx("minsi", to, vocab);
             e.each(from, to, 1, |e, row| {
-                each_vector(e, &simd, spec.hidden, |e, simd, c| {
+                simd.cover(e, spec.hidden, |e, simd, c| {
                     let zeros = simd.splat(e, 0.0);
                     simd.store(e, zeros, &dtable, &[row, c]);
                 });
@@ -93,7 +93,7 @@ pub fn embed_grad(spec: &EmbedSpec, level: CpuLevel, symbol: &str) -> Generated 
             let known = e.val(format_args!("arith.andi {}, {} : i1", tests[0], tests[1]));
             let ours = e.val(format_args!("arith.andi {known}, {} : i1", tests[2]));
             e.when(ours, |e| {
-                each_vector(e, &simd, spec.hidden, |e, simd, c| {
+                simd.cover(e, spec.hidden, |e, simd, c| {
                     let x = simd.widen(e, &dout, &[t, c], simd.lanes);
                     let sum = simd.load(e, &dtable, &[id, c]);
                     let sum = simd.op(e, "addf", sum, x);
@@ -113,17 +113,4 @@ pub fn embed_grad(spec: &EmbedSpec, level: CpuLevel, symbol: &str) -> Generated 
 fn load_id(e: &mut Emit, ids: &Buf, t: Val) -> Val {
     let id = e.load(ids, &[t]);
     e.val(format_args!("arith.index_cast {id} : i32 to index"))
-}
-
-/// Covers a row by full registers in a loop and narrower ones behind it.
-fn each_vector(e: &mut Emit, simd: &Simd, width: usize, mut body: impl FnMut(&mut Emit, &Simd, Val)) {
-    let whole = width / simd.lanes * simd.lanes;
-    if whole > 0 {
-        let (zero, hi) = (e.index(0), e.index(whole));
-        e.each(zero, hi, simd.lanes, |e, c| body(e, simd, c));
-    }
-    for (c, n) in simd.chunks(width).into_iter().filter(|(c, _)| *c >= whole) {
-        let c = e.index(c);
-        body(e, &simd.narrowed(n), c);
-    }
 }

@@ -14,7 +14,9 @@ use super::{KERNEL_IO, LINK_FAILED, NO_LINKER};
 /// that has the old one mapped keeps it.
 pub fn link(objects: &[Vec<u8>], out: &Path) -> Result<()> {
     let io = |what: &Path, e: std::io::Error| {
-        Box::new(Diagnostic::error(&KERNEL_IO, format!("cannot write `{}`: {e}", what.display())))
+        Box::new(Diagnostic::error(&KERNEL_IO, format!("cannot write `{}`: {e}", what.display())).help(
+            "the disk must have room there; TMPDIR is where `athanor train` puts kernels, -o where `athanor compile` does",
+        ))
     };
     let folder = match out.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,

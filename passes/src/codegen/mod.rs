@@ -1,6 +1,8 @@
 //! Kernels: from loop-level MLIR text to one shared object that the runtime loads.
 
+pub mod assign;
 pub mod attention;
+pub mod copy;
 pub mod cross_entropy;
 pub mod embed;
 pub mod emit;
@@ -11,7 +13,11 @@ mod link;
 pub mod llvm;
 mod llvm_c;
 pub mod loops;
+pub mod reduce;
 pub mod rope;
+pub mod route;
+pub mod rows;
+mod scratch;
 pub mod simd;
 pub mod squares;
 

@@ -333,6 +333,25 @@ impl Simd {
         e.val(format_args!("vector.reduction <add>, {x} fastmath<reassoc> : vector<{width}xf32> into f32"))
     }
 
+    /// Covers a row of `width` elements by full registers in a loop and narrower ones behind it.
+    pub fn cover(&self, e: &mut Emit, width: usize, mut body: impl FnMut(&mut Emit, &Self, Val)) {
+        let whole = width / self.lanes * self.lanes;
+        if whole > 0 {
+            let (zero, hi) = (e.index(0), e.index(whole));
+            e.each(zero, hi, self.lanes, |e, c| body(e, self, c));
+        }
+        for (c, n) in self.chunks(width).into_iter().filter(|(c, _)| *c >= whole) {
+            let c = e.index(c);
+            body(e, &self.narrowed(n), c);
+        }
+    }
+
+    /// One element of a float buffer as f32.
+    pub fn scalar(&self, e: &mut Emit, buf: &Buf, at: &[Val]) -> Val {
+        let one = self.widen(e, buf, at, 1);
+        e.val(format_args!("vector.extract {one}[0] : f32 from vector<1xf32>"))
+    }
+
     /// Covers `n` elements by vectors: (offset, width), full registers first, then halves.
     pub fn chunks(&self, n: usize) -> Vec<(usize, usize)> {
         let (mut at, mut width, mut out) = (0, self.lanes, Vec::new());

@@ -18,10 +18,17 @@ struct Loss {
     dw: usize,
 }
 
-/// Splits the loss of `func` over `blocks` blocks of tokens, or as many as keep a block of logits within
-/// [`BLOCK_BYTES`]; leaves `func` alone where there is no such loss or one block is enough.
-pub(super) fn split_loss(func: &Func, blocks: Option<usize>) -> Func {
-    let Some(found) = find(func) else { return func.clone() };
+/// Splits every loss of `func` over `blocks` blocks of tokens, or as many as keep a block of logits within
+/// [`BLOCK_BYTES`]; leaves a loss alone that is no such loss or for which one block is enough.
+pub(super) fn split_losses(func: &Func, blocks: Option<usize>) -> Func {
+    let losses = func.nodes.iter().filter(|n| n.op == Op::CrossEntropy).map(|n| n.outputs[0]);
+    losses.fold(func.clone(), |func, loss| split(&func, loss, blocks))
+}
+
+/// Splits the loss with the result `loss`.
+fn split(func: &Func, loss: ValueId, blocks: Option<usize>) -> Func {
+    let entropy = func.nodes.iter().position(|n| n.outputs.first() == Some(&loss));
+    let Some(found) = entropy.and_then(|i| find(func, i)) else { return func.clone() };
     let logits = func.ty(func.nodes[found.logits].outputs[0]);
     let vocab = logits.dims[logits.rank() - 1];
     let tokens = logits.elements() / vocab;
@@ -32,13 +39,12 @@ pub(super) fn split_loss(func: &Func, blocks: Option<usize>) -> Func {
     if blocks == 1 { func.clone() } else { rebuild(func, &found, blocks, tokens) }
 }
 
-fn find(func: &Func) -> Option<Loss> {
+fn find(func: &Func, loss: usize) -> Option<Loss> {
     let defs = func.defs();
     let users = |v: ValueId| {
         let by: Vec<usize> = (0..func.nodes.len()).filter(|i| func.nodes[*i].inputs.contains(&v)).collect();
         (!func.results.iter().any(|r| r.value == v)).then_some(by)
     };
-    let loss = func.nodes.iter().position(|n| n.op == Op::CrossEntropy)?;
     let logits_value = func.nodes[loss].inputs[0];
     let logits = defs[logits_value.0 as usize]?;
     let grad = func.nodes.iter().position(|n| n.op == Op::CrossEntropyGrad && n.inputs[0] == logits_value)?;

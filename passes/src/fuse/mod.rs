@@ -55,7 +55,7 @@ impl Pass for Fuse {
         let mut bodies = group::Bodies::default();
         let fuse = |f: &Func| {
             let f = rewrite(f, rules::RULES, rules::cost);
-            let f = chunk::split_loss(&f, self.loss_blocks);
+            let f = chunk::split_losses(&f, self.loss_blocks);
             group::fuse(&recompute::cheap(&products::accumulate(&f)), &mut bodies)
         };
         let mut funcs: Vec<Func> = module.funcs.iter().map(fuse).collect();

@@ -4,7 +4,7 @@ use athanor_ir::func::{Func, Role};
 use athanor_ir::op::{Binary, Op};
 
 /// `add(p, einsum(a, b))` with p used nowhere else and itself a product or an accumulated gradient becomes
-/// `einsum(a, b, p)`: the product is added where p lies.
+/// `einsum(a, b, p)`: the product is added where p lies. The same goes for products of experts.
 pub(super) fn accumulate(func: &Func) -> Func {
     let uses = func.use_counts();
     let defs = func.defs();
@@ -17,9 +17,9 @@ pub(super) fn accumulate(func: &Func) -> Func {
         for (acc, product) in [(0, 1), (1, 0)].map(|(a, p)| (node.inputs[a], node.inputs[p])) {
             let Some(p) = defs[product.0 as usize] else { continue };
             let product_op = &out.nodes[p];
-            let plain = matches!(product_op.op, Op::Einsum { .. }) && product_op.inputs.len() == 2;
+            let plain = product_op.op.addend() == Some(product_op.inputs.len());
             let replaceable = match defs[acc.0 as usize] {
-                Some(d) => matches!(out.nodes[d].op, Op::Einsum { .. }) && d < p,
+                Some(d) => out.nodes[d].op.addend().is_some() && d < p,
                 None => func.params.iter().any(|q| q.value == acc && q.role == Role::Grad),
             };
             let once = uses[acc.0 as usize] == 1 && uses[product.0 as usize] == 1;

@@ -72,6 +72,7 @@ pub fn in_place(op: &Op, output: usize) -> &'static [usize] {
         (Op::AdamW { .. }, 1) => &[2],
         (Op::AdamW { .. }, 2) => &[3],
         (Op::Einsum { .. }, 0) => &[2],
+        (Op::GroupedEinsum { .. }, 0) => &[3],
         _ => &[],
     }
 }
@@ -124,9 +125,7 @@ impl Planner<'_> {
         let mut value = value;
         while let Some(def) = self.defs[value.0 as usize] {
             let node = &self.func.nodes[def];
-            let Some(acc) = node.inputs.get(2).copied().filter(|_| matches!(node.op, Op::Einsum { .. })) else {
-                return;
-            };
+            let Some(acc) = node.op.addend().and_then(|i| node.inputs.get(i)).copied() else { return };
             let Some(from) = self.defs[acc.0 as usize] else { return };
             let unread = old.is_none_or(|o| self.last_read_through_views(o) < from);
             if !(self.last_use[acc.0 as usize] == def && self.steerable(acc) && unread) {

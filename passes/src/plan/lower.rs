@@ -1,7 +1,10 @@
 //! One node to steps: a library product, a generated kernel, or the reference op.
 
+use super::copies;
+use super::experts;
 use super::layout::Place;
 use super::matrix::{Batch, as_gemm};
+use super::reduce;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
 use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
@@ -21,16 +24,16 @@ use athanor_ir::types::{DType, TensorType};
 const SMALL: usize = 64;
 
 /// A node with its operands and results in memory.
-struct Site {
-    index: usize,
-    inputs: Vec<(Place, TensorType)>,
-    outputs: Vec<(Place, TensorType)>,
+pub(super) struct Site {
+    pub index: usize,
+    pub inputs: Vec<(Place, TensorType)>,
+    pub outputs: Vec<(Place, TensorType)>,
     flops: u64,
     bytes: u64,
 }
 
 impl Site {
-    fn types(side: &[(Place, TensorType)]) -> Vec<TensorType> {
+    pub fn types(side: &[(Place, TensorType)]) -> Vec<TensorType> {
         side.iter().map(|x| x.1.clone()).collect()
     }
 }
@@ -59,9 +62,28 @@ pub(crate) fn node(
         (Op::Attention { .. } | Op::AttentionGrad { .. }, _) => attend(draft, kernels, options, &site, &node.op)?,
         (Op::Rope { .. } | Op::Embed | Op::EmbedGrad { .. }, _) => positions(draft, kernels, options, &site, &node.op)?,
         (Op::CrossEntropy | Op::CrossEntropyGrad, _) => loss(draft, kernels, options, &site, &node.op)?,
+        (
+            Op::Route { .. }
+            | Op::Pick
+            | Op::PickGrad { .. }
+            | Op::Histogram { .. }
+            | Op::Assign { .. }
+            | Op::Dispatch { .. }
+            | Op::Combine
+            | Op::CombineDot,
+            _,
+        ) => experts::lower(draft, kernels, options, &site, &node.op)?,
         (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
         (_, Some(func)) => group(draft, kernels, options, &site, func)?,
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
+        (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {
+            copies::lower(draft, kernels, options, &site, &node.op)?
+        }
+        (Op::Reduce { kind, dims }, None) => {
+            let alone = alone(node, &node.op, &ins, &outs);
+            group(draft, kernels, options, &site, &alone)?
+                || reduce::lower(draft, kernels, options, &site, (*kind, dims))?
+        }
         (op, None) => group(draft, kernels, options, &site, &alone(node, op, &ins, &outs))?,
     };
     if !done {
@@ -214,7 +236,7 @@ fn loss(draft: &mut Draft<'_>, kernels: &mut KernelTable, options: &PlanOptions,
 }
 
 /// Adds a kernel made by one of the generators.
-fn generated(
+pub(super) fn generated(
     kernels: &mut KernelTable,
     options: &PlanOptions,
     site: &Site,
@@ -231,7 +253,7 @@ fn generated(
     })
 }
 
-fn float(dtype: DType) -> Option<Float> {
+pub(super) fn float(dtype: DType) -> Option<Float> {
     match dtype {
         DType::F32 => Some(Float::F32),
         DType::BF16 => Some(Float::Bf16),

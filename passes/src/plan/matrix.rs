@@ -5,7 +5,7 @@ use athanor_ir::signature::parse_einsum;
 use athanor_ir::types::TensorType;
 
 /// Row-major strides of `dims`, in elements.
-fn strides(dims: &[usize]) -> Vec<usize> {
+pub(super) fn strides(dims: &[usize]) -> Vec<usize> {
     let mut out = vec![1; dims.len()];
     for i in (1..dims.len()).rev() {
         out[i - 1] = out[i] * dims[i];

@@ -1,9 +1,12 @@
 //! From the last module to the plan: memory for every value, a step for every node, a kernel for every distinct step.
 
 pub mod arena;
+mod copies;
+mod experts;
 pub mod layout;
 mod lower;
 mod matrix;
+mod reduce;
 
 use crate::codegen::llvm::KernelText;
 use arena::{Block, align, place};

@@ -1,6 +1,9 @@
 //! Builds generated kernels, loads them and runs them over a split grid.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod against;
+pub mod tiles;
+
 use std::ffi::c_void;
 
 use athanor_ir::target::CpuLevel;
@@ -8,7 +11,8 @@ use athanor_passes::codegen::Generated;
 use athanor_passes::codegen::llvm::build_shared_object;
 use athanor_passes::codegen::simd::Float;
 
-type Kernel = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
+/// What kernels are called as.
+pub type Kernel = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
 
 /// Levels that this machine runs, the highest only if the kernel grants tile registers.
 pub fn levels() -> Vec<CpuLevel> {
@@ -41,6 +45,7 @@ fn tiles_granted() -> bool {
 }
 
 /// A buffer of floats or bytes that kernels write through a shared reference.
+#[derive(Clone)]
 pub struct Tensor {
     dtype: Float,
     // Aligned to 16 bytes as they are, to 64 from `offset` on.
@@ -132,6 +137,11 @@ impl Tensor {
             .collect()
     }
 
+    /// Contents of a buffer of integers.
+    pub fn i32s(&self) -> Vec<i32> {
+        self.bits().into_iter().map(|b| b as i32).collect()
+    }
+
     pub fn f64s(&self) -> Vec<f64> {
         self.bits().into_iter().map(|b| f64::from(f32::from_bits(b))).collect()
     }
@@ -154,6 +164,24 @@ impl Library {
         Self { library, _folder: folder }
     }
 
+    /// The kernel exported as `symbol`.
+    pub fn kernel(&self, symbol: &str) -> Kernel {
+        // SAFETY: built by `build_shared_object`, so the ABI is that of `Kernel`.
+        *unsafe { self.library.get::<Kernel>(symbol.as_bytes()) }.unwrap()
+    }
+
+    /// The same for a level that this machine may lack: wide vectors then become several narrow ones, and tiles become
+    /// vectors ([`tiles::without_tiles`]).
+    pub fn build_anywhere(kernels: &[Generated], level: CpuLevel) -> Self {
+        let here = levels();
+        if here.contains(&level) {
+            return Self::build(kernels, level);
+        }
+        let text = |k: &Generated| if level == CpuLevel::Amx { tiles::without_tiles(&k.text) } else { k.text.clone() };
+        let kernels: Vec<_> = kernels.iter().map(|k| Generated { text: text(k), ..k.clone() }).collect();
+        Self::build(&kernels, here.last().copied().unwrap_or(CpuLevel::Portable))
+    }
+
     /// Runs the grid split into `workers` uneven parts, last part first, each with its own scratch.
     pub fn run(&self, kernel: &Generated, workers: usize, buffers: &[&Tensor]) {
         let scratch = Tensor::random(Float::F32, (workers * kernel.scratch_bytes_per_worker).div_ceil(4), 9);
@@ -162,8 +190,7 @@ impl Library {
             pointers.push(scratch.ptr());
         }
         assert_eq!(pointers.len(), kernel.text.buffers);
-        // SAFETY: built by `build_shared_object`, so the ABI is that of `Kernel`.
-        let run = unsafe { self.library.get::<Kernel>(kernel.text.symbol.as_bytes()) }.unwrap();
+        let run = self.kernel(&kernel.text.symbol);
         for worker in (0..workers).rev() {
             let (lo, hi) = (worker * kernel.grid / workers, (worker + 1) * kernel.grid / workers);
             // SAFETY: the caller passes buffers of the sizes the kernel states.

@@ -8,7 +8,7 @@ use super::strided::{Run, Strided};
 use super::tensors::{INDEX, Tensors};
 use super::write::{Source, write};
 use crate::codes::{CKPT_WRITE, TENSORS};
-use crate::plan_dir::replace;
+use crate::partial::PartialDir;
 use athanor_ir::names::{NameTable, Place};
 use athanor_ir::{DType, Diagnostic, Result};
 use safetensors::Dtype;
@@ -340,15 +340,11 @@ pub fn convert(
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there already and not empty"));
         }
         let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(parent)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".converted.").suffix(".partial");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let temp = builder.tempdir_in(parent)?;
+        let name = to.file_name().unwrap_or_default().to_string_lossy();
+        let temp = PartialDir::create(parent, &name)?;
         let files = write(&from.source(progress), &stored, &table.copies, temp.path(), super::tensors::WHOLE, limit)?;
         companions(from, temp.path())?;
-        replace(temp, to)?;
+        temp.replace(to)?;
         Ok(files)
     };
     run().or_else(|e| {

@@ -6,18 +6,21 @@ use super::resume::{State, iteration_name};
 use super::tensors::WHOLE;
 use super::write::{DEFAULT_SHARD, Source, write};
 use super::{COMMON, TRACKER};
-use crate::codes::CKPT_WRITE;
-use crate::plan_dir::replace;
+use crate::codes::{CKPT_WRITE, OUTPUT_IN_USE};
+use crate::partial::{self, PartialDir};
 use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::names::NameTable;
 use athanor_ir::plan::BufferRole;
 use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Diagnostic, Result};
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Name under which iterations are written, out of sight.
+const PARTIAL: &str = "iteration";
 
 /// Saves the iterations of one run, and removes the oldest ones it has saved.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Saver {
     names: Option<NameTable>,
     limit: u64,
     written: Vec<PathBuf>,
+    /// The directory of the checkpoints, locked.
+    claim: Option<File>,
 }
 
 impl Saver {
@@ -44,6 +49,7 @@ impl Saver {
             names: run.weights.first().cloned(),
             limit: DEFAULT_SHARD,
             written: vec![],
+            claim: None,
         }
     }
 
@@ -54,16 +60,40 @@ impl Saver {
         self
     }
 
+    /// Takes the directory of the checkpoints, and makes it if need be, for this run alone until the saver is dropped.
+    ///
+    /// # Errors
+    /// [`OUTPUT_IN_USE`], [`CKPT_WRITE`].
+    pub fn claim(&mut self) -> Result<()> {
+        if self.claim.is_some() {
+            return Ok(());
+        }
+        let open = || {
+            fs::create_dir_all(&self.root)?;
+            File::open(&self.root)
+        };
+        let dir = open().map_err(|e| cannot_save(&self.root, &e))?;
+        match dir.try_lock() {
+            Ok(()) => self.claim = Some(dir),
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("another run is saving its checkpoints in {}", self.root.display());
+                let e = Diagnostic::error(&OUTPUT_IN_USE, text);
+                return e.help("give this run another output_dir, or wait until the other one has ended").err();
+            }
+            // A file system without locks: nothing is known of others.
+            Err(TryLockError::Error(_)) => {}
+        }
+        Ok(())
+    }
+
     /// Saves weights, moments and `state`; the directory of the iteration.
     ///
     /// # Errors
-    /// [`CKPT_WRITE`]; earlier iterations and the tracker stay as they were.
+    /// [`CKPT_WRITE`], [`OUTPUT_IN_USE`]; earlier iterations and the tracker stay as they were.
     pub fn save(&mut self, device: &CpuDevice, state: &State) -> Result<PathBuf> {
+        self.claim()?;
         let dir = self.root.join(iteration_name(state.global_step));
-        self.write(device, state, &dir).map_err(|e| {
-            let e = Diagnostic::error(&CKPT_WRITE, format!("cannot save {}: {e}", dir.display()));
-            Box::new(e.help("check that output_dir is writable and the disk has room; earlier checkpoints are intact"))
-        })?;
+        self.write(device, state, &dir).map_err(|e| cannot_save(&dir, &e))?;
         self.written.retain(|d| *d != dir);
         self.written.push(dir.clone());
         while self.written.len() > self.keep {
@@ -74,12 +104,7 @@ impl Saver {
     }
 
     fn write(&self, device: &CpuDevice, state: &State, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(&self.root)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".iteration.").suffix(".partial");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let temp = builder.tempdir_in(&self.root)?;
+        let temp = PartialDir::create(&self.root, PARTIAL)?;
         let at = |name: &str| temp.path().join(name);
         let weights = format!("{}-model-0000000-0000001.safetensors", self.prefix);
         let plain = NameTable::default();
@@ -94,14 +119,18 @@ impl Saver {
         write_tensors(device, temp.path(), &moments, &plain, u64::MAX, |role| *role == BufferRole::Moment)?;
         write_synced(&at("config.json"), &pretty(&self.config)?)?;
         write_synced(&at(COMMON), &pretty(state)?)?;
-        replace(temp, dir)?;
-        let tracker = tempfile::NamedTempFile::new_in(&self.root)?;
+        temp.replace(dir)?;
+        let tracker = partial::file(&self.root, TRACKER)?;
         write_synced(tracker.path(), state.global_step.to_string().as_bytes())?;
-        #[cfg(unix)]
-        fs::set_permissions(tracker.path(), fs::metadata(dir.join(COMMON))?.permissions())?;
         tracker.persist(self.root.join(TRACKER))?;
         File::open(&self.root)?.sync_all()
     }
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "errors travel boxed")]
+fn cannot_save(path: &Path, e: &io::Error) -> Box<Diagnostic> {
+    let e = Diagnostic::error(&CKPT_WRITE, format!("cannot save {}: {e}", path.display()));
+    Box::new(e.help("check that output_dir is writable and the disk has room; earlier checkpoints are intact"))
 }
 
 /// Directory of the checkpoints of `run`.

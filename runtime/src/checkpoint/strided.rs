@@ -147,9 +147,9 @@ mod tests {
         let mut out = vec![];
         let mut take = |r: Run| (0..r.n).for_each(|i| out.push((r.at + i * r.step, r.other + i * r.other_step)));
         if ours {
-            s.walk_ours(&range, &mut take)
+            s.walk_ours(&range, &mut take);
         } else {
-            s.walk_theirs(&range, &mut take)
+            s.walk_theirs(&range, &mut take);
         }
         out
     }

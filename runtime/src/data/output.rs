@@ -1,6 +1,7 @@
 //! Output files that appear whole or not at all.
 
 use super::codes;
+use crate::partial;
 use athanor_ir::diag::{Diagnostic, Result};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -19,13 +20,7 @@ impl Output {
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{name}.");
-        builder.prefix(&prefix).suffix(".partial");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let temp = std::fs::create_dir_all(dir).and_then(|()| builder.tempfile_in(dir));
-        match temp {
+        match partial::file(dir, &name) {
             Ok(t) => Ok(Self { writer: BufWriter::with_capacity(1 << 20, t), path: path.to_path_buf() }),
             Err(e) => failed(path, &e),
         }

@@ -2,6 +2,7 @@
 
 use super::StepRecord;
 use crate::codes::OUTPUT;
+use crate::parts::Parts;
 use athanor_ir::{Diagnostic, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -37,6 +38,13 @@ pub struct Line {
     pub epoch: u64,
     /// Model floating-point operations per second, in units of 10¹².
     pub tflops: f64,
+    /// `lm_loss`, `mtp_loss`, `aux_loss`, `z_loss` as far as the model has them, and `expert_load`, the tokens of each expert
+    /// layer by layer.
+    #[serde(flatten)]
+    pub parts: Parts,
+    /// How far the busiest expert of any layer is above an even load, as a share of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_violation: Option<f64>,
 }
 
 fn number_or_null<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
@@ -62,6 +70,8 @@ impl From<&StepRecord> for Line {
             consumed_samples: r.consumed_samples,
             epoch: r.epoch,
             tflops: r.flops / seconds / 1e12,
+            parts: Parts::default(),
+            max_violation: None,
         }
     }
 }
@@ -114,8 +124,9 @@ impl Writer {
     ///
     /// # Errors
     /// [`OUTPUT`].
-    pub fn write(&mut self, record: &StepRecord) -> Result<()> {
-        let mut text = serde_json::to_vec(&Line::from(record)).map_err(|e| failed(&self.path, &e.into()))?;
+    pub fn write(&mut self, record: &StepRecord, parts: &Parts) -> Result<()> {
+        let line = Line { parts: parts.clone(), max_violation: parts.max_violation(), ..Line::from(record) };
+        let mut text = serde_json::to_vec(&line).map_err(|e| failed(&self.path, &e.into()))?;
         text.push(b'\n');
         self.file.write_all(&text).and_then(|()| self.file.flush()).map_err(|e| failed(&self.path, &e))
     }
@@ -155,13 +166,16 @@ mod tests {
         let path = dir.path().join("new/metrics.jsonl");
         let (mut w, kept) = Writer::open(&path, 0).unwrap();
         assert!(kept.is_empty());
-        (1..=5).for_each(|s| w.write(&record(s)).unwrap());
+        let parts = Parts { losses: [("lm_loss".into(), 0.25)].into(), expert_load: vec![vec![3, 5], vec![4, 4]] };
+        (1..=5).for_each(|s| w.write(&record(s), &parts).unwrap());
         // Lines appear at once, with every digit.
         assert!(fs::read_to_string(&path).unwrap().lines().last().is_some_and(|l| l.contains("0.3333333333333333,")));
         let (mut w, kept) = Writer::open(&path, 3).unwrap();
         assert_eq!(kept.len(), 3);
         assert_eq!((kept[2].tokens_per_s, kept[2].step_ms, kept[2].tflops), (128.0, 500.0, 2.0));
-        w.write(&record(4)).unwrap();
+        assert_eq!(kept[2].parts, parts);
+        assert!(fs::read_to_string(&path).unwrap().contains(r#""lm_loss":0.25,"expert_load":[[3,5],[4,4]]}"#));
+        w.write(&record(4), &Parts::default()).unwrap();
         let steps: Vec<u64> = read(&path, 99).iter().map(|l| l.step).collect();
         assert_eq!(steps, [1, 2, 3, 4]);
         Writer::open(&path, 0).unwrap();

@@ -1,6 +1,7 @@
 //! MindFormers' two log lines per step, character by character: people's scripts parse them.
 
 use super::StepRecord;
+use crate::parts::Parts;
 use std::fmt::Write as _;
 
 /// Where a step stands in the run.
@@ -14,17 +15,18 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// The line with the numbers of the step.
-pub fn numbers(r: &StepRecord, p: Progress) -> String {
+/// The line with the numbers of the step; losses that the loss is the sum of follow it.
+pub fn numbers(r: &StepRecord, parts: &Parts, p: Progress) -> String {
     let per_epoch = p.steps_per_epoch.max(1);
     let (epoch, step) = ((r.step - 1) / per_epoch + 1, (r.step - 1) % per_epoch + 1);
     let mut out = String::new();
     let _ = write!(
         out,
-        "{{ Epoch:[{epoch:3}/{:3}], step:[{step:5}/{per_epoch:5}], loss: {:5.6}, per_step_time: {}ms, lr: {}, \
+        "{{ Epoch:[{epoch:3}/{:3}], step:[{step:5}/{per_epoch:5}], loss: {:5.6}, {}per_step_time: {}ms, lr: {}, \
          overflow cond: {}, loss_scale: {}, global_norm: [{}], train_throughput_per_npu: {:.3}T",
         p.epochs,
         r.loss,
+        losses(parts),
         (r.seconds * 1e3) as u64,
         python_float(r.lr as f32),
         if r.overflow { "True" } else { "False" },
@@ -33,6 +35,16 @@ pub fn numbers(r: &StepRecord, p: Progress) -> String {
         r.flops / r.seconds.max(1e-9) / 1e12,
     );
     out
+}
+
+/// `lm_loss: 1.000000, load_balancing_loss: …, `, in MindFormers' order and with its names.
+fn losses(parts: &Parts) -> String {
+    const NAMES: [(&str, &str); 3] =
+        [("lm_loss", "lm_loss"), ("aux_loss", "load_balancing_loss"), ("mtp_loss", "mtp_loss")];
+    let known = |name: &str| NAMES.iter().any(|(ours, _)| *ours == name);
+    let others = parts.losses.keys().filter(|n| !known(n)).map(|n| (n.as_str(), n.as_str()));
+    let all = NAMES.into_iter().chain(others);
+    all.filter_map(|(ours, name)| Some(format!("{name}: {:5.6}, ", parts.losses.get(ours)?))).collect()
 }
 
 /// The line with the bar.
@@ -107,13 +119,18 @@ mod tests {
     #[test]
     fn the_lines_are_mindformers_own() {
         assert_eq!(
-            numbers(&record(), P),
+            numbers(&record(), &Parts::default(), P),
             "{ Epoch:[  2/  2], step:[    1/   19], loss: 10.649000, per_step_time: 103328ms, lr: 0.0, overflow cond: False, \
              loss_scale: 1.0, global_norm: [1.31], train_throughput_per_npu: 2.896T"
         );
+        let losses = [("aux_loss", 0.5), ("lm_loss", 10.0), ("z_loss", 0.25)].map(|(n, x)| (n.to_owned(), x)).into();
+        let parts = Parts { losses, expert_load: vec![] };
+        let text =
+            "loss: 10.649000, lm_loss: 10.000000, load_balancing_loss: 0.500000, z_loss: 0.250000, per_step_time";
+        assert!(numbers(&record(), &parts, P).contains(text));
         let filled = "█".repeat(26) + &" ".repeat(24);
         let skipped =
-            numbers(&StepRecord { loss_scale: 65536.0, overflow: true, grad_norm: f64::INFINITY, ..record() }, P);
+            numbers(&StepRecord { loss_scale: 65536.0, overflow: true, grad_norm: f64::INFINITY, ..record() }, &Parts::default(), P);
         assert!(skipped.contains("overflow cond: True, loss_scale: 65536.0, global_norm: [inf]"), "{skipped}");
         assert_eq!(bar(&record(), P), format!("  52.6% |{filled}| 0.07742 samples/s/p  0:30:59 }}"));
     }

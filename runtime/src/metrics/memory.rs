@@ -1,4 +1,12 @@
-//! How much memory the process has used.
+//! How much memory the process has used, and how much it may use beside the arena.
+
+/// Bytes by which a run may raise the resident memory of its process beside the arena, for a plan of up to some hundred
+/// kernels; `docs/backends.md` says what they are. `tests/memory.rs` holds both numbers.
+pub const BESIDE_ARENA: u64 = 12 << 20;
+
+/// As [`BESIDE_ARENA`], for a run that uses oneDNN: the library's code and data, the products that it compiles and their
+/// scratch memory come on top.
+pub const BESIDE_ARENA_WITH_LIBRARY: u64 = 32 << 20;
 
 /// Resident memory of the process in bytes, as the operating system counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! What a run tells: MindFormers' log lines, a progress bar, one JSON object per step, and a plot of the loss.
 
 pub mod json;
+pub mod load_plot;
 pub mod log_line;
 pub mod memory;
 pub mod plot;

@@ -1,6 +1,8 @@
 //! The loss curve as a picture: every step thin and pale, and a smoothed line over it.
 
+use super::load_plot::{self, Loads};
 use crate::codes::OUTPUT;
+use crate::partial;
 use athanor_ir::{Diagnostic, Result};
 use plotters::prelude::*;
 use std::io::Write as _;
@@ -9,15 +11,20 @@ use std::path::Path;
 /// Share of the run on either side of a step that its smoothed value averages over.
 const WINDOW: f64 = 0.015;
 
+/// Heights of the two pictures in pixels.
+const LOSS_HEIGHT: u32 = 540;
+const LOAD_HEIGHT: u32 = 300;
+
 const RAW: RGBColor = RGBColor(168, 196, 226);
 const SMOOTH: RGBColor = RGBColor(17, 76, 140);
 const GRID: RGBColor = RGBColor(232, 232, 232);
 
-/// Writes the curve of `points` (step, loss) to the `.svg` file `path`; nothing without a point.
+/// Writes the curve of `points` (step, loss), and below it the load of experts if there are any, to the `.svg` file `path`;
+/// nothing without a point.
 ///
 /// # Errors
 /// [`OUTPUT`].
-pub fn write(path: &Path, title: &str, points: &[(u64, f64)]) -> Result<()> {
+pub fn write(path: &Path, title: &str, points: &[(u64, f64)], loads: &Loads) -> Result<()> {
     let failed = |why: String| {
         Diagnostic::error(&OUTPUT, format!("cannot write the plot {}: {why}", path.display()))
             .help("give an .svg file in a writable directory")
@@ -29,18 +36,14 @@ pub fn write(path: &Path, title: &str, points: &[(u64, f64)]) -> Result<()> {
     if points.is_empty() {
         return Ok(());
     }
-    let svg = match draw(title, points) {
+    let svg = match draw(title, points, loads) {
         Ok(svg) => svg,
         Err(why) => return failed(why),
     };
     let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let save = || {
-        std::fs::create_dir_all(dir)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".plot.").suffix(".partial");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut temp = builder.tempfile_in(dir)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut temp = partial::file(dir, &name)?;
         temp.write_all(svg.as_bytes())?;
         temp.persist(path)?;
         Ok(())
@@ -71,7 +74,7 @@ fn smooth(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
     smoothed.skip(ends).take(points.len() - 2 * ends).collect()
 }
 
-fn draw(title: &str, points: &[(u64, f64)]) -> std::result::Result<String, String> {
+fn draw(title: &str, points: &[(u64, f64)], loads: &Loads) -> std::result::Result<String, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
     let finite = || points.iter().map(|p| p.1).filter(|l| l.is_finite());
     let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
@@ -80,16 +83,19 @@ fn draw(title: &str, points: &[(u64, f64)]) -> std::result::Result<String, Strin
     }
     let margin = ((high - low) * 0.05).max(1e-6 * high.abs()).max(1e-9);
     let (first, last) = (points[0].0 as f64, points[points.len() - 1].0 as f64);
+    let last = last.max(first + 1.0);
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, (960, 540)).into_drawing_area();
+        let height = if loads.is_empty() { LOSS_HEIGHT } else { LOSS_HEIGHT + LOAD_HEIGHT };
+        let root = SVGBackend::with_string(&mut svg, (960, height)).into_drawing_area();
         root.fill(&WHITE).map_err(|e| text(&e))?;
-        let mut chart = ChartBuilder::on(&root)
+        let (upper, lower) = root.split_vertically(LOSS_HEIGHT);
+        let mut chart = ChartBuilder::on(&upper)
             .caption(title, ("sans-serif", 22))
             .margin(16)
             .x_label_area_size(48)
             .y_label_area_size(64)
-            .build_cartesian_2d(first..last.max(first + 1.0), low - margin..high + margin)
+            .build_cartesian_2d(first..last, low - margin..high + margin)
             .map_err(|e| text(&e))?;
         let digits = decimals(high - low + 2.0 * margin);
         chart
@@ -125,6 +131,9 @@ fn draw(title: &str, points: &[(u64, f64)]) -> std::result::Result<String, Strin
             .label_font(("sans-serif", 15))
             .draw()
             .map_err(|e| text(&e))?;
+        if !loads.is_empty() {
+            load_plot::draw(&lower, (first, last), loads)?;
+        }
         root.present().map_err(|e| text(&e))?;
     }
     Ok(svg)
@@ -147,9 +156,25 @@ mod tests {
     fn the_picture_has_axes_and_both_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out/loss.svg");
-        write(&path, "toy: loss", &curve(400)).unwrap();
+        write(&path, "toy: loss", &curve(400), &[]).unwrap();
         let svg = std::fs::read_to_string(&path).unwrap();
         for word in ["<svg", "step", "loss", "each step", "smoothed", "toy: loss", "#114C8C"] {
+            assert!(svg.contains(word), "{word}");
+        }
+        if let Some(keep) = std::env::var_os("ATHANOR_KEEP_PLOT") {
+            std::fs::copy(&path, keep).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_load_of_experts_is_drawn_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("loss.svg");
+        let skew = |s: u64| vec![vec![64 - s / 8, 20 + s / 8, 30, 14], vec![32; 4]];
+        let loads: Vec<(u64, Vec<Vec<u64>>)> = (1..=200).map(|s| (s, skew(s))).collect();
+        write(&path, "toy", &curve(200), &loads).unwrap();
+        let svg = std::fs::read_to_string(&path).unwrap();
+        for word in ["busiest expert of each layer", "idlest", "tokens of an expert / mean", "height=\"840\""] {
             assert!(svg.contains(word), "{word}");
         }
         if let Some(keep) = std::env::var_os("ATHANOR_KEEP_PLOT") {
@@ -161,14 +186,14 @@ mod tests {
     fn odd_curves_are_drawn_and_bad_places_refused() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        write(&at("one.svg"), "one point", &[(1, 3.0)]).unwrap();
-        write(&at("flat.svg"), "flat", &[(1, 3.0), (2, 3.0), (3, f64::NAN)]).unwrap();
-        write(&at("none.svg"), "none", &[]).unwrap();
+        write(&at("one.svg"), "one point", &[(1, 3.0)], &[]).unwrap();
+        write(&at("flat.svg"), "flat", &[(1, 3.0), (2, 3.0), (3, f64::NAN)], &[]).unwrap();
+        write(&at("none.svg"), "none", &[], &[]).unwrap();
         assert!(!at("none.svg").exists());
         for bad in ["loss.png", "loss"] {
-            assert_eq!(write(&at(bad), "t", &[(1, 1.0)]).unwrap_err().code.id, "R0009");
+            assert_eq!(write(&at(bad), "t", &[(1, 1.0)], &[]).unwrap_err().code.id, "R0009");
         }
-        assert_eq!(write(&at("nan.svg"), "t", &[(1, f64::NAN)]).unwrap_err().code.id, "R0009");
+        assert_eq!(write(&at("nan.svg"), "t", &[(1, f64::NAN)], &[]).unwrap_err().code.id, "R0009");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::log_line::{self, Progress};
 use super::{StepRecord, json, plot};
 use crate::codes::OUTPUT;
+use crate::parts::Parts;
 use athanor_ir::{Diagnostic, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::{File, OpenOptions};
@@ -35,6 +36,7 @@ pub struct Reporter {
     log: Option<(File, PathBuf)>,
     json: Option<json::Writer>,
     points: Vec<(u64, f64)>,
+    loads: Vec<(u64, Vec<Vec<u64>>)>,
 }
 
 /// The place that log lines name, where MindFormers names its callback.
@@ -46,38 +48,43 @@ impl Reporter {
     /// # Errors
     /// [`OUTPUT`] if a file cannot be opened.
     pub fn new(options: ReportOptions, progress: Progress, finished: u64) -> Result<Self> {
-        let mut points = vec![];
+        let (mut points, mut loads) = (vec![], vec![]);
         let json = match &options.metrics_json {
             None => None,
             Some(path) => {
                 let (writer, kept) = json::Writer::open(path, finished)?;
                 points = kept.iter().filter(|l| l.loss.is_finite()).map(|l| (l.step, l.loss)).collect();
+                let routed = kept.into_iter().filter(|l| !l.parts.expert_load.is_empty());
+                loads = routed.map(|l| (l.step, l.parts.expert_load)).collect();
                 Some(writer)
             }
         };
         let output = Some(&options.output_dir).filter(|d| !d.as_os_str().is_empty());
         let log = output.map(|d| open_log(&d.join("log/rank_0/info.log"))).transpose()?;
         let bar = (!options.quiet && std::io::stderr().is_terminal()).then(|| bar(progress.total, finished));
-        Ok(Self { options, progress, bar, log, json, points })
+        Ok(Self { options, progress, bar, log, json, points, loads })
     }
 
     /// Reports a finished step.
     ///
     /// # Errors
     /// [`OUTPUT`] if a file cannot be written.
-    pub fn step(&mut self, record: &StepRecord) -> Result<()> {
+    pub fn step(&mut self, record: &StepRecord, parts: &Parts) -> Result<()> {
         if record.loss.is_finite() {
             self.points.push((record.step, record.loss));
         }
+        if !parts.expert_load.is_empty() && self.options.plot.is_some() {
+            self.loads.push((record.step, parts.expert_load.clone()));
+        }
         if let Some(json) = &mut self.json {
-            json.write(record)?;
+            json.write(record, parts)?;
         }
         if let Some(bar) = &self.bar {
             bar.set_message(format!("loss {:.4}", record.loss));
             bar.set_position(record.step);
         }
         if record.step.is_multiple_of(self.options.every.max(1)) {
-            self.say(&log_line::numbers(record, self.progress))?;
+            self.say(&log_line::numbers(record, parts, self.progress))?;
             self.say(&log_line::bar(record, self.progress))?;
         }
         Ok(())
@@ -116,7 +123,7 @@ impl Reporter {
             bar.finish_and_clear();
         }
         match &self.options.plot {
-            Some(path) => plot::write(path, &self.options.title, &self.points),
+            Some(path) => plot::write(path, &self.options.title, &self.points, &self.loads),
             None => Ok(()),
         }
     }

@@ -1,4 +1,7 @@
-use super::{Activation, Convention, Dtype, Family, PositionEmbedding, Rope, RopeScaling, YarnMagnitude};
+use super::{
+    Activation, AuxLoss, Convention, DropPolicy, Dtype, Family, GroupMask, LoadCounts, PositionEmbedding, Rope,
+    RopeScaling, ScoreFunction, YarnMagnitude,
+};
 use crate::config::testing::{LLAMA, accepted, complaints, load_with, with};
 use crate::config::{Config, codes, load};
 
@@ -206,11 +209,10 @@ fn activations() {
 #[test]
 fn what_cannot_be_done_yet_is_refused() {
     for (key, value) in [
-        ("n_routed_experts", "8"),
-        ("multi_latent_attention", "True"),
-        ("num_nextn_predict_layers", "1"),
+        ("num_nextn_predict_layers", "2"),
+        ("enable_hyper_connections", "True"),
+        ("output_router_logits", "True"),
         ("use_sliding_window", "True"),
-        ("sandwich_norm", "True"),
         ("layer_types", "[full_attention, sliding_attention]"),
         ("window_size", "[128, 0]"),
     ] {
@@ -230,4 +232,165 @@ fn types_of_the_softmax_and_the_residual() {
     assert_eq!(llama(&[("attention_softmax_in_fp32", "False")]).softmax_compute_dtype.value, Dtype::Bf16);
     assert_eq!(llama(&[("softmax_compute_dtype", "fp16")]).softmax_compute_dtype.value, Dtype::F16);
     assert!(llama(&[("residual_dtype", "float32")]).fp32_residual_connection.value);
+}
+
+const SMALL: &[(&str, &str)] = &[("num_experts", "64"), ("num_experts_per_tok", "6"), ("moe_intermediate_size", "128")];
+
+fn moe(changes: &[(&str, &str)]) -> super::Moe {
+    llama(&SMALL.iter().chain(changes).copied().collect::<Vec<_>>()).moe.expect("experts")
+}
+
+#[test]
+fn experts_have_the_defaults_of_the_class_in_general() {
+    let found = moe(&[]);
+    assert_eq!((found.num_experts.value, found.router.topk.value, found.ffn_hidden_size.value), (64, 6, 128));
+    assert_eq!((found.router.score.value, found.router.normalize.value), (ScoreFunction::Softmax, true));
+    assert_eq!((found.router.scaling.value, found.balance.coeff.value, found.z_loss_coeff.value), (1.0, 0.0, 0.0));
+    assert!(found.capacity.is_none() && found.shared.is_none() && found.router.groups.is_none());
+    assert!(found.router.bias_rate.is_none() && found.layers.value.iter().all(|on| *on));
+    assert_eq!(found.balance.kind.value, AuxLoss::SubSequence);
+    assert_eq!(llama(&[("num_experts", "8")]).moe.expect("experts").ffn_hidden_size.value, 1536);
+}
+
+#[test]
+fn experts_by_every_name() {
+    let found = moe(&[
+        ("use_gating_sigmoid", "True"),
+        ("balance_via_topk_bias", "True"),
+        ("topk_bias_update_rate", "0.01"),
+        ("n_group", "8"),
+        ("topk_group", "3"),
+        ("routed_scaling_factor", "2.5"),
+        ("n_shared_experts", "2"),
+        ("first_k_dense_replace", "1"),
+        ("moe_aux_loss_coeff", "1e-3"),
+        ("moe_router_load_balancing_type", "gbs_aux_loss"),
+        ("z_loss_factor", "1e-4"),
+        ("capacity_factor", "1.5"),
+        ("enable_sdrop", "True"),
+        ("moe_aux_loss_counts", "unbiased"),
+    ]);
+    let router = &found.router;
+    assert_eq!((router.score.value, router.scaling.value), (ScoreFunction::Sigmoid, 2.5));
+    assert_eq!(router.bias_rate.unwrap().value, 0.01);
+    let groups = router.groups.as_ref().unwrap();
+    // Mcore: a group counts by as many as it has to give.
+    assert_eq!((groups.num.value, groups.topk.value, groups.best.value, groups.mask.value), (8, 3, 2, GroupMask::Zero));
+    assert_eq!(found.shared.unwrap().ffn_hidden_size.value, 256);
+    assert_eq!(found.layers.value, [false, true, true, true, true, true, true, true]);
+    assert_eq!((found.balance.kind.value, found.balance.coeff.value), (AuxLoss::GlobalBatch, 1e-3));
+    assert_eq!((found.balance.counts.value, found.z_loss_coeff.value), (LoadCounts::Unbiased, 1e-4));
+    let capacity = found.capacity.unwrap();
+    assert_eq!((capacity.factor.value, capacity.policy.value), (1.5, DropPolicy::Position));
+    assert!(moe(&[("moe_expert_capacity_factor", "-1.0")]).capacity.is_none(), "nothing is dropped");
+    let every_third = moe(&[("moe_layer_freq", "3")]).layers.value;
+    assert_eq!(every_third, [true, false, false, true, false, false, true, false]);
+}
+
+/// Without a word in the file, as the published 671B configuration has it.
+#[test]
+fn deepseek_v3_is_complete_by_itself() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/corpus/pretrain_deepseek3_671b@pypi-2.1.0.yaml");
+    let one_device =
+        [("use_parallel", "False"), ("optimizer.swap", "False")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let loaded = load(std::path::Path::new(path), &one_device);
+    let model = accepted(loaded).model;
+    let latent = model.latent.unwrap();
+    let sizes = [latent.kv_lora_rank, latent.qk_head_dim, latent.qk_pos_emb_head_dim, latent.v_head_dim];
+    assert_eq!(sizes.map(|s| s.value), [512, 128, 64, 128]);
+    assert_eq!((latent.q_lora_rank.unwrap().value, latent.norm.value), (1536, true));
+    // models.md 3.3: plain rope, and yet the scale of an extended context.
+    assert!((latent.softmax_scale.value - 0.114_721_39).abs() < 1e-8, "{}", latent.softmax_scale.value);
+    let moe = model.moe.unwrap();
+    assert_eq!((moe.num_experts.value, moe.router.topk.value, moe.router.scaling.value), (256, 8, 2.5));
+    assert_eq!((moe.router.bias_rate.unwrap().value, moe.balance.coeff.value), (1e-4, 1e-4));
+    assert_eq!(moe.layers.value.iter().filter(|on| !**on).count(), 3);
+    assert_eq!(model.mtp.unwrap().loss_scaling_factor.value, 0.3);
+}
+
+#[test]
+fn the_scale_of_latent_attention_has_three_rules() {
+    let scale = |changes: &[(&str, &str)]| {
+        let all: Vec<_> = [("multi_latent_attention", "True")].iter().chain(changes).copied().collect();
+        llama(&all).latent.unwrap().softmax_scale.value
+    };
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-8, "{a} is not {b}");
+    close(scale(&[]), 0.114_721_39);
+    close(scale(&[("mla_softmax_scale", "plain")]), 192f64.sqrt().recip());
+    close(scale(&[("mla_softmax_scale", "yarn")]), 192f64.sqrt().recip());
+    close(scale(&[("rotary_scaling_factor", "1")]), 192f64.sqrt().recip());
+    close(scale(&[("softmax_scale", "0.5")]), 0.5);
+    let yarn = "{type: yarn, factor: 40.0, original_max_position_embeddings: 4096, mscale: 1.0, mscale_all_dim: 1.0}";
+    close(scale(&[("rope_scaling", yarn)]), 0.135_233_78);
+    close(scale(&[("rope_scaling", yarn), ("mla_softmax_scale", "yarn")]), 0.135_233_78);
+}
+
+#[test]
+fn legacy_experts_are_a_section_of_their_own() {
+    let with = |changes: &[(&str, &str)]| {
+        let keys: Vec<(String, &str)> = changes.iter().map(|(k, v)| (format!("moe_config.{k}"), *v)).collect();
+        let changes: Vec<_> = keys.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+        accepted(load_with(LEGACY, &changes)).model
+    };
+    let common = [("expert_num", "8"), ("num_experts_chosen", "2"), ("routing_policy", "TopkRouterV2")];
+    let mixtral = with(&common);
+    assert_eq!(mixtral.family, Family::Mixtral);
+    let moe = mixtral.moe.unwrap();
+    assert_eq!(moe.ffn_hidden_size.value, mixtral.ffn_hidden_size.value);
+    assert_eq!(moe.capacity.unwrap().factor.value, 1.1, "the class drops tokens unless it is told not to");
+    let dropless = with(&[&common[..], &[("use_gmm", "True")]].concat());
+    assert!(dropless.moe.unwrap().capacity.is_none());
+    let shared = [("shared_expert_num", "8.0"), ("use_shared_expert_gating", "True")];
+    let qwen2 = with(&[&common[..], &shared].concat());
+    assert_eq!(qwen2.family, Family::Qwen2Moe);
+    assert!(with(&[("expert_num", "1")]).moe.is_none());
+    // Groups count only by method.
+    let groups = [("n_group", "4"), ("topk_group", "2")];
+    assert!(with(&[&common[..], &groups].concat()).moe.unwrap().router.groups.is_none());
+    let limited = with(&[&common[..], &groups, &[("topk_method", "noaux_tc")]].concat());
+    assert_eq!(limited.moe.unwrap().router.groups.unwrap().best.value, 2);
+}
+
+#[test]
+fn families_by_their_own_config_json() {
+    let chatglm = from_hf(
+        r#"{"model_type": "chatglm", "architectures": ["ChatGLMModel"], "num_layers": 2, "padded_vocab_size": 96,
+        "hidden_size": 32, "ffn_hidden_size": 48, "kv_channels": 8, "num_attention_heads": 4, "seq_length": 131072,
+        "multi_query_attention": true, "multi_query_group_num": 2, "add_qkv_bias": true, "rmsnorm": true,
+        "layernorm_epsilon": 1.5625e-07, "rope_ratio": 500, "add_bias_linear": false, "post_layer_norm": true}"#,
+        "{seq_length: 16}",
+    )
+    .model;
+    assert_eq!((chatglm.family, chatglm.num_query_groups.value, chatglm.seq_length.value), (Family::Glm, 2, 16));
+    assert_eq!(chatglm.max_position_embeddings.value, 131_072);
+    let turned = rope(&chatglm);
+    assert_eq!((turned.theta.value, turned.partial_rotary_factor.value), (5e6, 0.5));
+    assert!(turned.interleaved.value && chatglm.add_qkv_bias.value && !chatglm.attention_output_bias.value);
+
+    let deepseek_v2 = from_hf(
+        r#"{"model_type": "deepseek_v2", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 4,
+        "topk_group": 2, "topk_method": "group_limited_greedy", "n_shared_experts": 2, "moe_intermediate_size": 24,
+        "q_lora_rank": null, "routed_scaling_factor": 16.0, "norm_topk_prob": false, "first_k_dense_replace": 1}"#,
+        "{seq_length: 16}",
+    )
+    .model;
+    let router = deepseek_v2.moe.as_ref().unwrap().router.clone();
+    assert_eq!(router.groups.unwrap().best.value, 1, "a group counts by its best expert");
+    assert!(!router.normalize.value && router.bias_rate.is_none() && deepseek_v2.latent.unwrap().q_lora_rank.is_none());
+
+    let internlm2 = from_hf(
+        &hub(r#", "bias": false, "rope_scaling": {"type": "dynamic", "factor": 2.0}"#)
+            .replace("\"llama\"", "\"internlm2\"")
+            .replace("LlamaForCausalLM", "InternLM2ForCausalLM"),
+        "",
+    );
+    assert_eq!((internlm2.model.family, rope(&internlm2.model).theta.value), (Family::InternLm2, 1e6));
+
+    let baichuan = |more: &str| {
+        let text = hub(more).replace("\"llama\"", "\"baichuan\"").replace("LlamaForCausalLM", "BaichuanForCausalLM");
+        from_hf(&text.replace("96", "125696"), "").model
+    };
+    assert!(baichuan("").norm_head.value);
+    assert!(matches!(baichuan("").position_embedding.value, PositionEmbedding::Rope(_)));
 }

@@ -28,7 +28,9 @@ pub(super) fn check(report: &Report, m: &ModelConfig, moe: &Moe) {
         pair(report, &message, experts.span, "experts", moe.layers.span.or(m.num_layers.span), "no layer", help);
     }
     let score = moe.router.score;
-    if moe.router.bias_rate.is_some() && score.value == ScoreFunction::Softmax {
+    // A rule of Mcore models; the legacy ones have such a router.
+    let mcore = m.convention == Convention::Mcore;
+    if mcore && moe.router.bias_rate.is_some() && score.value == ScoreFunction::Softmax {
         let message = "a bias on the scores of experts needs scores that do not depend on each other";
         let help = "use `moe_router_score_function: sigmoid`, or `moe_router_enable_expert_bias: False`";
         let bias = moe.router.bias_rate.and_then(|b| b.span);

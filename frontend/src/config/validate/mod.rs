@@ -31,8 +31,30 @@ pub(super) fn check(report: &Report, config: &Config) {
     training(report, &config.optimizer, &config.wrapper, &config.model);
 }
 
+/// More layers than any model has: compiling them would take hours before memory runs out.
+const MOST_LAYERS: usize = 2000;
+
+/// More than any model has of anything; token ids and positions are 32 bits wide.
+const MOST_WIDE: usize = i32::MAX as usize;
+
+/// Sizes that only a slip of the keyboard can mean.
+fn sizes(report: &Report, m: &ModelConfig) {
+    let sizes = [
+        ("layers", &m.num_layers, MOST_LAYERS),
+        ("tokens in the vocabulary", &m.vocab_size, MOST_WIDE),
+        ("hidden elements", &m.hidden_size, MOST_WIDE),
+        ("elements in the feed-forward layer", &m.ffn_hidden_size, MOST_WIDE),
+        ("tokens in a sequence", &m.seq_length, MOST_WIDE),
+    ];
+    for (what, size, most) in sizes.into_iter().filter(|(_, size, most)| size.value > *most) {
+        let found = Diagnostic::error(&codes::OUT_OF_RANGE, format!("{} {what} are more than {most}", size.value));
+        report.push(report.mark(found.help("is there a digit too many?"), size.span, "too large"));
+    }
+}
+
 /// The rules of the model alone.
 fn model(report: &Report, m: &ModelConfig) {
+    sizes(report, m);
     let (heads, groups, hidden) = (&m.num_attention_heads, &m.num_query_groups, &m.hidden_size);
     if !heads.value.is_multiple_of(groups.value) {
         let message = format!("{} attention heads cannot share {} query groups evenly", heads.value, groups.value);
@@ -152,10 +174,13 @@ pub(super) fn mesh(
         let help = "write `use_seq_parallel: False`";
         pair(report, message, p.use_seq_parallel.span, "on", p.model_parallel.span, "one rank", help);
     }
-    if p.expert_parallel.value > p.data_parallel.value.saturating_mul(p.model_parallel.value) {
-        let message =
-            format!("`expert_parallel: {}` is more than data_parallel · model_parallel", p.expert_parallel.value);
-        let help = "experts are spread over the data and tensor parallel ranks of a stage";
+    let ranks = [&p.data_parallel, &p.model_parallel, &p.context_parallel];
+    if p.expert_parallel.value > ranks.into_iter().fold(1usize, |n, d| n.saturating_mul(d.value)) {
+        let message = format!(
+            "`expert_parallel: {}` is more than data_parallel · model_parallel · context_parallel",
+            p.expert_parallel.value
+        );
+        let help = "experts are spread over all ranks of a pipeline stage";
         pair(report, &message, p.expert_parallel.span, "experts", p.data_parallel.span, "ranks", help);
     }
 }

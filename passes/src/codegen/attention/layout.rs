@@ -1,13 +1,10 @@
-//! Sizes of blocks and of one worker's scratch.
+//! Sizes of blocks.
 
 use athanor_ir::target::CpuLevel;
 
 use super::AttentionSpec;
-use crate::codegen::emit::{Buf, Emit, Val};
+pub(super) use crate::codegen::scratch::Scratch;
 use crate::codegen::simd::Simd;
-
-/// More workers than any host has; bounds the static type of the scratch buffer.
-const MOST_WORKERS: usize = 4096;
 
 /// bf16 numbers in a row of a tile register, which is also the depth of a tile product and here the side of a block.
 pub(super) const DEPTH: usize = 32;
@@ -79,39 +76,5 @@ impl Plan {
     /// Shape of a transposed matrix of `rows` queries and `width` dims: panels of `wide` queries, each dim by dim.
     pub fn panels(&self, rows: usize, width: usize) -> Vec<usize> {
         vec![rows / self.wide, width, self.wide]
-    }
-}
-
-/// Lays out one worker's scratch.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    bytes: usize,
-}
-
-impl Scratch {
-    /// Reserves an f32 array and returns its first byte.
-    pub fn reserve(&mut self, dims: &[usize]) -> usize {
-        self.reserve_bytes(4 * dims.iter().product::<usize>())
-    }
-
-    /// Reserves bytes from a cache line on and returns the first.
-    pub fn reserve_bytes(&mut self, bytes: usize) -> usize {
-        let at = self.bytes;
-        self.bytes = (at + bytes).next_multiple_of(64);
-        at
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The kernel's scratch parameter.
-    pub fn buf(&self) -> Buf {
-        Buf::arg("scratch", &[self.bytes * MOST_WORKERS], "i8")
-    }
-
-    /// First byte of the scratch of the kernel's worker.
-    pub fn base(&self, e: &mut Emit) -> Val {
-        e.idx_c("muli", Val::Arg("worker"), self.bytes)
     }
 }

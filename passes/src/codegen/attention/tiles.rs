@@ -22,7 +22,7 @@ pub(super) struct Part {
 
 impl Scratch {
     /// Reserves an array.
-    pub fn part(&mut self, dims: &[usize], element: &'static str) -> Part {
+    pub(super) fn part(&mut self, dims: &[usize], element: &'static str) -> Part {
         let bytes = dims.iter().product::<usize>() * if element == "f32" { 4 } else { 2 };
         Part { buf: Buf { val: Val::Arg("part"), dims: dims.to_vec(), element }, at: self.reserve_bytes(bytes) }
     }

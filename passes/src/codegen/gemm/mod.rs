@@ -5,16 +5,19 @@
 //! while packing) use register-tiled vector kernels, bf16 ones on AMX use tiles.
 
 mod amx;
-mod amx_pack;
+mod grouped;
 mod pack;
+mod shift;
 mod text;
 mod vector;
+
+pub use grouped::{Form, GroupedSpec, generate_grouped};
 
 use athanor_ir::plan::{GemmSpec, MatRef};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{DType, Diagnostic, Result};
 
-use super::UNSUPPORTED_GEMM;
+use super::{Generated, UNSUPPORTED_GEMM};
 use super::llvm::KernelText;
 
 /// Upper bound on workers that the type of a scratch buffer allows for.
@@ -30,19 +33,9 @@ pub enum Epilogue {
     Residual(MatRef),
 }
 
-/// A generated product.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GeneratedGemm {
-    /// The kernel; its buffers are A, B, the residual if there is one, C, and the scratch.
-    pub text: KernelText,
-    /// Grid items: run all of `0..grid`.
-    pub grid: usize,
-    /// Scratch that each worker needs; the buffer holds this times the number of workers, 64-byte aligned.
-    pub scratch_bytes_per_worker: usize,
-}
-
-/// Generates the product `spec` for CPUs of `level`, exported as `symbol`.
-pub fn generate(spec: &GemmSpec, level: CpuLevel, symbol: &str) -> Result<GeneratedGemm> {
+/// Generates the product `spec` for CPUs of `level`, exported as `symbol`; its buffers are A, B, the residual if there is
+/// one, C, and the scratch, 64-byte aligned.
+pub fn generate(spec: &GemmSpec, level: CpuLevel, symbol: &str) -> Result<Generated> {
     generate_fused(spec, Epilogue::None, level, symbol)
 }
 
@@ -50,7 +43,7 @@ pub fn generate(spec: &GemmSpec, level: CpuLevel, symbol: &str) -> Result<Genera
 ///
 /// Supported: f32 × f32 → f32, and bf16 × bf16 or f16 × f16 → f32 or the same with f32 sums; any strides of A and B, C contiguous in one
 /// dim (with a residual: in its rows). Anything else is a `P0905`.
-pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symbol: &str) -> Result<GeneratedGemm> {
+pub fn generate_fused(spec: &GemmSpec, epilogue: Epilogue, level: CpuLevel, symbol: &str) -> Result<Generated> {
     let refuse = |why: &str| {
         Diagnostic::error(
             &UNSUPPORTED_GEMM,

@@ -84,6 +84,47 @@ pub fn pack_panel(
     }
 }
 
+/// Emits the packing of `rows.1` rows of A, contiguous along k, from `rows.0`: row after row, each `target.2` elements
+/// from the one before, widened to f32. Rows beyond the operand hold anything, and so does what is beyond `k_hi`.
+#[allow(clippy::too_many_arguments, reason = "the places of a copy: from, what, to")]
+pub fn pack_rows(
+    t: &mut Text,
+    lanes: usize,
+    side: Side,
+    source: (&str, &str),
+    (first, rows): (&Value, usize),
+    (k_lo, k_hi): (&Value, &Value),
+    (name, ty, stride): (&str, &str, usize),
+    target: &Value,
+) {
+    let reader = Reader { side, source, lanes };
+    let panels = Panels { memref: (name, ty), width: stride };
+    let last = t.index(side.extent - 1);
+    let depth = t.sub(k_hi, k_lo);
+    let whole = t.op(format_args!("arith.constant {lanes} : index"));
+    let rest = t.op(format_args!("arith.remui {depth}, {whole} : index"));
+    let whole = t.sub(&depth, &rest);
+    let ragged = !side.depth.is_multiple_of(lanes);
+    let zero = t.index(0);
+    for r in 0..rows {
+        let row = t.add_const(first, r);
+        let row = t.min(&row, &last);
+        let from = t.mul_const(&row, side.across);
+        let from = t.add(&from, k_lo);
+        let to = t.add_const(target, r * stride);
+        let copy = |t: &mut Text, k: &Value, count: Option<&Value>| {
+            let (from, to) = (t.add(&from, k), t.add(&to, k));
+            let vector = reader.load(t, &from, count);
+            store(t, panels, &to, &vector, lanes);
+        };
+        t.for_each(&zero, &whole, lanes, |t, k| copy(t, k, None));
+        if ragged {
+            let some = t.compare("ne", &rest, &zero);
+            t.when(&some, |t| copy(t, &whole, Some(&rest)));
+        }
+    }
+}
+
 /// Neighbours across are contiguous: vectors are copied.
 fn copy_panel(
     t: &mut Text,

@@ -96,6 +96,17 @@ impl Text {
         self.op(format_args!("arith.minui {a}, {b} : index"))
     }
 
+    /// The larger of two indices.
+    pub fn max(&mut self, a: &Value, b: &Value) -> Value {
+        self.op(format_args!("arith.maxui {a}, {b} : index"))
+    }
+
+    /// `a / b` with a constant, rounded down.
+    pub fn div_const(&mut self, a: &Value, b: usize) -> Value {
+        let b = self.index(b);
+        self.op(format_args!("arith.divui {a}, {b} : index"))
+    }
+
     /// `a·x + b·y + c`, the usual form of an offset.
     pub fn offset(&mut self, (x, a): (&Value, usize), (y, b): (&Value, usize)) -> Value {
         let left = self.mul_const(x, a);

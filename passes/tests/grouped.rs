@@ -1,0 +1,140 @@
+//! Products of experts against naive ones in f64, at every level, those that this machine lacks without their instructions.
+
+mod harness;
+
+use athanor_ir::DType;
+use athanor_ir::target::CpuLevel;
+use athanor_passes::codegen::Generated;
+use athanor_passes::codegen::gemm::{Form, GroupedSpec, generate_grouped};
+use athanor_passes::codegen::simd::Float;
+use harness::{Library, Tensor};
+
+/// Rows of each expert, and rows that none has.
+const LAYOUTS: [(&[usize], usize); 5] =
+    [(&[13, 0, 50, 7, 1], 0), (&[0, 0, 71, 0], 5), (&[29], 0), (&[0, 0, 0], 9), (&[3, 40, 0, 27, 31, 0, 0, 2], 17)];
+
+fn float(dtype: DType) -> Float {
+    if dtype == DType::BF16 { Float::Bf16 } else { Float::F32 }
+}
+
+struct Case {
+    spec: GroupedSpec,
+    offsets: Vec<i32>,
+    kernel: Generated,
+}
+
+fn cases(level: CpuLevel) -> Vec<Case> {
+    let mut all = vec![];
+    let dtypes = [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)];
+    let mut add = |spec: GroupedSpec, sizes: &[usize]| {
+        // At the AMX level only products of bf16 differ from the level below.
+        if level == CpuLevel::Amx && spec.operands == DType::F32 {
+            return;
+        }
+        let mut offsets = vec![0i32];
+        for size in sizes {
+            offsets.push(offsets.last().unwrap() + *size as i32);
+        }
+        let kernel = generate_grouped(&spec, level, &format!("grouped{}", all.len()));
+        all.push(Case { spec, offsets, kernel });
+    };
+    for (operands, result) in dtypes {
+        for form in [Form::Transposed, Form::Plain, Form::Weights] {
+            for (i, (sizes, unused)) in LAYOUTS.into_iter().enumerate() {
+                let (a_cols, c_cols) = [(32, 48), (19, 65), (37, 5), (64, 32), (700, 33)][i];
+                let (experts, rows) = (sizes.len(), sizes.iter().sum::<usize>() + unused);
+                let accumulate = i % 2 == 1;
+                add(GroupedSpec { form, experts, rows, a_cols, c_cols, operands, result, accumulate }, sizes);
+            }
+            // Several blocks of everything.
+            let sizes = [900, 3];
+            let deep = GroupedSpec {
+                form,
+                experts: 2,
+                rows: 903,
+                a_cols: 600,
+                c_cols: 1100,
+                operands,
+                result,
+                accumulate: false,
+            };
+            add(deep, &sizes);
+        }
+    }
+    all
+}
+
+/// The product in f64, with the sum of magnitudes of each element.
+fn reference(case: &Case, a: &[f64], b: &[f64], before: &[f64]) -> Vec<(f64, f64)> {
+    let GroupedSpec { form, experts, a_cols, c_cols, accumulate, .. } = case.spec;
+    let mut c: Vec<(f64, f64)> = before.iter().map(|x| if accumulate { (*x, x.abs()) } else { (0.0, 0.0) }).collect();
+    let mut add = |at: usize, term: f64| c[at] = (c[at].0 + term, c[at].1 + term.abs());
+    for e in 0..experts {
+        for r in case.offsets[e] as usize..case.offsets[e + 1] as usize {
+            for i in 0..a_cols {
+                for j in 0..c_cols {
+                    let x = a[r * a_cols + i];
+                    match form {
+                        Form::Transposed => add(r * c_cols + j, x * b[(e * c_cols + j) * a_cols + i]),
+                        Form::Plain => add(r * c_cols + j, x * b[(e * a_cols + i) * c_cols + j]),
+                        Form::Weights => add((e * a_cols + i) * c_cols + j, x * b[r * c_cols + j]),
+                    }
+                }
+            }
+        }
+    }
+    c
+}
+
+fn check(case: &Case, library: &Library, level: CpuLevel) {
+    let GroupedSpec { form, experts, rows, a_cols, c_cols, operands, result, accumulate, .. } = case.spec;
+    let (x, y) = (float(operands), float(result));
+    let stack = experts * a_cols * c_cols;
+    let (b_len, c_len) = if form == Form::Weights { (rows * c_cols, stack) } else { (stack, rows * c_cols) };
+    let (a, b) = (Tensor::random(x, rows * a_cols, 1), Tensor::random(x, b_len, 2));
+    let offsets = Tensor::ints(&case.offsets);
+    let start = || if accumulate { Tensor::random(y, c_len, 3) } else { Tensor::filled(y, c_len) };
+    let want = reference(case, &a.f64s(), &b.f64s(), &start().f64s());
+    let mut first: Option<Tensor> = None;
+    for workers in [1, 2, 7] {
+        let c = start();
+        library.run(&case.kernel, workers, &[&a, &b, &offsets, &c]);
+        for (i, (got, (want, scale))) in c.f64s().into_iter().zip(&want).enumerate() {
+            let rounding = if result == DType::BF16 { want.abs() / 256.0 } else { 0.0 };
+            assert!(
+                (got - want).abs() <= rounding + 1e-6 * scale,
+                "{level} {:?} {:?} by {workers}: element {i} is {got}, should be {want}",
+                case.spec,
+                case.offsets
+            );
+        }
+        assert!(*first.get_or_insert_with(|| c.clone()) == c, "{level} {:?}: the bits depend on the shares", case.spec);
+    }
+}
+
+fn check_level(level: CpuLevel) {
+    let cases = cases(level);
+    let kernels: Vec<Generated> = cases.iter().map(|c| c.kernel.clone()).collect();
+    let library = Library::build_anywhere(&kernels, level);
+    cases.iter().for_each(|case| check(case, &library, level));
+}
+
+#[test]
+fn portable_products_of_experts_match_f64() {
+    check_level(CpuLevel::Portable);
+}
+
+#[test]
+fn avx2_products_of_experts_match_f64() {
+    check_level(CpuLevel::Avx2);
+}
+
+#[test]
+fn avx512_products_of_experts_match_f64() {
+    check_level(CpuLevel::Avx512);
+}
+
+#[test]
+fn amx_products_of_experts_match_f64() {
+    check_level(CpuLevel::Amx);
+}

@@ -1,0 +1,43 @@
+//! What a run takes from the system: the arena of its plan, and little beside it.
+#![cfg(all(target_os = "linux", feature = "compiler"))]
+
+use athanor_runtime::metrics::memory::{BESIDE_ARENA, BESIDE_ARENA_WITH_LIBRARY};
+use std::path::Path;
+use std::process::Command;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn athanor(args: &[&str], dir: &Path) -> String {
+    let run = Command::new(env!("CARGO_BIN_EXE_athanor")).current_dir(ROOT).args(args).arg(dir).output().unwrap();
+    assert!(run.status.success(), "{args:?}: {}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).unwrap()
+}
+
+/// MiB before `word` on the line about memory.
+fn mib(line: &str, word: &str) -> f64 {
+    let before = line.split_once(word).unwrap_or_else(|| panic!("no {word:?} in {line:?}")).0;
+    before.trim_end().trim_end_matches(" MiB").rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// A w1-tiny with a vocabulary that makes an arena of some hundred MiB, trained from its plan: compiling is over and gone
+/// when memory is first looked at.
+#[test]
+fn the_process_grows_by_the_arena_and_a_stated_constant() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("plan");
+    let wide = ["--set", "load_checkpoint=", "--set", "model.model_config.vocab_size=65536", "--threads", "2", "-o"];
+    athanor(&[&["compile", "examples/w1_tiny.yaml"], &wide[..]].concat(), &plan);
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(plan.join("plan.json")).unwrap()).unwrap();
+    let arena = json["stages"][0]["arena_bytes"].as_u64().unwrap() as f64 / f64::from(1 << 20);
+    assert!(arena > 100.0, "{arena} MiB would say little");
+    for (args, most) in [(&["--no-library"][..], BESIDE_ARENA), (&[], BESIDE_ARENA_WITH_LIBRARY)] {
+        let out = ["train", plan.to_str().unwrap(), "--steps", "3"];
+        let text = athanor(&[&out[..], args, &["--output-dir"]].concat(), &dir.path().join("out"));
+        let line = text.lines().find(|l| l.starts_with("memory: ")).unwrap_or_else(|| panic!("{text}"));
+        let grown = mib(line, " at its peak") - mib(line, " before");
+        let most = most as f64 / f64::from(1 << 20);
+        // Every page of the arena is resident: the process cannot have grown by less.
+        assert!(grown >= arena - 0.5 && grown <= arena + most, "{line}: at most {most} MiB beside {arena:.1} MiB");
+        assert!((mib(line, " as planned") - arena).abs() < 0.1, "{line}");
+    }
+}
