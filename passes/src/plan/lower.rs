@@ -165,6 +165,31 @@ fn copy_addend(draft: &mut Draft<'_>, site: &Site, acc: Option<&(Place, TensorTy
     }
 }
 
+/// The product by the generated kernel, or by the library where that is faster, with the generated kernel for machines
+/// without it.
+fn gemm_kernel(
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+    spec: GemmSpec,
+    (flops, bytes): (u64, u64),
+) -> Result<usize> {
+    let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
+    let generated = kernels.get(format!("generated {spec:?}"), |table| {
+        let symbol = table.symbol("gemm");
+        let g = gemm::generate(&spec, options.level, &symbol)?;
+        let kind = KernelKind::Generated { symbol, grid: g.grid };
+        let kernel = Kernel { name: format!("{name} generated"), kind, flops, bytes };
+        Ok((kernel, g.scratch_bytes_per_worker * options.threads, Some(g.text)))
+    })?;
+    if !library_is_faster(options.level) {
+        return Ok(generated);
+    }
+    let scratch = kernels.scratch(generated);
+    kernels.get(format!("library {spec:?}"), |_| {
+        Ok((Kernel { name, kind: KernelKind::Gemm { spec, fallback: Some(generated) }, flops, bytes }, scratch, None))
+    })
+}
+
 /// Whether oneDNN 2.6 beats the generated kernel, as measured over the products of the w1 benchmark on two Sapphire Rapids
 /// cores (`athanor train examples/w1.yaml --profile`, with and without `--no-library`; `gemm_bench` for single products).
 ///
