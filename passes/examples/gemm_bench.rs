@@ -156,13 +156,7 @@ fn main() {
 }
 
 /// Median seconds of oneDNN and of ours.
-fn bench(
-    pool: &Pool,
-    library: Option<&OneDnn>,
-    spec: &GemmSpec,
-    generated: &Generated,
-    kernel: Kernel,
-) -> [f64; 2] {
+fn bench(pool: &Pool, library: Option<&OneDnn>, spec: &GemmSpec, generated: &Generated, kernel: Kernel) -> [f64; 2] {
     let a = buffer(spec.a.dtype, spec.m * spec.k, 1);
     let b = buffer(spec.b.dtype, spec.k * spec.n, 2);
     let zero = vec![Line([0; 8]); (spec.m * spec.n * spec.c.dtype.bytes()).div_ceil(64)];

@@ -81,7 +81,11 @@ impl Blocking {
         let kc = k.map_or(env("KC", 256), |k| even(k, env("KC", 256)));
         let panels = (env("NC", 512) / nr).clamp(1, n.div_ceil(nr));
         let strips = (env("MC", 144) / mr).clamp(1, m.div_ceil(mr));
-        let kept = if result != DType::F32 && k.is_none_or(|k| kc < k) { env("RC", 768).div_ceil(mr).min(m.div_ceil(mr)) } else { 0 };
+        let kept = if result != DType::F32 && k.is_none_or(|k| kc < k) {
+            env("RC", 768).div_ceil(mr).min(m.div_ceil(mr))
+        } else {
+            0
+        };
         let unroll = k.map_or(4, |k| turns(k, kc));
         Self { lanes, mr, nr, strip: mr, kc, panels, order: Order::PanelByPanel, strips, pack_a: true, unroll, kept }
     }
