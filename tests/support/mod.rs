@@ -39,7 +39,8 @@ pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
 }
 
 /// The tensors of a model as its functions take them: those of one projection of all experts in one, in their order, and
-/// Mixtral's under the common names. Names may have a prefix such as `grad.`.
+/// Mixtral's under the common names. Names may have a prefix such as `grad.`; an expert that no token went to has no
+/// gradient, which is one of zeros.
 pub fn stacked(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
     let mut out = HashMap::new();
     let mut experts: HashMap<String, Vec<(usize, Tensor)>> = HashMap::new();
@@ -60,14 +61,16 @@ pub fn stacked(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
             }
         }
     }
-    for (name, mut parts) in experts {
-        parts.sort_by_key(|(index, _)| *index);
-        assert!(parts.iter().enumerate().all(|(i, (index, _))| i == *index), "{name}: not all experts are there");
-        let ty = &parts[0].1.ty;
-        let dims: Vec<usize> = [parts.len()].into_iter().chain(ty.dims.iter().copied()).collect();
-        let ty = ty.with_dims(dims);
-        let bytes = parts.iter().flat_map(|(_, t)| t.bytes.iter().copied()).collect();
-        out.insert(name, Tensor { ty, bytes });
+    let count = experts.values().flatten().map(|(index, _)| index + 1).max().unwrap_or(0);
+    for (name, parts) in experts {
+        let ty = parts[0].1.ty.clone();
+        assert!(parts.len() == count || name.starts_with("grad."), "{name}: not all experts are there");
+        let mut bytes = Tensor::zeros(ty.with_dims([&[count], &ty.dims[..]].concat()));
+        let size = bytes.bytes.len() / count;
+        for (index, part) in parts {
+            bytes.bytes[index * size..][..size].copy_from_slice(&part.bytes);
+        }
+        out.insert(name, bytes);
     }
     out
 }

@@ -133,6 +133,7 @@ fn formula_and_module_agree_for_every_family() {
         "pad_token_id: 0",
     ];
     let experts = ["num_experts: 8", "num_experts_per_tok: 2", "moe_intermediate_size: 24", "n_group: 1"];
+    let first = ["first_k_dense_replace: 1"];
     for family in
         ["llama", "qwen2", "qwen3", "glm", "glm4", "telechat2", "telechat3", "baichuan", "internlm", "internlm2"]
     {
@@ -141,7 +142,7 @@ fn formula_and_module_agree_for_every_family() {
     }
     for family in ["mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v2", "deepseek_v3", "telechat3_moe"] {
         let kind = format!("model_type: {family}");
-        let found = model(&[&small[..], &experts, &[&kind, "head_dim: 8"]].concat());
+        let found = model(&[&small[..], &experts, &first, &[&kind, "head_dim: 8"]].concat());
         assert!(found.active < found.model, "{family}");
     }
     let switches = [
