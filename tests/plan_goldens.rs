@@ -6,22 +6,30 @@ mod support;
 use athanor_backends::cpu::features;
 use athanor_backends::cpu::reference::Tensor;
 use athanor_passes::compile::OptLevel;
-use support::device::{Compilation, Compiled};
+use support::device::{Compilation, Compiled, Run};
 use support::{config, golden, module, relative_error, run_spec, stacked, tensors};
 
 fn parity(name: &str) {
+    // Transformers reads the number of further tokens and does not train them.
+    check(name, &["mtp_num_layers: 0"], &[("loss", "loss")]);
+}
+
+/// The model in folder `name` with more lines of configuration; losses under our names and the reference's.
+fn check(name: &str, lines: &[&str], losses: &[(&str, &str)]) {
     let dir = golden("models").join(name);
     let reference = stacked(tensors(&dir.join("reference.safetensors")));
     let weights = stacked(tensors(&dir.join("model.safetensors")));
     let tokens = &reference["input_ids"];
     let [batch, seq] = tokens.ty.dims[..] else { panic!("input_ids are [b, s]") };
-    let config = config(&dir, seq, &["compute_dtype: float32", "mtp_num_layers: 0"]);
+    let lines: Vec<&str> = ["compute_dtype: float32"].iter().chain(lines).copied().collect();
+    let config = config(&dir, seq, &lines);
     let mut spec = run_spec(&config);
     spec.batch_size = batch;
+    let ones = || Tensor::from_f32(&[batch, seq], &vec![1.0; batch * seq]);
     let inputs = [
         ("tokens", tokens.bytes.clone()),
         ("labels", reference["labels"].bytes.clone()),
-        ("loss_mask", Tensor::from_f32(&[batch, seq], &vec![1.0; batch * seq]).bytes),
+        ("loss_mask", reference.get("loss_mask").cloned().unwrap_or_else(ones).bytes),
     ];
     let compiled = |opt: OptLevel, train: bool| {
         let how = Compilation { opt, level: features::detect(), train, threads: 2 };
@@ -37,14 +45,17 @@ fn parity(name: &str) {
             inputs.iter().for_each(|(name, bytes)| run.put(name, bytes));
             run
         };
-        let loss_is_right = |loss: f64| {
-            let off = relative_error(&[loss], &reference["loss"].to_f64());
-            assert!(off < 1e-6, "{what}: the loss {loss} is {off:.1e} off");
+        let losses_are_right = |run: &Run, program: &str| {
+            for (ours, theirs) in losses {
+                let loss = run.scalar(program, ours);
+                let off = relative_error(&[loss], &reference[*theirs].to_f64());
+                assert!(off < 1e-6, "{what}: {ours} {loss} is {off:.1e} off");
+            }
         };
 
         let mut forward = start(forward);
         forward.program("forward");
-        loss_is_right(forward.scalar("forward", "loss"));
+        losses_are_right(&forward, "forward");
         let logits = forward.result("forward", "logits");
         assert_eq!(logits.ty, reference["logits"].ty);
         let ours = logits.to_f64();
@@ -54,9 +65,9 @@ fn parity(name: &str) {
 
         let mut train = start(train);
         train.program("micro");
-        loss_is_right(train.scalar("micro", "loss"));
+        losses_are_right(&train, "micro");
         let grads: Vec<&String> = reference.keys().filter(|k| k.starts_with("grad.")).collect();
-        let trained = weights.keys().filter(|k| !k.ends_with("e_score_correction_bias")).count();
+        let trained = weights.keys().filter(|w| !w.ends_with("e_score_correction_bias")).count();
         assert_eq!(grads.len(), trained, "{name}: one gradient for each weight");
         for grad in grads {
             let off = relative_error(&train.buffer(grad).to_f64(), &reference[grad].to_f64());
@@ -108,4 +119,13 @@ fn deepseek_v3() {
 #[test]
 fn deepseek_v3_with_an_extended_context() {
     parity("deepseek_v3_yarn");
+}
+
+/// Two losses over the vocabulary, a balance loss, and experts behind both.
+#[test]
+fn deepseek_v3_with_a_further_token_and_a_balance_loss() {
+    let lines = ["mtp_num_layers: 1", "mtp_loss_factor: 0.3", "moe_router_load_balancing_type: seq_aux_loss"];
+    let lines: Vec<&str> = lines.into_iter().chain(["moe_aux_loss_coeff: 0.01"]).collect();
+    let losses = [("loss", "total"), ("lm_loss", "lm_loss"), ("mtp_loss", "mtp_loss"), ("aux_loss", "aux_paper")];
+    check("deepseek_v3_mtp", &lines, &losses);
 }

@@ -1,5 +1,6 @@
 //! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
 
+pub mod alibi;
 pub mod diag;
 pub mod element;
 pub mod experts;

@@ -129,6 +129,8 @@ pub enum Op {
         scale: F64,
         /// Position i sees positions ≤ i only.
         causal: bool,
+        /// The score of query i and key j is increased by slope·(j − i), with a slope for each head ([`crate::alibi`]).
+        alibi: bool,
     },
     /// (q, k, v, out, lse, dout) → (dq, dk, dv).
     AttentionGrad {
@@ -136,6 +138,8 @@ pub enum Op {
         scale: F64,
         /// As in the forward op.
         causal: bool,
+        /// As in the forward op.
+        alibi: bool,
     },
     /// (logits […, v], labels i32 […]) → (loss f32 […], lse f32 […]): lse − logit\[label\].
     CrossEntropy,

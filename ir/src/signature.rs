@@ -149,9 +149,14 @@ impl Op {
             }
             Self::RopeTable { .. } => of(vec![], vec!["sd", "sd"], ""),
             Self::Rope { .. } => of(vec!["bsnd", "sr", "sr"], vec!["bsnd"], "dr"),
-            Self::Attention { .. } => of(vec!["bsnd", "btgd", "btge"], vec!["bsne", "bns"], "tde"),
-            Self::AttentionGrad { .. } => {
-                of(vec!["bsnd", "btgd", "btge", "bsne", "bns", "bsne"], vec!["bsnd", "btgd", "btge"], "tde")
+            // With slopes by head, a head must know which one it is.
+            Self::Attention { alibi, .. } => {
+                let whole = if *alibi { "tdeng" } else { "tde" };
+                of(vec!["bsnd", "btgd", "btge"], vec!["bsne", "bns"], whole)
+            }
+            Self::AttentionGrad { alibi, .. } => {
+                let whole = if *alibi { "tdeng" } else { "tde" };
+                of(vec!["bsnd", "btgd", "btge", "bsne", "bns", "bsne"], vec!["bsnd", "btgd", "btge"], whole)
             }
             Self::CrossEntropy | Self::CrossEntropyGrad => {
                 let logits = letters(ins[0].rank());

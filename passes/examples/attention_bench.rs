@@ -85,6 +85,7 @@ fn main() {
         v_head_dim: 64,
         scale: 0.125,
         causal: true,
+        alibi: false,
         dtype,
     };
     let kernels = [forward(&spec, level, "fwd"), backward(&spec, level, "bwd")];

@@ -56,7 +56,8 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let operands = if args.first().is_some_and(|a| a == "bf16") { DType::BF16 } else { DType::F32 };
     let threads = args.get(1).and_then(|t| t.parse().ok()).unwrap_or(2);
-    let shape: Vec<usize> = args.get(2).map_or("8192,512,1024", |s| s).split(',').filter_map(|d| d.parse().ok()).collect();
+    let shape: Vec<usize> =
+        args.get(2).map_or("8192,512,1024", |s| s).split(',').filter_map(|d| d.parse().ok()).collect();
     let [rows, input, output] = shape[..] else { panic!("ROWS,IN,OUT") };
     let level = features::detect();
     let pool = Pool::new(threads).expect("threads");

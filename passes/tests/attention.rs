@@ -17,7 +17,8 @@ struct Reference {
 }
 
 fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Reference {
-    let AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, .. } = *spec;
+    let AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, .. } = *spec;
+    let slopes = if alibi { athanor_ir::alibi::slopes(heads) } else { vec![0.0; heads] };
     let at = |b: usize, s: usize, h: usize, n: usize, w: usize| ((b * seq + s) * n + h) * w;
     let mut r = Reference {
         out: vec![0.0; batch * seq * heads * e],
@@ -31,7 +32,10 @@ fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]
         let keys = if causal { i + 1 } else { seq };
         let (qi, oi) = (at(b, i, h, heads, d), at(b, i, h, heads, e));
         let scores: Vec<f64> = (0..keys)
-            .map(|j| scale * (0..d).map(|x| q[qi + x] * k[at(b, j, g, kv_heads, d) + x]).sum::<f64>())
+            .map(|j| {
+                let product: f64 = (0..d).map(|x| q[qi + x] * k[at(b, j, g, kv_heads, d) + x]).sum();
+                scale * product + slopes[h] * (j as f64 - i as f64)
+            })
             .collect();
         let max = scores.iter().copied().fold(f64::MIN, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
@@ -61,7 +65,8 @@ fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]
 
 fn spec(batch: usize, seq: usize, (heads, kv_heads): (usize, usize), (d, e): (usize, usize)) -> AttentionSpec {
     let scale = 1.3 / (d as f64).sqrt();
-    AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal: true, dtype: Float::F32 }
+    let (causal, alibi, dtype) = (true, false, Float::F32);
+    AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, dtype }
 }
 
 /// Runs both kernels on the worker counts given and compares with the reference.
@@ -121,8 +126,19 @@ fn f32_matches_the_definition() {
         check(&spec(1, 130, (2, 1), (64, 64)), level);
         check(&spec(1, 257, (3, 3), (24, 40)), level);
         check(&spec(1, 33, (6, 2), (192, 128)), level);
+        check(&spec(2, 40, (2, 2), (96, 64)), level);
         check(&AttentionSpec { causal: false, ..spec(1, 77, (2, 2), (32, 48)) }, level);
         check(&AttentionSpec { causal: false, ..spec(2, 64, (2, 1), (20, 256)) }, level);
+    }
+}
+
+/// Heads that are and are not a power of two, over several blocks, and values narrower than keys.
+#[test]
+fn scores_with_slopes_match_the_definition() {
+    for level in levels() {
+        check(&AttentionSpec { alibi: true, ..spec(1, 150, (5, 5), (24, 16)) }, level);
+        check(&AttentionSpec { alibi: true, dtype: Float::Bf16, ..spec(1, 70, (4, 2), (16, 16)) }, level);
+        check(&AttentionSpec { alibi: true, causal: false, ..spec(1, 77, (2, 1), (32, 32)) }, level);
     }
 }
 

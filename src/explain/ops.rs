@@ -144,8 +144,11 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "layer_norm_grad" => (Op::LayerNormGrad { eps: one }, vec![3, 1, 3], vec![3, 1, 1]),
         "rope_table" => (Op::RopeTable { inv_freq: vec![one; 2], scale: one }, vec![], vec![2, 2]),
         "rope" => (Op::Rope { interleaved: false, inverse: false }, vec![4, 2, 2], vec![4]),
-        "attention" => (Op::Attention { scale: one, causal: true }, vec![4, 4, 4], vec![4, 3]),
-        "attention_grad" => (Op::AttentionGrad { scale: one, causal: true }, vec![4, 4, 4, 4, 3, 4], vec![4, 4, 4]),
+        "attention" => (Op::Attention { scale: one, causal: true, alibi: false }, vec![4, 4, 4], vec![4, 3]),
+        "attention_grad" => {
+            let op = Op::AttentionGrad { scale: one, causal: true, alibi: false };
+            (op, vec![4, 4, 4, 4, 3, 4], vec![4, 4, 4])
+        }
         "cross_entropy" => (Op::CrossEntropy, vec![2, 1], vec![1, 1]),
         "cross_entropy_grad" => (Op::CrossEntropyGrad, vec![2, 1, 1, 1], vec![2]),
         "route" => {

@@ -40,7 +40,7 @@ impl Net<'_> {
         };
         let (q, k) = (self.rotate(q, rope), self.rotate(k, rope));
         let scale = m.softmax_scale.map_or_else(|| (width as f64).sqrt().recip(), |s| s.value);
-        let out = self.b.many(Op::Attention { scale: F64(scale), causal: true }, &[q, k, v])[0];
+        let out = self.b.many(Op::Attention { scale: F64(scale), causal: true, alibi: false }, &[q, k, v])[0];
         self.b.reshape(out, &[b, s, heads * width])
     }
 }

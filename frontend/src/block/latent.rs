@@ -42,7 +42,7 @@ impl Net<'_> {
         let key = self.b.broadcast(key, &[0, 1, 3], &[b, s, heads, rotated]);
         let k = self.b.many(Op::Concat { dim: 3 }, &[plain, key])[0];
 
-        let op = Op::Attention { scale: F64(l.softmax_scale.value), causal: true };
+        let op = Op::Attention { scale: F64(l.softmax_scale.value), causal: true, alibi: false };
         let out = self.b.many(op, &[q, k, v])[0];
         let out = self.b.reshape(out, &[b, s, heads * v_dim]);
         let init = self.normal_before_residual();

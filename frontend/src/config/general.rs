@@ -145,10 +145,6 @@ fn refuse_switches(top: &mut Section<'_>) {
             top.not_supported(on.span, what, &format!("write `{key}: False`"));
         }
     }
-    if let Some(field) = top.field("grouped_lr_schedule") {
-        let help = "use one `lr_schedule` for all parameters";
-        top.not_supported(Some(field.key_span), "a learning rate per group of parameters", help);
-    }
     if let Some(field) = top.field("checkpoint") {
         let help = "use load_checkpoint, resume_training and the CheckpointMonitor callback";
         top.not_supported(Some(field.key_span), "the `checkpoint` section", help);

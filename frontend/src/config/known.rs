@@ -146,11 +146,6 @@ const SECTIONS: &[(&str, &str)] = &[
           type loss_scale_value scale_factor scale_window",
     ),
     (
-        "grouped_lr_schedule",
-        "\
-          default grouped",
-    ),
-    (
         "train_dataset",
         "\
           data_loader batch_size input_columns output_columns column_order construct_args_key num_parallel_workers \

@@ -307,7 +307,10 @@ irdl.dialect @nn {
     %causal_0 = irdl.is false
     %causal_1 = irdl.is true
     %causal = irdl.any_of(%causal_0, %causal_1)
-    irdl.attributes {"scale" = %scale, "causal" = %causal}
+    %alibi_0 = irdl.is false
+    %alibi_1 = irdl.is true
+    %alibi = irdl.any_of(%alibi_0, %alibi_1)
+    irdl.attributes {"scale" = %scale, "causal" = %causal, "alibi" = %alibi}
   }
   irdl.operation @attention_grad {
     %operand_0 = irdl.base "!builtin.tensor"
@@ -325,7 +328,10 @@ irdl.dialect @nn {
     %causal_0 = irdl.is false
     %causal_1 = irdl.is true
     %causal = irdl.any_of(%causal_0, %causal_1)
-    irdl.attributes {"scale" = %scale, "causal" = %causal}
+    %alibi_0 = irdl.is false
+    %alibi_1 = irdl.is true
+    %alibi = irdl.any_of(%alibi_0, %alibi_1)
+    irdl.attributes {"scale" = %scale, "causal" = %causal, "alibi" = %alibi}
   }
   irdl.operation @cross_entropy {
     %operand_0 = irdl.base "!builtin.tensor"

@@ -77,9 +77,10 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("interleaved", Field::Bool(*interleaved));
             see("inverse", Field::Bool(*inverse));
         }
-        Op::Attention { scale, causal } | Op::AttentionGrad { scale, causal } => {
+        Op::Attention { scale, causal, alibi } | Op::AttentionGrad { scale, causal, alibi } => {
             see("scale", Field::Float(scale.0));
             see("causal", Field::Bool(*causal));
+            see("alibi", Field::Bool(*alibi));
         }
         Op::AdamW { beta1, beta2, eps, decay } => {
             see("beta1", Field::Float(beta1.0));
@@ -126,8 +127,10 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "layer_norm_grad" => Op::LayerNormGrad { eps: f.float("eps")? },
         "rope_table" => Op::RopeTable { inv_freq: f.floats("inv_freq")?, scale: f.float("scale")? },
         "rope" => Op::Rope { interleaved: f.bool("interleaved")?, inverse: f.bool("inverse")? },
-        "attention" => Op::Attention { scale: f.float("scale")?, causal: f.bool("causal")? },
-        "attention_grad" => Op::AttentionGrad { scale: f.float("scale")?, causal: f.bool("causal")? },
+        "attention" => Op::Attention { scale: f.float("scale")?, causal: f.bool("causal")?, alibi: f.bool("alibi")? },
+        "attention_grad" => {
+            Op::AttentionGrad { scale: f.float("scale")?, causal: f.bool("causal")?, alibi: f.bool("alibi")? }
+        }
         "cross_entropy" => Op::CrossEntropy,
         "cross_entropy_grad" => Op::CrossEntropyGrad,
         "route" => Op::Route {
@@ -208,8 +211,8 @@ pub(super) fn samples() -> Vec<Op> {
         Op::LayerNormGrad { eps: one },
         Op::RopeTable { inv_freq: vec![one], scale: one },
         Op::Rope { interleaved: false, inverse: false },
-        Op::Attention { scale: one, causal: true },
-        Op::AttentionGrad { scale: one, causal: true },
+        Op::Attention { scale: one, causal: true, alibi: false },
+        Op::AttentionGrad { scale: one, causal: true, alibi: false },
         Op::CrossEntropy,
         Op::CrossEntropyGrad,
         Op::Route { k: 1, groups: 1, group_k: 1, group_top: 1, mask: RouteMask::Zero },

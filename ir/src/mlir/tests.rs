@@ -181,8 +181,8 @@ fn any_op() -> impl Strategy<Value = Op> {
             Op::LayerNormGrad { .. } => Op::LayerNormGrad { eps: f[0] },
             Op::RopeTable { .. } => Op::RopeTable { inv_freq: f[..v.len().min(4)].to_vec(), scale: f[0] },
             Op::Rope { .. } => Op::Rope { interleaved: b[0], inverse: b[1] },
-            Op::Attention { .. } => Op::Attention { scale: f[0], causal: b[0] },
-            Op::AttentionGrad { .. } => Op::AttentionGrad { scale: f[0], causal: b[0] },
+            Op::Attention { .. } => Op::Attention { scale: f[0], causal: b[0], alibi: b[1] },
+            Op::AttentionGrad { .. } => Op::AttentionGrad { scale: f[0], causal: b[0], alibi: b[1] },
             Op::AdamW { .. } => Op::AdamW { beta1: f[0], beta2: f[1], eps: f[2], decay: f[3] },
             other => other,
         }

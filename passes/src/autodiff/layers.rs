@@ -41,7 +41,7 @@ pub(super) fn rope(back: &mut Backward<'_>, interleaved: bool, inverse: bool, no
     Ok(())
 }
 
-pub(super) fn attention(back: &mut Backward<'_>, scale: F64, causal: bool, node: &Node) -> Result<()> {
+pub(super) fn attention(back: &mut Backward<'_>, (scale, causal, alibi): (F64, bool, bool), node: &Node) -> Result<()> {
     let [out, lse] = [node.outputs[0], node.outputs[1]];
     let (Some(dout), None) = (back.grad(out), back.grad(lse)) else {
         return no_derivative(node, " through its log-sum-exp");
@@ -49,7 +49,7 @@ pub(super) fn attention(back: &mut Backward<'_>, scale: F64, causal: bool, node:
     let dtype = back.b.ty(out).dtype;
     let dout = back.b.cast(dout, dtype);
     let inputs: Vec<ValueId> = node.inputs.iter().copied().chain([out, lse, dout]).collect();
-    let grads = back.b.many(Op::AttentionGrad { scale, causal }, &inputs);
+    let grads = back.b.many(Op::AttentionGrad { scale, causal, alibi }, &inputs);
     add_each(back, &node.inputs, &grads);
     Ok(())
 }

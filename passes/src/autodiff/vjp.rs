@@ -28,7 +28,7 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         Op::RmsNorm { eps } => layers::norm(back, Op::RmsNormGrad { eps: *eps }, node, dy),
         Op::LayerNorm { eps } => layers::norm(back, Op::LayerNormGrad { eps: *eps }, node, dy),
         Op::Rope { interleaved, inverse } => layers::rope(back, *interleaved, *inverse, node, dy)?,
-        Op::Attention { scale, causal } => layers::attention(back, *scale, *causal, node)?,
+        Op::Attention { scale, causal, alibi } => layers::attention(back, (*scale, *causal, *alibi), node)?,
         Op::CrossEntropy => layers::cross_entropy(back, node),
         Op::Pick => experts::pick(back, node, dy),
         Op::Dispatch { .. } => experts::dispatch(back, node, dy),

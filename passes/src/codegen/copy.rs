@@ -66,10 +66,12 @@ impl Part {
     fn grid_dims(&self) -> usize {
         let mut items = 1;
         let lead = &self.dims[..self.dims.len() - 1];
-        lead.iter().position(|n| {
-            items *= n;
-            items >= ITEMS
-        }).map_or(lead.len(), |i| i + 1)
+        lead.iter()
+            .position(|n| {
+                items *= n;
+                items >= ITEMS
+            })
+            .map_or(lead.len(), |i| i + 1)
     }
 }
 

@@ -180,11 +180,8 @@ fn id_of(e: &mut Emit, ids: &Buf, at: &[Val], n: usize) -> (Val, Val) {
 
 /// Elements by id. Buffers: x `[T,n]`, ids i32 `[T,k]` → out `[T,k]`. A grid item is a row; an id outside it gives 0.
 pub fn pick(spec: &PickSpec, symbol: &str) -> Generated {
-    // Bits are moved: where branches join, LLVM would take a bf16 through f32 and a library function.
-    let bits = match spec.dtype {
-        Float::F32 => "i32",
-        Float::Bf16 | Float::F16 => "i16",
-    };
+    // Bits are moved: where branches join, LLVM would take a narrow type through f32 and a library function.
+    let bits = if spec.dtype == Float::F32 { "i32" } else { "i16" };
     let x = Buf::arg("x", &[spec.rows, spec.n], bits);
     let ids = Buf::arg("ids", &[spec.rows, spec.k], "i32");
     let out = Buf::arg("out", &[spec.rows, spec.k], bits);

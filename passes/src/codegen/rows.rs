@@ -166,9 +166,8 @@ const UNROLL: usize = 4;
 pub fn combine_dot(spec: &RowsSpec, level: CpuLevel, symbol: &str) -> Generated {
     let simd = Simd::of(level);
     let (y, rows, dout) = (spec.sorted("y"), spec.slots("rows", "i32"), spec.of_tokens("dout"));
-    // Rounded as bits: where branches join, LLVM would take a bf16 through f32 and a library function.
-    let narrow = spec.dtype != Float::F32;
-    let dw = spec.slots("dw", if narrow { "i16" } else { "f32" });
+    // Rounded as bits: where branches join, LLVM would take a narrow type through f32 and a library function.
+    let dw = spec.slots("dw", if spec.dtype == Float::F32 { "f32" } else { "i16" });
     let mut e = Emit::default();
     e.func(symbol, false, &[&y, &rows, &dout, &dw], &["lo", "hi", "worker"], |e| {
         let (zero, k, end) = (e.index(0), e.index(spec.k), e.index(spec.rows));
@@ -178,15 +177,17 @@ pub fn combine_dot(spec: &RowsSpec, level: CpuLevel, symbol: &str) -> Generated 
                 let kept = e.test("ult", row, end);
                 let nothing = e.val("arith.constant 0.0 : f32");
                 let sum = e.amend(kept, &[nothing], "f32", |e| vec![dot(e, &simd, spec.hidden, (&y, row), (&dout, t))]);
-                let value = if narrow {
-                    let one = simd.narrowed(1).broadcast(e, sum[0]);
-                    let short =
-                        if spec.dtype == Float::F16 { simd.round_f16(e, one, 1) } else { simd.round_bf16(e, one, 1) };
-                    let ty = spec.dtype.name();
-                    let bits = e.val(format_args!("arith.bitcast {short} : vector<1x{ty}> to vector<1xi16>"));
-                    e.val(format_args!("vector.extract {bits}[0] : i16 from vector<1xi16>"))
-                } else {
-                    sum[0]
+                let one = simd.narrowed(1).broadcast(e, sum[0]);
+                let value = match spec.dtype {
+                    Float::F32 => sum[0],
+                    Float::Bf16 => {
+                        let short = simd.round_bf16(e, one, 1);
+                        bits_of(e, short, "bf16")
+                    }
+                    Float::F16 => {
+                        let short = simd.round_f16(e, one, 1);
+                        bits_of(e, short, "f16")
+                    }
                 };
                 e.store(value, &dw, &[t, j]);
             });
@@ -194,6 +195,12 @@ pub fn combine_dot(spec: &RowsSpec, level: CpuLevel, symbol: &str) -> Generated 
     });
     let text = KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 4 };
     Generated { text, grid: spec.tokens, scratch_bytes_per_worker: 0 }
+}
+
+/// The bits of the only lane of `x`.
+fn bits_of(e: &mut Emit, x: Val, element: &str) -> Val {
+    let bits = e.val(format_args!("arith.bitcast {x} : vector<1x{element}> to vector<1xi16>"));
+    e.val(format_args!("vector.extract {bits}[0] : i16 from vector<1xi16>"))
 }
 
 /// The product of two rows of `width`.

@@ -69,9 +69,10 @@ fn concat(
                 Part { elements, dims, src: vec![run(t), 1], dst: vec![run(out), 1], from: 0, to: to - run(t) }
             })
             .collect();
-        let kernel = generated(kernels, options, site, (format!("join {parts:?} {}", out.dtype), "concat"), |symbol| {
-            copy::join(&parts, out.elements(), bytes, options.level, symbol)
-        })?;
+        let kernel =
+            generated(kernels, options, site, (format!("join {parts:?} {}", out.dtype), "concat"), |symbol| {
+                copy::join(&parts, out.elements(), bytes, options.level, symbol)
+            })?;
         draft.run(site.index, kernels, kernel, site.inputs.clone(), site.outputs.clone());
         return Ok(true);
     }

@@ -1,6 +1,6 @@
 //! Which products of experts have a kernel, and with which operands.
 
-use athanor_ir::signature::parse_einsum;
+use athanor_ir::experts::parse_grouped;
 use athanor_ir::types::TensorType;
 
 use crate::codegen::gemm::{Form, GroupedSpec};
@@ -14,7 +14,7 @@ pub fn as_grouped(
     c: &TensorType,
     accumulate: bool,
 ) -> Option<(GroupedSpec, bool)> {
-    let [la, lb, lc] = parse_einsum(spec).ok()?;
+    let (_, [la, lb, lc]) = parse_grouped(spec).ok()?;
     let (form, swapped) = match (&la[..], &lb[..], &lc[..]) {
         (['r', k], ['e', n2, k2], ['r', n]) if (k, n) == (k2, n2) => (Form::Transposed, false),
         (['r', k], ['e', k2, n2], ['r', n]) if (k, n) == (k2, n2) => (Form::Plain, false),

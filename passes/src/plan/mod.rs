@@ -3,6 +3,7 @@
 pub mod arena;
 mod copies;
 mod experts;
+mod grouped;
 pub mod layout;
 mod lower;
 mod matrix;

@@ -23,8 +23,7 @@ pub(super) fn lower(
     if !run || inner == 1 {
         return Ok(false);
     }
-    let spec =
-        ReduceSpec { kind, outer: size(&x.dims[..*first]), mid: size(&x.dims[*first..=*last]), inner, from, to };
+    let spec = ReduceSpec { kind, outer: size(&x.dims[..*first]), mid: size(&x.dims[*first..=*last]), inner, from, to };
     let kernel = generated(kernels, options, site, (format!("{spec:?}"), "reduce"), |symbol| {
         reduce(&spec, options.level, symbol)
     })?;

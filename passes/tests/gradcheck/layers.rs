@@ -56,9 +56,9 @@ proptest! {
 
     #[test]
     fn attention(b in 1..3usize, s in 1..5usize, g in 1..3usize, per in 1..3usize, d in 1..4usize, e in 1..4usize,
-                 causal: bool, scale in 0.2..1.5f64, seed: u64) {
+                 causal: bool, alibi: bool, scale in 0.2..1.5f64, seed: u64) {
         Case::new(&[&[b, s, g * per, d], &[b, s, g, d], &[b, s, g, e]], seed)
-            .check(|b, x| vec![b.many(Op::Attention { scale: F64(scale), causal }, x)[0]]);
+            .check(|b, x| vec![b.many(Op::Attention { scale: F64(scale), causal, alibi }, x)[0]]);
     }
 
     #[test]

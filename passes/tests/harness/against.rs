@@ -102,7 +102,11 @@ fn compare(op: &Op, args: &[Arg], want: &[Value], kernel: impl Fn(CpuLevel) -> G
             let outs: Vec<Tensor> = want
                 .iter()
                 .map(|w| {
-                    let float = if w.ty.dtype == DType::BF16 { Float::Bf16 } else { Float::F32 };
+                    let float = match w.ty.dtype {
+                        DType::BF16 => Float::Bf16,
+                        DType::F16 => Float::F16,
+                        _ => Float::F32,
+                    };
                     Tensor::filled(float, w.ty.elements())
                 })
                 .collect();
@@ -112,6 +116,7 @@ fn compare(op: &Op, args: &[Arg], want: &[Value], kernel: impl Fn(CpuLevel) -> G
                 let (found, bound) = match w.ty.dtype {
                     DType::I32 => (got.i32s().into_iter().map(f64::from).collect(), 0.0),
                     DType::BF16 => (got.f64s(), 1.0 / 256.0 + 1e-6),
+                    DType::F16 => (got.f64s(), 1.0 / 2048.0 + 1e-6),
                     _ => (got.f64s(), 1e-6),
                 };
                 for (i, (w, g)) in w.to_f64().iter().zip(found).enumerate() {

@@ -42,7 +42,8 @@ pub fn without_tiles(text: &KernelText) -> KernelText {
         match words[..] {
             [result, "=", "amx.tile_zero", ..] => {
                 number(false);
-                let _ = writeln!(out, "func.call @{}_zero(%sums_of_tiles, {result}) : ({sums}, index) -> ()", text.symbol);
+                let _ =
+                    writeln!(out, "func.call @{}_zero(%sums_of_tiles, {result}) : ({sums}, index) -> ()", text.symbol);
             }
             [result, "=", "amx.tile_load", ..] => {
                 let a = Access::of(line, " into ");
@@ -86,9 +87,13 @@ pub fn without_tiles(text: &KernelText) -> KernelText {
     for (i, (stores, ty, half)) in functions.iter().enumerate() {
         let (tiles, vector) = if *half { (&halves, "vector<32xbf16>") } else { (&sums, "vector<16xf32>") };
         let copy = if *stores {
-            format!("%v = vector.load %t[%n, %r, %c0] : {tiles}, {vector}\nvector.store %v, %m[%i, %col] : {ty}, {vector}")
+            format!(
+                "%v = vector.load %t[%n, %r, %c0] : {tiles}, {vector}\nvector.store %v, %m[%i, %col] : {ty}, {vector}"
+            )
         } else {
-            format!("%v = vector.load %m[%i, %col] : {ty}, {vector}\nvector.store %v, %t[%n, %r, %c0] : {tiles}, {vector}")
+            format!(
+                "%v = vector.load %m[%i, %col] : {ty}, {vector}\nvector.store %v, %t[%n, %r, %c0] : {tiles}, {vector}"
+            )
         };
         let params = format!("%m: {ty}, %row: index, %col: index, %t: {tiles}, %n: index");
         let body = format!("%i = arith.addi %row, %r : index\n{copy}");

@@ -27,7 +27,7 @@ module attributes {nn.level = "model"} {
     %2 = "nn.reshape"(%1) : (tensor<1x3x4xf32>) -> tensor<1x3x1x4xf32>
     %cos, %sin = "nn.rope_table"() {inv_freq = array<f64: 1.0, 0.01>, scale = 1.0 : f64} : () -> (tensor<3x2xf32>, tensor<3x2xf32>)
     %3 = "nn.rope"(%2, %cos, %sin) {interleaved = false, inverse = false} : (tensor<1x3x1x4xf32>, tensor<3x2xf32>, tensor<3x2xf32>) -> tensor<1x3x1x4xf32>
-    %4:2 = "nn.attention"(%3, %3, %3) {causal = true, scale = 0.5 : f64} : (tensor<1x3x1x4xf32>, tensor<1x3x1x4xf32>, tensor<1x3x1x4xf32>) -> (tensor<1x3x1x4xf32>, tensor<1x1x3xf32>)
+    %4:2 = "nn.attention"(%3, %3, %3) {alibi = false, causal = true, scale = 0.5 : f64} : (tensor<1x3x1x4xf32>, tensor<1x3x1x4xf32>, tensor<1x3x1x4xf32>) -> (tensor<1x3x1x4xf32>, tensor<1x1x3xf32>)
     %5 = "nn.reshape"(%4#0) : (tensor<1x3x1x4xf32>) -> tensor<1x3x4xf32>
     %6:2 = "nn.cross_entropy"(%5, %ids) : (tensor<1x3x4xf32>, tensor<1x3xi32>) -> (tensor<1x3xf32>, tensor<1x3xf32>)
     %7 = "nn.reduce"(%6#0) {kind = "sum", dims = array<i64: 0, 1>} : (tensor<1x3xf32>) -> tensor<f32>

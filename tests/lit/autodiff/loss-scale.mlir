@@ -2,7 +2,7 @@
 
 // Gradients are those of the loss times the scale, which is given with each step; the loss itself is not scaled.
 // CHECK-LABEL: func.func @micro(
-// CHECK: %[[SCALE:.*]]: tensor<f32> {nn.name = "loss_scale", nn.role = "input"})
+// CHECK: %[[SCALE:.*]]: tensor<f32> {nn.name = "loss_scale", nn.role = "input"}
 // CHECK: %[[LOSS:.*]] = "nn.reduce"
 // CHECK: %[[ONE:.*]] = "nn.constant"() {value = 1.000000e+00 : f64} : () -> tensor<f32>
 // CHECK: %[[SEED:.*]] = "nn.mul"(%[[ONE]], %[[SCALE]])

@@ -1,6 +1,6 @@
 // RUN: not athanor opt --passes optimizer %s 2>&1 | FileCheck %s
 // CHECK: P0202
-// CHECK-SAME: in parts of 3 rows
+// CHECK: in parts of 3 rows
 module attributes {nn.run = {optimizer = {
     type = "Muon", momentum = 0.95, nesterov = true, coefficients = [[2.0, -1.5, 0.5]], norm_eps = 1.0e-7,
     adamw = {beta1 = 0.9, beta2 = 0.95, eps = 1.0e-8, weight_decay = 0.1},

@@ -3,13 +3,14 @@
 // A scaled loss: the norm is a program of its own, which tells whether the step can be taken; @update gets it, and divides
 // gradients by the scale.
 // CHECK-LABEL: func.func @grad_norm(
-// CHECK-SAME: {nn.name = "grad.w", nn.role = "grad"}, %[[SCALE:.*]]: tensor<f32> {nn.name = "loss_scale", nn.role = "input"})
+// CHECK: {nn.name = "grad.w", nn.role = "grad"}
+// CHECK: %[[SCALE:.*]]: tensor<f32> {nn.name = "loss_scale", nn.role = "input"}
 // CHECK: %[[UNIT:.*]] = "nn.recip"(%[[SCALE]])
 // CHECK: "nn.sum_squares"
 // CHECK: %[[NORM:.*]] = "nn.mul"(%{{.*}}, %[[UNIT]])
 // CHECK: return %[[NORM]]
 // CHECK-LABEL: func.func @update(
-// CHECK: %[[GIVEN:.*]]: tensor<f32> {nn.name = "grad_norm", nn.role = "grad"})
+// CHECK: %[[GIVEN:.*]]: tensor<f32> {nn.name = "grad_norm", nn.role = "grad"}
 // CHECK-NOT: nn.sum_squares
 // CHECK: %[[UNIT:.*]] = "nn.recip"
 // CHECK: "nn.max"(%[[GIVEN]],

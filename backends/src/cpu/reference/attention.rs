@@ -3,6 +3,7 @@
 use super::contraction::dot;
 use super::tensor::Array;
 use athanor_ir::F64;
+use athanor_ir::alibi::slopes;
 
 /// cos and sin of position·frequency for `len` positions.
 pub(super) fn rope_table(inv_freq: &[F64], scale: f64, len: usize) -> Vec<Vec<f64>> {
@@ -37,12 +38,15 @@ struct Heads {
     d: usize,
     e: usize,
     causal: bool,
+    /// By query head; 0 without biases.
+    slopes: Vec<f64>,
 }
 
 impl Heads {
-    fn new(ins: &[Array], causal: bool) -> Self {
+    fn new(ins: &[Array], causal: bool, alibi: bool) -> Self {
         let (q, k, v) = (&ins[0].dims, &ins[1].dims, &ins[2].dims);
-        Self { b: q[0], s: q[1], n: q[2], g: k[2], d: q[3], e: v[3], causal }
+        let slopes = if alibi { slopes(q[2]) } else { vec![0.0; q[2]] };
+        Self { b: q[0], s: q[1], n: q[2], g: k[2], d: q[3], e: v[3], causal, slopes }
     }
 
     /// Every (batch, query head, query position), with the key/value head and the number of visible positions.
@@ -57,6 +61,11 @@ impl Heads {
         &x[((b * self.s + i) * self.n + h) * w..][..w]
     }
 
+    /// What distance adds to the score of query i and key j.
+    fn bias(&self, h: usize, i: usize, j: usize) -> f64 {
+        self.slopes[h] * (j as f64 - i as f64)
+    }
+
     /// Start of a row of k-like data.
     fn kv(&self, w: usize, b: usize, j: usize, h: usize) -> usize {
         ((b * self.s + j) * self.g + h) * w
@@ -69,8 +78,8 @@ fn axpy(y: &mut [f64], a: f64, x: &[f64]) {
 }
 
 /// out and the log of the sum of exponentials of each row of scores.
-pub(super) fn forward(ins: &[Array], scale: f64, causal: bool) -> Vec<Vec<f64>> {
-    let t = Heads::new(ins, causal);
+pub(super) fn forward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> Vec<Vec<f64>> {
+    let t = Heads::new(ins, causal, alibi);
     let (q, k, v) = (&ins[0].data, &ins[1].data, &ins[2].data);
     let mut out = vec![0.0; t.b * t.s * t.n * t.e];
     let mut lse = vec![0.0; t.b * t.n * t.s];
@@ -78,7 +87,7 @@ pub(super) fn forward(ins: &[Array], scale: f64, causal: bool) -> Vec<Vec<f64>> 
     for (b, h, i, kh, seen) in t.rows() {
         let row = t.q(q, t.d, b, i, h);
         for (j, score) in scores[..seen].iter_mut().enumerate() {
-            *score = scale * dot(row, &k[t.kv(t.d, b, j, kh)..][..t.d]);
+            *score = scale * dot(row, &k[t.kv(t.d, b, j, kh)..][..t.d]) + t.bias(h, i, j);
         }
         let max = scores[..seen].iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores[..seen].iter().map(|x| (x - max).exp()).sum();
@@ -93,8 +102,8 @@ pub(super) fn forward(ins: &[Array], scale: f64, causal: bool) -> Vec<Vec<f64>> 
 }
 
 /// With p the probabilities: dv = pᵀ·dout, ds = p·(dout·vᵀ − Σ dout·out)·scale, dq = ds·k, dk = dsᵀ·q.
-pub(super) fn backward(ins: &[Array], scale: f64, causal: bool) -> Vec<Vec<f64>> {
-    let t = Heads::new(ins, causal);
+pub(super) fn backward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> Vec<Vec<f64>> {
+    let t = Heads::new(ins, causal, alibi);
     let [q, k, v, out, lse, dout] = [0, 1, 2, 3, 4, 5].map(|i| &ins[i].data);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for (b, h, i, kh, seen) in t.rows() {
@@ -103,7 +112,7 @@ pub(super) fn backward(ins: &[Array], scale: f64, causal: bool) -> Vec<Vec<f64>>
         let total = lse[(b * t.n + h) * t.s + i];
         for j in 0..seen {
             let (kj, vj) = (t.kv(t.d, b, j, kh), t.kv(t.e, b, j, kh));
-            let p = (scale * dot(row, &k[kj..][..t.d]) - total).exp();
+            let p = (scale * dot(row, &k[kj..][..t.d]) + t.bias(h, i, j) - total).exp();
             let ds = p * (dot(drow, &v[vj..][..t.e]) - shared) * scale;
             axpy(&mut dv[vj..][..t.e], p, drow);
             axpy(&mut dq[((b * t.s + i) * t.n + h) * t.d..][..t.d], ds, &k[kj..][..t.d]);

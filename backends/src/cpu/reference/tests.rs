@@ -49,11 +49,26 @@ fn attention_of_equal_keys_averages_visible_values() {
     let (ot, lt) = (f64s(&[1, 2, 2, 1]), f64s(&[1, 2, 2]));
     let (mut out, mut lse) = (Tensor::zeros(ot.clone()), Tensor::zeros(lt.clone()));
     let mut outs = [ViewMut { ty: &ot, bytes: &mut out.bytes }, ViewMut { ty: &lt, bytes: &mut lse.bytes }];
-    let op = Op::Attention { scale: F64(0.5), causal: true };
+    let op = Op::Attention { scale: F64(0.5), causal: true, alibi: false };
     run_op(&op, &[q.view(), k.view(), v.view()], &mut outs).unwrap();
     let close = |a: &[f64], b: &[f64]| assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12), "{a:?} {b:?}");
     close(&out.to_f64(), &[10., 10., 15., 15.]);
     close(&lse.to_f64(), &[0.5, 1.5 + 2f64.ln(), 1.0, 2.0 + 2f64.ln()]);
+}
+
+/// Head 0 of two has slope 2⁻⁴, head 1 2⁻⁸: keys are equal, so that the distance alone decides.
+#[test]
+fn attention_with_slopes_prefers_what_is_near() {
+    let (q, k) = (Tensor::from_f64(&[1, 2, 2, 1], &[0.0; 4]), Tensor::from_f64(&[1, 2, 1, 1], &[1.0; 2]));
+    let v = Tensor::from_f64(&[1, 2, 1, 1], &[0.0, 1.0]);
+    let (ot, lt) = (f64s(&[1, 2, 2, 1]), f64s(&[1, 2, 2]));
+    let (mut out, mut lse) = (Tensor::zeros(ot.clone()), Tensor::zeros(lt.clone()));
+    let mut outs = [ViewMut { ty: &ot, bytes: &mut out.bytes }, ViewMut { ty: &lt, bytes: &mut lse.bytes }];
+    let op = Op::Attention { scale: F64(1.0), causal: true, alibi: true };
+    run_op(&op, &[q.view(), k.view(), v.view()], &mut outs).unwrap();
+    let near = |slope: f64| 1.0 / (1.0 + (-slope).exp());
+    let want = [0.0, 0.0, near(1.0 / 16.0), near(1.0 / 256.0)];
+    assert!(out.to_f64().iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12), "{:?}", out.to_f64());
 }
 
 #[test]

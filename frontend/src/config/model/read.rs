@@ -167,6 +167,7 @@ fn body(s: &mut Section<'_>, top: &mut Section<'_>, b: &Body) -> Option<ModelCon
         (None, Some(data)) => data,
         (None, None) => Spanned::default(d.seq_length),
     };
+    refuse::beyond_its_length(s, b.family, seq_length.value);
     let max_position_embeddings =
         s.positive("max_position_embeddings", d.max_position_embeddings.unwrap_or(seq_length.value));
     let around = rope::Surroundings {

@@ -1,5 +1,6 @@
 //! Settings of a model that change what it computes and cannot be done yet.
 
+use super::Family;
 use crate::config::node::Node;
 use crate::config::reader::{FromNode, Section};
 use crate::config::scalar;
@@ -96,6 +97,19 @@ pub(super) fn needs_more(s: &mut Section<'_>) -> bool {
         refused = true;
     }
     refused
+}
+
+/// Reports what changes in attention when sequences of `seq_length` are longer than a setting says.
+pub(super) fn beyond_its_length(s: &mut Section<'_>, family: Family, seq_length: usize) {
+    let (key, what) = match family {
+        Family::Mixtral => ("sliding_window", "a sliding attention window"),
+        Family::Telechat2 => ("base_seqlen", "TeleChat's rotation beyond its base length"),
+        _ => return,
+    };
+    if let Some(length) = s.opt::<usize>(key).filter(|length| length.value < seq_length) {
+        let help = format!("shorten `seq_length` to {}", length.value);
+        s.not_supported(length.span, what, &help);
+    }
 }
 
 fn asked(node: &Node, asks: Asks) -> bool {

@@ -142,7 +142,8 @@ impl Plan {
                             let q1 = e.idx_c("addi", q0, self.q_block);
                             let q1 = e.idx("minsi", q1, rows);
                             let at = [q0, q1, k0, k1];
-                            call(e, "probabilities", &[&pk, &qt, &pv, &gt, &lse2, &delta, &p, &ds], &at);
+                            let with_head = spec.with_head(&at, h);
+                            call(e, "probabilities", &[&pk, &qt, &pv, &gt, &lse2, &delta, &p, &ds], &with_head);
                             call(e, "grad_v", &[&p, &go, &sv], &at);
                             call(e, "grad_k", &[&ds, &pq, &sk], &at);
                             call(e, "grad_q", &[&ds, &pk, &sq], &at);
@@ -217,7 +218,9 @@ impl Plan {
     fn emit_probabilities(&self, e: &mut Emit, bufs: &Bufs) {
         let simd = self.simd;
         let params = [&bufs.k, &bufs.qt, &bufs.v, &bufs.gt, &bufs.lse2, &bufs.delta, &bufs.p, &bufs.ds];
-        e.func(&self.helper("probabilities"), true, &params, &["q0", "q1", "k0", "k1"], |e| {
+        let indices = self.spec.with_head(&["q0", "q1", "k0", "k1"], "h");
+        e.func(&self.helper("probabilities"), true, &params, &indices, |e| {
+            let slope = self.slope(e);
             let (q0, q1, k0, k1) = (Val::Arg("q0"), Val::Arg("q1"), Val::Arg("k0"), Val::Arg("k1"));
             let (zero, dims, v_dims) = (e.index(0), e.index(self.spec.head_dim), e.index(self.spec.v_head_dim));
             let nought = simd.splat(e, 0.0);
@@ -228,6 +231,7 @@ impl Plan {
                 e.each(from, columns, self.wide, |e, qi| {
                     let qq = e.idx("addi", q0, qi);
                     let tile = self.score_tile(e, (&bufs.k, kk), (&bufs.qt, qq), (zero, dims), nought);
+                    let tile = self.biased(e, tile, slope, kk, qq);
                     let tile = self.masked(e, &tile, kk, qq);
                     let lanes = |e: &mut Emit, from: Val, j: usize| e.idx_c("addi", from, j * simd.lanes);
                     for j in 0..simd.cols {

@@ -9,7 +9,8 @@ use super::tile::{columns, product};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
 use crate::codegen::llvm::KernelText;
-use crate::codegen::simd::LOWEST;
+use crate::codegen::simd::{LOWEST, f32_text};
+use athanor_ir::alibi::slopes;
 
 /// The buffers of a worker, as parameters of the helpers.
 struct Bufs {
@@ -106,7 +107,8 @@ impl Plan {
                         e.each(zero, end, self.k_block, |e, k0| {
                             let k1 = e.idx_c("addi", k0, self.k_block);
                             let k1 = e.idx("minsi", k1, end);
-                            e.call(&self.helper("scores"), &[&pk, &qt, &s, &max], &[q0, k0, k1]);
+                            let at = spec.with_head(&[q0, k0, k1], h);
+                            e.call(&self.helper("scores"), &[&pk, &qt, &s, &max], &at);
                             e.call(&self.helper("softmax"), &[&s, &max, &before, &sum, &alpha], &[q0, k0, k1]);
                             e.call(&self.helper("values"), &[&s, &pv, &o, &alpha], &[q0, k0, k1]);
                         });
@@ -140,6 +142,38 @@ impl Plan {
         let from = e.idx("maxsi", kk, q0);
         let from = e.idx("subi", from, q0);
         e.floor_to(from, self.wide)
+    }
+
+    /// The slope of head `h` of the helper, times log2(e), in every lane; `None` without slopes.
+    pub(super) fn slope(&self, e: &mut Emit) -> Option<Val> {
+        if !self.spec.alibi {
+            return None;
+        }
+        let slopes = slopes(self.spec.heads);
+        let table: Vec<String> = slopes.iter().map(|s| f32_text(s * std::f64::consts::LOG2_E)).collect();
+        let ty = format!("vector<{}xf32>", table.len());
+        let table = e.val(format_args!("arith.constant dense<[{}]> : {ty}", table.join(", ")));
+        let slope = e.val(format_args!("vector.extract {table}[{}] : f32 from {ty}", Val::Arg("h")));
+        Some(self.simd.broadcast(e, slope))
+    }
+
+    /// `tile` at key `kk` and query `qq` with slope·(key − query) added to each score. Distances are exact.
+    pub(super) fn biased(&self, e: &mut Emit, tile: Vec<Val>, slope: Option<Val>, kk: Val, qq: Val) -> Vec<Val> {
+        let Some(slope) = slope else { return tile };
+        let simd = self.simd;
+        let apart = e.idx("subi", kk, qq);
+        let apart = e.val(format_args!("arith.index_cast {apart} : index to i32"));
+        let apart = e.val(format_args!("arith.sitofp {apart} : i32 to f32"));
+        let apart = simd.broadcast(e, apart);
+        let add = |(x, score): (usize, Val)| {
+            let (i, j) = (x / simd.cols, x % simd.cols);
+            let lanes: Vec<String> =
+                (0..simd.lanes).map(|l| f32_text(i as f64 - (j * simd.lanes + l) as f64)).collect();
+            let lanes = e.val(format_args!("arith.constant dense<[{}]> : {}", lanes.join(", "), simd.ty()));
+            let distance = simd.op(e, "addf", apart, lanes);
+            simd.fma(e, distance, slope, score)
+        };
+        tile.into_iter().enumerate().map(add).collect()
     }
 
     /// Where the tile at key `kk` and query `qq` crosses the diagonal (or the end of the keys), `tile` with the scores of
@@ -186,7 +220,9 @@ impl Plan {
     /// Scores of keys `k0..k1` against the block of queries at `q0`, and the new maxima.
     fn emit_scores(&self, e: &mut Emit, bufs: &Bufs) {
         let simd = self.simd;
-        e.func(&self.helper("scores"), true, &[&bufs.k, &bufs.qt, &bufs.s, &bufs.max], &["q0", "k0", "k1"], |e| {
+        let indices = self.spec.with_head(&["q0", "k0", "k1"], "h");
+        e.func(&self.helper("scores"), true, &[&bufs.k, &bufs.qt, &bufs.s, &bufs.max], &indices, |e| {
+            let slope = self.slope(e);
             let (q0, k0, k1) = (Val::Arg("q0"), Val::Arg("k0"), Val::Arg("k1"));
             let (zero, dims) = (e.index(0), e.index(self.spec.head_dim));
             let columns = self.columns_from(e, q0);
@@ -196,6 +232,7 @@ impl Plan {
                 e.each(from, columns, self.wide, |e, qi| {
                     let tile = self.score_tile(e, (&bufs.k, kk), (&bufs.qt, qi), (zero, dims), nought);
                     let qq = e.idx("addi", q0, qi);
+                    let tile = self.biased(e, tile, slope, kk, qq);
                     let tile = self.masked(e, &tile, kk, qq);
                     let row = e.idx("subi", kk, k0);
                     for j in 0..simd.cols {

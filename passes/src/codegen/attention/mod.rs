@@ -39,6 +39,8 @@ pub struct AttentionSpec {
     pub scale: f64,
     /// A query sees only keys at its own and earlier positions.
     pub causal: bool,
+    /// The score of query i and key j is increased by slope·(j − i), with the head's slope ([`athanor_ir::alibi`]).
+    pub alibi: bool,
     /// Element type of q, k, v, out and their gradients.
     pub dtype: Float,
 }
@@ -65,9 +67,14 @@ impl AttentionSpec {
         2 * self.pairs() * (3 * self.head_dim + 2 * self.v_head_dim)
     }
 
-    /// bf16 products run on tile registers where there are any.
+    /// bf16 products run on tile registers where there are any, but for scores with slopes.
     fn on_tiles(&self, level: CpuLevel) -> bool {
-        level == CpuLevel::Amx && self.dtype == Float::Bf16
+        level == CpuLevel::Amx && self.dtype == Float::Bf16 && !self.alibi
+    }
+
+    /// `base` and, where it counts, `h`: indices that a helper takes whose work depends on the head.
+    fn with_head<T: Copy>(&self, base: &[T], h: T) -> Vec<T> {
+        base.iter().copied().chain(self.alibi.then_some(h)).collect()
     }
 
     fn q(&self, name: &'static str) -> Buf {

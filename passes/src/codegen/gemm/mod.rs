@@ -17,8 +17,8 @@ use athanor_ir::plan::{GemmSpec, MatRef};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{DType, Diagnostic, Result};
 
-use super::{Generated, UNSUPPORTED_GEMM};
 use super::llvm::KernelText;
+use super::{Generated, UNSUPPORTED_GEMM};
 
 /// Upper bound on workers that the type of a scratch buffer allows for.
 pub const MAX_WORKERS: usize = 4096;

@@ -360,17 +360,12 @@ impl<'a> Product<'a> {
                 return;
             }
             // Only the last strip and the last panel are staged.
-            let row_in = match counted {
-                Some((_, end)) => {
-                    let block = t.add_const(row, BLOCK);
-                    t.compare("ule", &block, end)
-                }
-                None => {
-                    let rows = t.index(m / BLOCK);
-                    t.compare("ult", strip, &rows)
-                }
-            };
+            let limit = if counted.is_some() { t.add_const(row, BLOCK) } else { t.index(m / BLOCK) };
             let cols = t.index(n / BLOCK);
+            let row_in = match counted {
+                Some((_, end)) => t.compare("ule", &limit, end),
+                None => t.compare("ult", strip, &limit),
+            };
             let col_in = t.compare("ult", panel, &cols);
             let both = t.op(format_args!("arith.andi {row_in}, {col_in} : i1"));
             t.choose(&both, |t| self.product(t, packing, &slice(true)), |t| self.product(t, packing, &slice(false)));

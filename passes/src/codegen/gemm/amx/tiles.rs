@@ -56,8 +56,11 @@ impl Product<'_> {
     /// One block of C over one slice of k.
     pub(super) fn product(&self, t: &mut Text, packing: &Packing<'_>, slice: &Slice<'_>) {
         let (name, ty) = if slice.direct { ("%ct", self.c_tile_type()) } else { ("%sums", self.sums_type()) };
-        let (row, col) =
-            if slice.direct { (Self::c_row(t, packing, slice.row), slice.col.clone()) } else { (slice.sums.clone(), t.index(0)) };
+        let (row, col) = if slice.direct {
+            (Self::c_row(t, packing, slice.row), slice.col.clone())
+        } else {
+            (slice.sums.clone(), t.index(0))
+        };
         let places: Vec<String> = (0..4)
             .map(|i| {
                 let (r, c) = (t.add_const(&row, i / 2 * 16), t.add_const(&col, i % 2 * 16));

@@ -32,7 +32,8 @@ pub fn generate(spec: &GroupedSpec, symbol: &str) -> Generated {
         }
     };
     let matrix = |s: Side| MatRef { dtype: spec.operands, row_stride: s.across, col_stride: s.along };
-    let (a, b) = (matrix(sides[0]), MatRef { row_stride: sides[1].along, col_stride: sides[1].across, ..matrix(sides[1]) });
+    let (a, b) =
+        (matrix(sides[0]), MatRef { row_stride: sides[1].along, col_stride: sides[1].across, ..matrix(sides[1]) });
     let dense = GemmSpec { m, n: c_cols, k, a, b, c: spec.c(), accumulate: spec.accumulate };
     let product = Product::grouped(dense, &types, sides, c_rows);
     let mut t = Text::default();

@@ -51,10 +51,8 @@ pub struct GroupedSpec {
 impl GroupedSpec {
     /// Whether there is a kernel: see the dtypes; no dim is zero.
     pub fn supported(&self) -> bool {
-        let dtypes = matches!(
-            (self.operands, self.result),
-            (DType::F32, DType::F32) | (DType::BF16, DType::F32 | DType::BF16)
-        );
+        let dtypes =
+            matches!((self.operands, self.result), (DType::F32, DType::F32) | (DType::BF16, DType::F32 | DType::BF16));
         dtypes && [self.experts, self.rows, self.a_cols, self.c_cols].iter().all(|d| *d > 0)
     }
 

@@ -43,14 +43,18 @@ pub struct Blocking {
     pub kept: usize,
 }
 
-/// Bytes of packed B that stay in the L2 cache beside the rest.
+/// Strip by strip: bytes of packed B that stay in the L2 cache beside the rest, and depth of a panel.
 const B_BYTES: usize = 1 << 20;
-
 const KC: usize = 512;
 
-fn env(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
+/// Panel by panel: depth of a panel, of which 24 KiB of B and a strip of A share an L1 cache of 32 KiB; rows of A packed
+/// into L2, 144 KiB; columns of B packed into L3, 768 KiB. Measured on two cores of a Zen 3 with 512 KiB of L2: depths of
+/// 256 to 512 with 72 to 144 rows were equal within the noise.
+const DEPTH: usize = 384;
+const ROWS: usize = 96;
+const COLUMNS: usize = 512;
+/// Rows whose sums are kept at a time, 1.5 MiB with as many columns.
+const KEPT_ROWS: usize = 768;
 
 impl Blocking {
     /// Sizes for the dense product `spec`.
@@ -78,10 +82,11 @@ impl Blocking {
         let lanes = level.f32_lanes();
         let mr = rows_of_tile(level);
         let nr = 2 * lanes;
-        let kc = k.map_or(env("KC", 256), |k| even(k, env("KC", 256)));
-        let panels = (env("NC", 512) / nr).clamp(1, n.div_ceil(nr));
-        let strips = (env("MC", 144) / mr).clamp(1, m.div_ceil(mr));
-        let kept = if result != DType::F32 && k.is_none_or(|k| kc < k) { env("RC", 768).div_ceil(mr).min(m.div_ceil(mr)) } else { 0 };
+        let kc = k.map_or(DEPTH, |k| even(k, DEPTH));
+        let panels = (COLUMNS / nr).clamp(1, n.div_ceil(nr));
+        let strips = (ROWS / mr).clamp(1, m.div_ceil(mr));
+        let keeps = result != DType::F32 && k.is_none_or(|k| kc < k);
+        let kept = if keeps { KEPT_ROWS.div_ceil(mr).min(m.div_ceil(mr)) } else { 0 };
         let unroll = k.map_or(4, |k| turns(k, kc));
         Self { lanes, mr, nr, strip: mr, kc, panels, order: Order::PanelByPanel, strips, pack_a: true, unroll, kept }
     }

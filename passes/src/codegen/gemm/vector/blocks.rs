@@ -4,8 +4,8 @@ use super::super::MAX_WORKERS;
 use super::super::pack::{Panels, Side, pack_panel, pack_rows};
 use super::super::shift::{Shift, shifted};
 use super::super::text::{Text, Value};
-use super::{Blocking, Order};
 use super::tile::{Blocks, Place, Rows, Tile};
+use super::{Blocking, Order};
 
 /// A product on vector registers: its tiles and operands.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! f32 macro-kernels on vector registers: packed panels of B stream from the L2 cache past a strip of A.
+//! f32 macro-kernels on vector registers, for dense products and those of experts: packed panels of B and strips of A meet
+//! in register tiles, in the order that [`Order`] says.
 
 mod blocking;
 mod blocks;

@@ -242,14 +242,7 @@ impl Tile<'_> {
         sums.iter().enumerate().map(add).collect()
     }
 
-    fn write_tile(
-        &self,
-        t: &mut Text,
-        (rows, height): (Rows, usize),
-        columns: usize,
-        sums: &[Value],
-        addend: Addend,
-    ) {
+    fn write_tile(&self, t: &mut Text, (rows, height): (Rows, usize), columns: usize, sums: &[Value], addend: Addend) {
         let lanes = self.blocking.lanes;
         // Columns of each vector that exist.
         let columns = [columns.min(lanes), columns.saturating_sub(lanes)];
