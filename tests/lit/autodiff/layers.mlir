@@ -9,7 +9,7 @@
 // CHECK: %[[CE:.*]]:2 = "nn.cross_entropy"
 // CHECK: "nn.cross_entropy_grad"
 // CHECK: %[[D:.*]]:3 = "nn.attention_grad"({{.*}}%[[ATT]]#0, %[[ATT]]#1
-// CHECK-SAME: {causal = true, scale = 5.000000e-01 : f64}
+// CHECK-SAME: {alibi = false, causal = true, scale = 5.000000e-01 : f64}
 // CHECK: %[[DQK:.*]] = "nn.add"(%[[D]]#0, %[[D]]#1)
 // CHECK-NEXT: "nn.add"(%[[DQK]], %[[D]]#2)
 // CHECK: "nn.rope"({{.*}}) {interleaved = false, inverse = true}
