@@ -147,7 +147,8 @@ pub enum Op {
     CrossEntropyGrad,
     /// (scores […, e][, bias [e]]) → ids i32 […, k]: the `k` experts with the largest score + bias, best first, the lower
     /// index first among equals. With `groups` above 1 experts are cut into that many runs, the `group_k` groups with the
-    /// largest sum of their `group_top` best count, and the others are masked. No gradient.
+    /// largest sum of their `group_top` best count, and the others are masked. Sums are rounded to the scores' dtype before
+    /// they are compared. No gradient.
     Route {
         /// Experts of a token.
         k: usize,

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// Write a checkpoint in another naming, layout or type
 #[derive(Parser)]
 #[command(after_help = "\
-Every tensor must be known, and a layer must have what others of its kind have; with a YAML file or a plan as --config\n\
+Every tensor must be known, and a layer must have what others of its kind have; with a YAML file or a plan as --config \
 the weights must be exactly the model's. 8-bit weights with scales become bf16 unless --dtype says otherwise.\n\n\
 Examples:\n  athanor ckpt convert Qwen3-30B-A3B qwen3_mf --to mindformers\n  \
 athanor ckpt convert output/mf/model.safetensors out --to hugging-face --config Qwen3-30B-A3B\n  \

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Check that a checkpoint is whole, or that two hold the same weights
 #[derive(Parser)]
 #[command(after_help = "\
-Whole means: headers, index and sizes agree, every tensor is known, none is missing, what is there twice is the same, and\n\
+Whole means: headers, index and sizes agree, every tensor is known, none is missing, what is there twice is the same, and \
 every value is finite. Two checkpoints are compared value by value, whatever their namings, layouts, files and types.\n\n\
 Examples:\n  athanor ckpt verify Qwen3-30B-A3B\n  athanor ckpt verify Qwen3-30B-A3B qwen3_mf\n  \
 athanor ckpt verify output/checkpoint --config pretrain.yaml")]

@@ -42,8 +42,9 @@ pub(super) fn steps(func: &mut Func, balances: &[Balance<'_>]) {
         let load = func.param(m.load, m.ty.clone(), Role::Grad, m.loc.clone());
         let mut b = Builder::new(func, m.loc.clone());
         let total = b.reduce(ReduceKind::Sum, load, &[0]);
-        let share = b.constant(1.0 / m.ty.dims[0] as f64, m.ty.with_dims([]));
-        let mean = b.mul(total, share);
+        // Divided, not multiplied by 1/e: an expert with just the mean must not move.
+        let experts = b.constant(m.ty.dims[0] as f64, m.ty.with_dims([]));
+        let mean = b.binary(Binary::Div, total, experts);
         let mean = b.broadcast(mean, &[], &m.ty.dims);
         let short = b.binary(Binary::Sub, mean, load);
         let direction = b.unary(Unary::Sign, short);

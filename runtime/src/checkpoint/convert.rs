@@ -100,7 +100,7 @@ impl Checkpoint {
     }
 
     /// Layers of a kind have the same weights. What at least two layers have is a kind; a layer with a part of that is not
-    /// one of its own.
+    /// one of its own. And what is in several layers has the same dims in all.
     fn check_layers(&self) -> Result<()> {
         let mut layers: BTreeMap<(String, usize), BTreeSet<String>> = BTreeMap::new();
         for w in &self.weights {
@@ -119,6 +119,19 @@ impl Checkpoint {
             let whole = kinds.iter().find(|(k, n)| **n > 1 && k.is_superset(names) && **k != names);
             for rest in whole.iter().flat_map(|(k, _)| k.difference(names)) {
                 wrong.add(|| format!("missing: `{stem}{l}.{rest}`, which other layers have"));
+            }
+        }
+        // So do experts that end too early: their tensor is smaller than in other layers.
+        let mut usual: BTreeMap<(&str, &str), BTreeMap<&[usize], usize>> = BTreeMap::new();
+        let places = self.weights.iter().filter_map(|w| layer(&w.name).map(|(stem, _, rest)| (w, (stem, rest))));
+        for (w, place) in places.clone() {
+            *usual.entry(place).or_default().entry(w.dims.as_slice()).or_default() += 1;
+        }
+        for (w, place) in places {
+            let all = usual.get(&place).filter(|all| all.len() > 1);
+            let most = all.and_then(|all| all.iter().max_by_key(|(dims, n)| (**n, **dims)));
+            if let Some((dims, _)) = most.filter(|(dims, _)| **dims != w.dims) {
+                wrong.add(|| format!("`{}` is {:?}; in other layers it is {dims:?}", w.name, w.dims));
             }
         }
         let what = format!("{} is not whole", self.path.display());

@@ -249,12 +249,15 @@ pub fn unmap(table: &NameTable, found: &[Found<'_>]) -> Result<Vec<(String, Vec<
     for (name, dims) in &mut weights {
         let Some(known) = experts.get_mut(name) else { continue };
         known.sort_unstable();
-        let whole = known.iter().enumerate().all(|(i, (e, d))| i == *e && *d == known[0].1);
-        if whole {
-            *dims = [&[known.len()], known[0].1].concat();
+        let there: Vec<usize> = known.iter().map(|k| k.0).collect();
+        let gone: Vec<usize> =
+            (0..=*there.last().unwrap_or(&0)).filter(|e| there.binary_search(e).is_err()).take(12).collect();
+        if !gone.is_empty() {
+            fail(name, format!("experts {gone:?} are missing"));
+        } else if let Some((e, d)) = known.iter().find(|k| k.1 != known[0].1) {
+            fail(name, format!("expert {e} is {d:?}, the first one {:?}", known[0].1));
         } else {
-            let numbers: Vec<usize> = known.iter().map(|k| k.0).take(12).collect();
-            fail(name, format!("its experts {numbers:?}… are not 0, 1, 2, … of one shape"));
+            *dims = [&[known.len()], known[0].1].concat();
         }
     }
     if unfit.is_empty() { Ok(weights) } else { Err(unfit) }

@@ -129,8 +129,11 @@ mod tests {
             "loss: 10.649000, lm_loss: 10.000000, load_balancing_loss: 0.500000, z_loss: 0.250000, per_step_time";
         assert!(numbers(&record(), &parts, P).contains(text));
         let filled = "█".repeat(26) + &" ".repeat(24);
-        let skipped =
-            numbers(&StepRecord { loss_scale: 65536.0, overflow: true, grad_norm: f64::INFINITY, ..record() }, &Parts::default(), P);
+        let skipped = numbers(
+            &StepRecord { loss_scale: 65536.0, overflow: true, grad_norm: f64::INFINITY, ..record() },
+            &Parts::default(),
+            P,
+        );
         assert!(skipped.contains("overflow cond: True, loss_scale: 65536.0, global_norm: [inf]"), "{skipped}");
         assert_eq!(bar(&record(), P), format!("  52.6% |{filled}| 0.07742 samples/s/p  0:30:59 }}"));
     }

@@ -25,11 +25,20 @@ fn operand(r: MatRef, rows: usize, cols: usize, seed: u64) -> (Vec<u8>, Vec<f64>
     }
 }
 
+/// Whether the library refuses the product as it may: without AVX-512, version 2.6 has none of bf16.
+fn lacks(dnn: &OneDnn, spec: &GemmSpec) -> bool {
+    let refused = dnn.prepare(spec, 1).is_err_and(|e| e.code.id == "B0104");
+    refused && spec.a.dtype == DType::BF16 && !std::arch::is_x86_feature_detected!("avx512f")
+}
+
 fn check(dnn: &OneDnn, pool: &Pool, spec: &GemmSpec) {
     let GemmSpec { m, n, k, .. } = *spec;
     let (a, av) = operand(spec.a, m, k, 1);
     let (b, bv) = operand(spec.b, k, n, 2);
     let (mut c, cv) = operand(spec.c, m, n, 3);
+    if lacks(dnn, spec) {
+        return;
+    }
     dnn.prepare(spec, pool.threads()).unwrap();
     // SAFETY: the buffers were made for this spec.
     unsafe { dnn.run(pool, spec, a.as_ptr().cast(), b.as_ptr().cast(), c.as_mut_ptr().cast()) }.unwrap();
@@ -91,6 +100,9 @@ fn workers_do_not_share_scratch_memory() {
     let (m, n, k) = (512, 256, 256);
     for d in [DType::F32, DType::BF16] {
         let spec = GemmSpec { m, n, k, a: row_major(d, k), b: transposed(d, k), c: row_major(d, n), accumulate: false };
+        if lacks(&dnn, &spec) {
+            continue;
+        }
         let (a, _) = operand(spec.a, m, k, 5);
         let (b, _) = operand(spec.b, k, n, 6);
         let run = |threads: usize| {
@@ -102,9 +114,19 @@ fn workers_do_not_share_scratch_memory() {
             }
             c
         };
-        // Every element is summed over k in the same order whatever the rows of a share.
-        let alone = run(1);
-        assert!(run(2) == alone && run(4) == alone, "{d:?}");
+        // The library may choose another kernel, with another order of its sums, for a share of other rows. Memory that
+        // workers write over each other would show as another number altogether.
+        let value = |bytes: &[u8]| match d {
+            DType::F32 => f32::from_le_bytes(bytes.try_into().unwrap()),
+            _ => half::bf16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
+        };
+        let values = |c: &[u8]| c.chunks_exact(d.bytes()).map(value).collect::<Vec<f32>>();
+        let alone = values(&run(1));
+        for threads in [2, 4] {
+            let rounding = |x: f32| if d == DType::F32 { 1e-4 } else { x.abs() / 128.0 + 1e-4 };
+            let same = values(&run(threads)).iter().zip(&alone).all(|(x, y)| (x - y).abs() <= rounding(*y));
+            assert!(same, "{d:?} by {threads} threads");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::contraction::dot;
 use super::loss::rows_of;
-use super::tensor::Array;
+use super::tensor::{Array, rounded};
 use athanor_ir::RouteMask;
 use athanor_ir::experts::{GroupedForm, parse_grouped};
 use std::cmp::Ordering;
@@ -26,11 +26,14 @@ fn ranked(x: &[f64]) -> Vec<usize> {
 pub(super) fn route(scores: &Array, bias: Option<&Array>, c: &Choice) -> Vec<f64> {
     let (_, e) = scores.rows();
     let per = e / c.groups;
+    // A sum is rounded to the scores' dtype before it is compared, as where the choice is made of single ops: what is equal
+    // then goes to the lower index.
+    let sum = |a: f64, b: f64| rounded(scores.dtype, a + b);
     let mut out = vec![];
     for row in scores.data.chunks_exact(e) {
-        let mut x: Vec<f64> = row.iter().enumerate().map(|(i, s)| s + bias.map_or(0.0, |b| b.data[i])).collect();
+        let mut x: Vec<f64> = row.iter().enumerate().map(|(i, s)| sum(*s, bias.map_or(0.0, |b| b.data[i]))).collect();
         if c.groups > 1 {
-            let best = |g: &[f64]| ranked(g).into_iter().take(c.group_top).map(|i| g[i]).sum::<f64>();
+            let best = |g: &[f64]| ranked(g).into_iter().take(c.group_top).fold(0.0, |a, i| sum(a, g[i]));
             let of_group: Vec<f64> = x.chunks_exact(per).map(best).collect();
             for g in ranked(&of_group).into_iter().skip(c.group_k) {
                 x[g * per..(g + 1) * per].fill(match c.mask {

@@ -82,6 +82,8 @@ impl Tensor {
 /// An operand in f64.
 #[derive(Debug)]
 pub(super) struct Array {
+    /// What the elements were stored as.
+    pub dtype: DType,
     pub dims: Vec<usize>,
     pub data: Vec<f64>,
 }
@@ -111,7 +113,7 @@ pub(super) fn load(view: &View<'_>) -> Result<Array, String> {
     if view.bytes.len() != view.ty.bytes() {
         return Err(format!("an operand {} has {} bytes", view.ty, view.bytes.len()));
     }
-    Ok(Array { dims: view.ty.dims.clone(), data: read(view.ty.dtype, view.bytes) })
+    Ok(Array { dtype: view.ty.dtype, dims: view.ty.dims.clone(), data: read(view.ty.dtype, view.bytes) })
 }
 
 pub(super) fn store(out: &mut ViewMut<'_>, data: &[f64]) -> Result<(), String> {
@@ -131,6 +133,16 @@ pub(super) fn store(out: &mut ViewMut<'_>, data: &[f64]) -> Result<(), String> {
         DType::I32 => each(out.bytes, data, |x| (x as i32).to_ne_bytes()),
     }
     Ok(())
+}
+
+/// `x` rounded to nearest even in `dtype`.
+pub(super) fn rounded(dtype: DType, x: f64) -> f64 {
+    match dtype {
+        DType::F64 | DType::I32 => x,
+        DType::F32 => f64::from(x as f32),
+        DType::BF16 => f64::from(bf16::from_f32(round_to_odd(x))),
+        DType::F16 => f64::from(f16::from_f32(round_to_odd(x))),
+    }
 }
 
 /// `x` as f32, inexact values with their last bit set: rounding that again to a shorter type is as if done once.

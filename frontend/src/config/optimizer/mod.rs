@@ -143,7 +143,7 @@ pub(super) fn read(mut s: Section<'_>) -> OptimizerConfig {
     let positive = |v: &f64| *v > 0.0;
     let (betas, eps) = match class {
         Some(Class::Muon) => {
-            let betas = s.checked("adamw_betas", [0.95, 0.95], BETA_RULE, |b| b.iter().all(is_beta));
+            let betas = s.checked("adamw_betas", [0.95, 0.95], BETA_RULE, |b| b.iter().all(IS_BETA));
             (betas, s.checked("adamw_eps", small, "must be above 0", positive))
         }
         // Their own constants go by these names.
@@ -222,14 +222,12 @@ fn read_kind(s: &mut Section<'_>) -> (Spanned<String>, Option<Class>) {
 
 const BETA_RULE: &str = "must be at least 0 and below 1";
 
-fn is_beta(v: &f64) -> bool {
-    (0.0..1.0).contains(v)
-}
+const IS_BETA: fn(&f64) -> bool = |v| (0.0..1.0).contains(v);
 
 /// `betas: [β₁, β₂]`, or `beta1` and `beta2` on their own.
 fn betas(s: &mut Section<'_>) -> Spanned<[f64; 2]> {
-    let both = s.opt_checked::<[f64; 2]>("betas", BETA_RULE, |b| b.iter().all(is_beta));
-    let singles = ["beta1", "beta2"].map(|key| s.opt_checked::<f64>(key, BETA_RULE, is_beta));
+    let both = s.opt_checked::<[f64; 2]>("betas", BETA_RULE, |b| b.iter().all(IS_BETA));
+    let singles = ["beta1", "beta2"].map(|key| s.opt_checked::<f64>(key, BETA_RULE, IS_BETA));
     let merged = [0, 1].map(|i| singles[i].map_or([0.9, 0.999][i], |v| v.value));
     let single_span = singles[0].or(singles[1]).and_then(|v| v.span);
     match both {

@@ -2,7 +2,7 @@
 
 use athanor_ir::optimizer::{AdamWSpec, Averaging, CameSpec, PmaSpec, SgdSpec};
 
-use super::{BETA_RULE, is_beta};
+use super::{BETA_RULE, IS_BETA};
 use crate::config::node::{Kind, Node};
 use crate::config::reader::{FromNode, Section, wrong_type};
 use crate::config::span::Spanned;
@@ -24,9 +24,7 @@ pub struct MuonConfig {
     pub qk_clip: Spanned<bool>,
 }
 
-fn not_negative(v: &f64) -> bool {
-    *v >= 0.0
-}
+const NOT_NEGATIVE: fn(&f64) -> bool = |v| *v >= 0.0;
 
 /// `use_fused` is a matter of kernels; the variants of the update that come with it are not to be had.
 pub(super) fn fused(s: &mut Section<'_>) {
@@ -95,7 +93,7 @@ pub(super) fn muon(s: &mut Section<'_>) -> MuonConfig {
     ]);
     let steps = s.positive("ns_steps", 5).value;
     MuonConfig {
-        momentum: s.checked("momentum", 0.95, BETA_RULE, is_beta).value,
+        momentum: s.checked("momentum", 0.95, BETA_RULE, IS_BETA).value,
         nesterov: s.get("nesterov", true).value,
         matched_adamw_rms: s.checked("matched_adamw_rms", 0.2, "must be above 0", |v| *v > 0.0).value,
         coefficients: coefficients(s, steps),
@@ -144,12 +142,12 @@ pub(super) fn came(s: &mut Section<'_>) -> CameSpec {
     s.take(&["loss_scale"]);
     let unit = |v: &f64| (0.0..=1.0).contains(v);
     let eps = s.opt_checked::<Vec<f64>>("eps", "must be three numbers that are not negative", |v| {
-        v.len() == 3 && v.iter().all(not_negative)
+        v.len() == 3 && v.iter().all(NOT_NEGATIVE)
     });
     let eps = eps.and_then(|v| <[f64; 3]>::try_from(v.value).ok());
     CameSpec {
         beta1: s.checked("beta1", 0.9, "must be above 0 and below 1", |v| *v > 0.0 && *v < 1.0).value,
-        beta3: s.checked("beta3", 0.99, BETA_RULE, is_beta).value,
+        beta3: s.checked("beta3", 0.99, BETA_RULE, IS_BETA).value,
         decay_rate: s.checked("decay_rate", 0.8, "must be between 0 and 1", unit).value,
         eps: eps.unwrap_or([1e-30, 1e-3, 1e-16]),
         clip_threshold: s.checked("clip_threshold", 1.0, "must be above 0", |v| *v > 0.0).value,
@@ -160,8 +158,8 @@ pub(super) fn came(s: &mut Section<'_>) -> CameSpec {
 
 pub(super) fn sgd(s: &mut Section<'_>) -> SgdSpec {
     let nesterov = s.get("nesterov", false);
-    let dampening = s.checked("dampening", 0.0, "must not be negative", not_negative);
-    let momentum = s.checked("momentum", 0.0, "must not be negative", not_negative);
+    let dampening = s.checked("dampening", 0.0, "must not be negative", NOT_NEGATIVE);
+    let momentum = s.checked("momentum", 0.0, "must not be negative", NOT_NEGATIVE);
     scale_of_its_own(s);
     if nesterov.value && (momentum.value == 0.0 || dampening.value != 0.0) {
         let found = athanor_ir::Diagnostic::error(
@@ -180,7 +178,7 @@ pub(super) fn sgd(s: &mut Section<'_>) -> SgdSpec {
 }
 
 pub(super) fn momentum(s: &mut Section<'_>) -> SgdSpec {
-    let momentum = s.opt_checked("momentum", "must not be negative", not_negative);
+    let momentum = s.opt_checked("momentum", "must not be negative", NOT_NEGATIVE);
     if momentum.is_none() && s.peek("momentum").is_none() {
         s.missing("momentum", "add `momentum: 0.9`");
     }

@@ -232,9 +232,16 @@ fn experts_must_be_numbered_from_zero_without_a_gap() {
     assert_eq!(open().unwrap().weights[0].dims, [2, 2]);
     plain(temp.path(), &[("layers.0.experts.0.w", &[2]), ("layers.0.experts.2.w", &[2])]);
     let e = open().unwrap_err();
-    assert!(e.code.id == "K0003" && e.message.contains("[0, 2]"), "{e}");
+    assert!(e.code.id == "K0003" && e.message.contains("experts [1] are missing"), "{e}");
     plain(temp.path(), &[("layers.0.experts.0.w", &[2]), ("layers.0.experts.1.w", &[3])]);
     assert_eq!(open().unwrap_err().code.id, "K0003");
+    // The last one is gone, which only other layers can tell.
+    plain(
+        temp.path(),
+        &[("layers.0.experts.0.w", &[2]), ("layers.1.experts.0.w", &[2]), ("layers.1.experts.1.w", &[2])],
+    );
+    let e = open().unwrap_err();
+    assert!(e.message.contains("`layers.0.experts` is [1, 2]; in other layers it is [2, 2]"), "{e}");
 }
 
 #[test]
