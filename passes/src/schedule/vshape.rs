@@ -2,7 +2,7 @@
 
 use super::{Part, Task};
 
-/// DualPipeV, after the list of steps in deepseek-ai/DualPipe: forward of one chunk beside backward of the other, weight
+/// `DualPipeV`, after the list of steps in deepseek-ai/DualPipe: forward of one chunk beside backward of the other, weight
 /// gradients split off only where they fill a gap.
 pub(super) fn dualpipe_v(p: usize, m: usize, stage: usize) -> Vec<Task> {
     let mut list = List::default();
@@ -19,7 +19,7 @@ pub(super) fn dualpipe_v(p: usize, m: usize, stage: usize) -> Vec<Task> {
         list.w();
         list.f(1);
     }
-    for _ in 0..m - 2 * p + stage + 1 {
+    for _ in 0..=(m - 2 * p + stage) {
         list.f(0);
         list.full(1);
         list.f(1);

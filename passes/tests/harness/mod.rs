@@ -2,9 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod against;
-pub mod tiles;
-
-use std::ffi::c_void;
+pub use std::ffi::c_void;
 
 use athanor_ir::target::CpuLevel;
 use athanor_passes::codegen::Generated;
@@ -170,16 +168,14 @@ impl Library {
         *unsafe { self.library.get::<Kernel>(symbol.as_bytes()) }.unwrap()
     }
 
-    /// The same for a level that this machine may lack: wide vectors then become several narrow ones, and tiles become
-    /// vectors ([`tiles::without_tiles`]).
+    /// The same for a level that this machine may lack: its wide vectors become several narrow ones.
     pub fn build_anywhere(kernels: &[Generated], level: CpuLevel) -> Self {
         let here = levels();
         if here.contains(&level) {
             return Self::build(kernels, level);
         }
-        let text = |k: &Generated| if level == CpuLevel::Amx { tiles::without_tiles(&k.text) } else { k.text.clone() };
-        let kernels: Vec<_> = kernels.iter().map(|k| Generated { text: text(k), ..k.clone() }).collect();
-        Self::build(&kernels, here.last().copied().unwrap_or(CpuLevel::Portable))
+        assert_ne!(level, CpuLevel::Amx, "there is nothing to make tiles of");
+        Self::build(kernels, here.last().copied().unwrap_or(CpuLevel::Portable))
     }
 
     /// Runs the grid split into `workers` uneven parts, last part first, each with its own scratch.

@@ -64,7 +64,7 @@ impl Blocking {
         let nr = 2 * lanes;
         if level >= CpuLevel::Avx512 {
             // A bf16 result is rounded once, so its sums must not leave the registers.
-            let kc = if spec.c.dtype != DType::F32 { spec.k } else { spec.k.min(KC) };
+            let kc = if spec.c.dtype == DType::F32 { spec.k.min(KC) } else { spec.k };
             let panels = (B_BYTES / (kc * nr * 4)).clamp(1, spec.n.div_ceil(nr));
             // In place only if k is contiguous and the rows of a tile do not fall into the same few cache sets.
             let in_place =
