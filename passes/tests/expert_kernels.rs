@@ -39,7 +39,7 @@ fn routes_are_those_of_the_reference_ties_included() {
             check(&Op::Route { k, groups, group_k, group_top, mask }, &args, |level| route(&spec, level, "route"));
         }
     }
-    // Sums that differ by less than an f32 can tell at their size.
+    // Sums that differ by less than an f32 can tell at their size are equal.
     let spec = RouteSpec {
         tokens: 1,
         experts: 3,
@@ -56,7 +56,7 @@ fn routes_are_those_of_the_reference_ties_included() {
         Arg::Floats(Float::F32, vec![3], vec![1.0, 1.0, 1.0]),
     ];
     let op = Op::Route { k: 2, groups: 1, group_k: 1, group_top: 1, mask: RouteMask::Zero };
-    assert_eq!(reference(&op, &args)[0].to_f64(), [1.0, 2.0]);
+    assert_eq!(reference(&op, &args)[0].to_f64(), [0.0, 1.0]);
     check(&op, &args, |level| route(&spec, level, "route"));
 }
 

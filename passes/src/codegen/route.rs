@@ -47,9 +47,8 @@ pub struct PickSpec {
 
 /// The choice. Buffers: scores `[T,e]`[, bias `[e]`] → ids i32 `[T,k]`, scratch. A grid item is a token.
 ///
-/// Sums of score and bias and of a group's best are taken in f64, where those of f32 operands are exact: which of two
-/// experts is better does not depend on rounding, and equals go to the lower index. A NaN counts as the largest number,
-/// so that it is chosen and seen.
+/// Sums of score and bias and of a group's best are rounded to the scores' type before they are compared, as in the
+/// reference op; equals go to the lower index. A NaN counts as the largest number, so that it is chosen and seen.
 pub fn route(spec: &RouteSpec, level: CpuLevel, symbol: &str) -> Generated {
     let one = Simd::of(level).narrowed(1);
     let experts = spec.experts;
@@ -58,6 +57,7 @@ pub fn route(spec: &RouteSpec, level: CpuLevel, symbol: &str) -> Generated {
     let ids = Buf::arg("ids", &[spec.tokens, spec.k], "i32");
     let mut scratch = Scratch::default();
     let (values_at, groups_at) = (scratch.reserve_bytes(8 * experts), scratch.reserve_bytes(8 * spec.groups));
+    let rounded_at = scratch.reserve_bytes(4);
     let bytes = scratch.buf();
     let mut bufs = vec![&scores];
     bufs.extend(spec.bias.then_some(&bias));
@@ -66,13 +66,14 @@ pub fn route(spec: &RouteSpec, level: CpuLevel, symbol: &str) -> Generated {
     e.func(symbol, false, &bufs, &["lo", "hi", "worker"], |e| {
         let values = scratch.array(e, values_at, &[experts], "f64");
         let of_groups = scratch.array(e, groups_at, &[spec.groups], "f64");
+        let rounded = scratch.array(e, rounded_at, &[1], spec.dtype.name());
         let (zero, end) = (e.index(0), e.index(experts));
         e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, t| {
             e.each(zero, end, 1, |e, i| {
                 let mut x = wide(e, &one, &scores, &[t, i]);
                 if spec.bias {
                     let b = wide(e, &one, &bias, &[i]);
-                    x = e.val(format_args!("arith.addf {x}, {b} : f64"));
+                    x = sum(e, &one, &rounded, x, b);
                 }
                 let most = infinity(e, false);
                 let sane = e.val(format_args!("arith.cmpf ord, {x}, {x} : f64"));
@@ -80,7 +81,7 @@ pub fn route(spec: &RouteSpec, level: CpuLevel, symbol: &str) -> Generated {
                 e.store(x, &values, &[i]);
             });
             if spec.groups > 1 {
-                mask_groups(e, spec, &values, &of_groups);
+                mask_groups(e, spec, &one, (&values, &of_groups, &rounded));
             }
             let mut last = None;
             for j in 0..spec.k {
@@ -100,6 +101,18 @@ pub fn route(spec: &RouteSpec, level: CpuLevel, symbol: &str) -> Generated {
 fn wide(e: &mut Emit, one: &Simd, buf: &Buf, at: &[Val]) -> Val {
     let x = one.scalar(e, buf, at);
     e.val(format_args!("arith.extf {x} : f32 to f64"))
+}
+
+/// a + b rounded to the type of `place`, a buffer of one element that it goes through.
+///
+/// The way over f32 rounds twice, which changes nothing: f64 has more than twice the digits of f32, and f32 of the others.
+fn sum(e: &mut Emit, one: &Simd, place: &Buf, a: Val, b: Val) -> Val {
+    let exact = e.val(format_args!("arith.addf {a}, {b} : f64"));
+    let single = e.val(format_args!("arith.truncf {exact} : f64 to f32"));
+    let at = e.index(0);
+    let single = one.broadcast(e, single);
+    one.narrow(e, single, place, &[at], 1);
+    wide(e, one, place, &[at])
 }
 
 fn infinity(e: &mut Emit, negative: bool) -> Val {
@@ -131,21 +144,21 @@ fn next_best(e: &mut Emit, x: &Buf, (lo, hi): (Val, Val), last: Option<Val>) -> 
 }
 
 /// Replaces the scores of experts outside the best groups.
-fn mask_groups(e: &mut Emit, spec: &RouteSpec, values: &Buf, of_groups: &Buf) {
+fn mask_groups(e: &mut Emit, spec: &RouteSpec, one: &Simd, (values, of_groups, rounded): (&Buf, &Buf, &Buf)) {
     let per = spec.experts / spec.groups;
     let (zero, groups) = (e.index(0), e.index(spec.groups));
     e.each(zero, groups, 1, |e, g| {
         let lo = e.idx_c("muli", g, per);
         let hi = e.idx_c("addi", lo, per);
-        let mut sum = e.val("arith.constant 0.0 : f64");
+        let mut total = e.val("arith.constant 0.0 : f64");
         let mut last = None;
         for _ in 0..spec.group_top {
             let best = next_best(e, values, (lo, hi), last);
             let x = e.load(values, &[best]);
-            sum = e.val(format_args!("arith.addf {sum}, {x} : f64"));
+            total = sum(e, one, rounded, total, x);
             last = Some(best);
         }
-        e.store(sum, of_groups, &[g]);
+        e.store(total, of_groups, &[g]);
     });
     let mut best: Vec<Val> = vec![];
     for _ in 0..spec.group_k {
