@@ -17,7 +17,7 @@ use support::device::{Compilation, Compiled};
 use support::{golden, relative_error, tensors};
 
 #[derive(Deserialize)]
-struct Cases {
+struct Golden {
     lr: Vec<f64>,
     decays: HashMap<String, bool>,
     cases: Vec<Case>,
@@ -29,7 +29,7 @@ struct Case {
     optimizer: OptimizerSpec,
 }
 
-static CASES: LazyLock<Cases> = LazyLock::new(|| {
+static CASES: LazyLock<Golden> = LazyLock::new(|| {
     let text = std::fs::read_to_string(golden("optimizers").join("cases.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 });

@@ -7,7 +7,7 @@ use super::{Layout, Net};
 use crate::config::{Capacity, DropPolicy, Family, Moe, SharedExpert};
 
 impl Net<'_> {
-    /// y = Σ_k w_k·Expert_{id_k}(x) + `SharedExpert`(x) of `x [b, s, h]`. (models.md 3.4)
+    /// y = `Σ_k` `w_k·Expert`_{`id_k}(x)` + `SharedExpert`(x) of `x [b, s, h]`. (models.md 3.4)
     ///
     /// The weights of all experts are stacked: `experts.gate_proj` and `up_proj [e, f, h]`, `experts.down_proj [e, h, f]`.
     pub fn experts(&mut self, x: ValueId, moe: &Moe) -> ValueId {

@@ -9,9 +9,9 @@ use crate::config::LatentAttention;
 impl Net<'_> {
     /// Latent attention of `x [b, s, h]` (DeepSeek-V2, arXiv 2405.04434, 2.1; models.md 3.3).
     ///
-    /// c_q = norm(x·`q_a_proj`), q = c_q·`q_b_proj`, or q = x·`q_proj` without a latent for the queries;
-    /// \[c_kv, k_r\] = x·`kv_a_proj_with_mqa`, \[k_c, v\] = norm(c_kv)·`kv_b_proj` for each head. The last part of each
-    /// query and k_r, which all heads share, are rotated. MindFormers' one matrix for both down-projections
+    /// `c_q` = norm(x·`q_a_proj`), q = `c_q`·`q_b_proj`, or q = x·`q_proj` without a latent for the queries;
+    /// \[`c_kv`, `k_r`\] = x·`kv_a_proj_with_mqa`, \[`k_c`, v\] = `norm(c_kv)`·`kv_b_proj` for each head. The last part of each
+    /// query and `k_r`, which all heads share, are rotated. MindFormers' one matrix for both down-projections
     /// (`mla_qkv_concat`) holds the same rows.
     pub fn latent_attention(&mut self, x: ValueId, l: &LatentAttention, rope: Option<Tables>) -> ValueId {
         let m = self.m;

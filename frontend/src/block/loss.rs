@@ -67,7 +67,7 @@ impl Net<'_> {
     }
 
     /// The mean over counted tokens: sum / (count + 1e-8).
-    pub fn mean(&mut self, loss: &Loss) -> ValueId {
+    pub fn mean(&mut self, loss: Loss) -> ValueId {
         self.scope("loss", None, |n| {
             let small = n.b.constant(1e-8, TensorType::scalar(DType::F32));
             let count = n.b.add(loss.count, small);

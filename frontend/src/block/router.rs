@@ -152,7 +152,7 @@ impl Net<'_> {
         self.b.many(Op::Histogram { bins: moe.num_experts.value }, &[flat])[0]
     }
 
-    /// α·Σ_e f·P with f = E/(K·tokens)·counts and P the mean share, both over a sequence and then averaged over sequences,
+    /// `α·Σ_e` f·P with f = E/(K·tokens)·counts and P the mean share, both over a sequence and then averaged over sequences,
     /// or over all tokens of the micro-batch.
     fn balance_loss(&mut self, counts: ValueId, shares: ValueId, moe: &Moe) -> ValueId {
         let [b, s, _] = self.activation(0);

@@ -79,9 +79,9 @@ pub fn forward(m: &ModelConfig, sources: &[Arc<SourceFile>], batch: usize, outpu
     let mtp = m.mtp.as_ref().map(|mtp| {
         let further = deepseek::Further { decoded: &decoded, output, tokens, labels, mask };
         let loss = deepseek::further_token(n, &further, layer);
-        (n.mean(&loss), mtp.loss_scaling_factor.value)
+        (n.mean(loss), mtp.loss_scaling_factor.value)
     });
-    let results = losses(n, &lm, mtp, outputs);
+    let results = losses(n, lm, mtp, outputs);
     for (name, value) in results {
         func.result(name, value);
     }
@@ -97,7 +97,7 @@ type Layer = fn(&mut Net<'_>, usize, ValueId, Option<Tables>) -> ValueId;
 /// The losses of the model by name: what is trained for, and where that is a sum its parts, in f32.
 ///
 /// `mtp` is the mean loss of the further token and its factor.
-fn losses(n: &mut Net<'_>, lm: &Loss, mtp: Option<(ValueId, f64)>, outputs: Outputs) -> Vec<(String, ValueId)> {
+fn losses(n: &mut Net<'_>, lm: Loss, mtp: Option<(ValueId, f64)>, outputs: Outputs) -> Vec<(String, ValueId)> {
     let side = std::mem::take(&mut n.side);
     let (balance, z) = (n.total(&side.balance), n.total(&side.z));
     let mut parts: Vec<(String, ValueId)> = vec![];

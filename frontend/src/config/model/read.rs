@@ -265,7 +265,7 @@ fn required<'a>(s: &mut Section<'a>, key: &'a str, default: Option<usize>) -> Op
     value
 }
 
-/// Key and value heads; ChatGLM has a switch and a number for them.
+/// Key and value heads; `ChatGLM` has a switch and a number for them.
 fn query_groups(s: &mut Section<'_>, heads: usize, d: &Defaults) -> Spanned<usize> {
     let shared = s.opt::<bool>("multi_query_attention");
     let of_chatglm = s.opt_checked::<usize>("multi_query_group_num", "must be at least 1", |v| *v >= 1);
@@ -278,7 +278,7 @@ fn query_groups(s: &mut Section<'_>, heads: usize, d: &Defaults) -> Spanned<usiz
     if own.is_set() { own } else { default }
 }
 
-/// Positions; Baichuan's 13B models have ALiBi, which only the class or a missing length tells.
+/// Positions; Baichuan's 13B models have `ALiBi`, which only the class or a missing length tells.
 fn positions(s: &mut Section<'_>, b: &Body, around: &rope::Surroundings<'_>) -> Spanned<super::PositionEmbedding> {
     let by_class = b.arch.as_ref().filter(|a| a.value.starts_with("Baichuan13B"));
     let by_length = b.family == Family::Baichuan
@@ -295,7 +295,7 @@ fn positions(s: &mut Section<'_>, b: &Body, around: &rope::Surroundings<'_>) -> 
     }
 }
 
-/// `normalization`, or ChatGLM's `rmsnorm`.
+/// `normalization`, or `ChatGLM`'s `rmsnorm`.
 fn normalization(s: &mut Section<'_>, d: &Defaults) -> Spanned<Normalization> {
     let names = [("RMSNorm", Normalization::RmsNorm), ("LayerNorm", Normalization::LayerNorm)];
     let rms = s.opt::<bool>("rmsnorm");

@@ -6,7 +6,7 @@ use super::super::{Activation, Dtype, Normalization};
 use super::{Convention, Family};
 
 /// What a family takes for granted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools)] // Each is a switch of the model under its own name.
 pub(in crate::config::model) struct Defaults {
     pub sizes: Option<Sizes>,
@@ -183,8 +183,8 @@ impl Family {
                 experts: Some(Experts { num: 128, topk: 8, ffn: 768, scaling: 1.0, ..Experts::default() }),
                 ..common
             },
-            Self::DeepseekV2 => deepseek_v2(common, legacy),
-            Self::DeepseekV3 | Self::DeepseekV4 => deepseek_v3(common, convention),
+            Self::DeepseekV2 => deepseek_v2(&common, legacy),
+            Self::DeepseekV3 | Self::DeepseekV4 => deepseek_v3(&common, convention),
             Self::Telechat3Moe => Defaults {
                 latent: true,
                 latent_sizes: DEEPSEEK_LATENT,
@@ -277,7 +277,7 @@ impl Family {
     }
 }
 
-fn deepseek_v2(common: Defaults, legacy: bool) -> Defaults {
+fn deepseek_v2(common: &Defaults, legacy: bool) -> Defaults {
     Defaults {
         latent: true,
         latent_sizes: DEEPSEEK_LATENT,
@@ -292,11 +292,11 @@ fn deepseek_v2(common: Defaults, legacy: bool) -> Defaults {
             scaling: 1.0,
             ..Experts::default()
         }),
-        ..common
+        ..*common
     }
 }
 
-fn deepseek_v3(common: Defaults, convention: Convention) -> Defaults {
+fn deepseek_v3(common: &Defaults, convention: Convention) -> Defaults {
     let legacy = convention == Convention::Legacy;
     Defaults {
         sizes: (!legacy).then_some(Sizes { vocab: 129_280, hidden: 7168, layers: 61, heads: 128, ffn: 18432 }),
@@ -324,6 +324,6 @@ fn deepseek_v3(common: Defaults, convention: Convention) -> Defaults {
             first_dense: 3,
             ..Experts::default()
         }),
-        ..common
+        ..*common
     }
 }

@@ -43,15 +43,15 @@ pub enum Family {
     Glm4,
     /// GLM4.5: partial rotation, experts as in DeepSeek-V3.
     Glm4Moe,
-    /// Llama with biases on the last projection of each sub-layer. TeleChat, TeleChat2.
+    /// Llama with biases on the last projection of each sub-layer. `TeleChat`, `TeleChat2`.
     Telechat2,
     /// Llama. TeleChat3-36B.
     Telechat3,
     /// As DeepSeek-V3 without groups.
     Telechat3Moe,
-    /// Llama; Baichuan2 normalises the rows of the output layer, and the 13B ones have ALiBi for positions.
+    /// Llama; Baichuan2 normalises the rows of the output layer, and the 13B ones have `ALiBi` for positions.
     Baichuan,
-    /// Llama with biases in attention. The first InternLM.
+    /// Llama with biases in attention. The first `InternLM`.
     InternLm,
     /// Llama with other names in its checkpoints.
     InternLm2,
