@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(kept.len(), 3);
         assert_eq!((kept[2].tokens_per_s, kept[2].step_ms, kept[2].tflops), (128.0, 500.0, 2.0));
         assert_eq!(kept[2].parts, parts);
-        assert!(fs::read_to_string(&path).unwrap().contains(r#""lm_loss":0.25,"expert_load":[[3,5],[4,4]]}"#));
+        assert!(fs::read_to_string(&path).unwrap().contains(r#""expert_load":[[3,5],[4,4]],"max_violation":0.25}"#));
         w.write(&record(4), &Parts::default()).unwrap();
         let steps: Vec<u64> = read(&path, 99).iter().map(|l| l.step).collect();
         assert_eq!(steps, [1, 2, 3, 4]);
