@@ -18,6 +18,7 @@ const LISTS: &[&[&Code]] = &[
     athanor_frontend::config::CODES,
     #[cfg(feature = "compiler")]
     athanor_frontend::inputs::CODES,
+    #[cfg(feature = "compiler")]
     athanor_frontend::model::CODES,
     #[cfg(feature = "compiler")]
     athanor_frontend::run::CODES,
