@@ -29,14 +29,7 @@ impl PartialDir {
     /// # Errors
     /// What the system says.
     pub(crate) fn create(parent: &Path, name: &str) -> io::Result<Self> {
-        fs::create_dir_all(parent)?;
-        sweep(parent, name);
-        let prefix = format!(".{name}.");
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(SUFFIX);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let temp = builder.tempdir_in(parent)?;
+        let temp = begin(parent, name, 0o777, |builder| builder.tempdir_in(parent))?;
         Ok(Self { _lock: locked(temp.path()), temp })
     }
 
@@ -77,17 +70,29 @@ impl PartialDir {
 /// # Errors
 /// What the system says.
 pub(crate) fn file(parent: &Path, name: &str) -> io::Result<NamedTempFile> {
+    let temp = begin(parent, name, 0o666, |builder| builder.tempfile_in(parent))?;
+    // A file system without locks has partials that look abandoned when they are old: `sweep` asks for the lock, too.
+    let _ = temp.as_file().try_lock();
+    Ok(temp)
+}
+
+/// Makes `parent` if it is missing, removes what killed writers of `name` left there, and has `make` make a new partial with
+/// the permissions that the user's mask leaves of `mode`.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "modes are Unix's"))]
+fn begin<T>(
+    parent: &Path,
+    name: &str,
+    mode: u32,
+    make: impl FnOnce(&tempfile::Builder<'_, '_>) -> io::Result<T>,
+) -> io::Result<T> {
     fs::create_dir_all(parent)?;
     sweep(parent, name);
     let prefix = format!(".{name}.");
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(SUFFIX);
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temp = builder.tempfile_in(parent)?;
-    // A file system without locks has partials that look abandoned when they are old: `sweep` asks for the lock, too.
-    let _ = temp.as_file().try_lock();
-    Ok(temp)
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    make(&builder)
 }
 
 /// The lock on what is at `path`; `None` if another process has it, or there are no locks here.
