@@ -225,12 +225,9 @@ fn avx512_products_match_f64() {
     check_level(CpuLevel::Avx512);
 }
 
-/// On machines that have tiles.
 #[test]
 fn amx_products_match_f64() {
-    if harness::levels().contains(&CpuLevel::Amx) {
-        check_level(CpuLevel::Amx);
-    }
+    check_level(CpuLevel::Amx);
 }
 
 #[test]

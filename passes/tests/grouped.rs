@@ -126,3 +126,8 @@ fn avx2_products_of_experts_match_f64() {
 fn avx512_products_of_experts_match_f64() {
     check_level(CpuLevel::Avx512);
 }
+
+#[test]
+fn amx_products_of_experts_match_f64() {
+    check_level(CpuLevel::Amx);
+}

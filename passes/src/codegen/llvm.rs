@@ -67,6 +67,15 @@ pub struct BuildReport {
 /// Kernels are compiled on two threads, each with contexts of its own; the result does not depend on which thread
 /// compiled what. Duplicate symbols are refused. On an error nothing is written.
 pub fn build_shared_object(kernels: &[KernelText], level: CpuLevel, out: &Path) -> Result<BuildReport> {
+    build_with(kernels, Instructions::of(level), out)
+}
+
+/// As [`build_shared_object`], with the instructions given rather than those of a level: what a level's kernels need beyond
+/// them is made of several narrower ones.
+///
+/// # Errors
+/// [`BAD_KERNEL`]; among others when kernels need tiles and there are none.
+pub fn build_with(kernels: &[KernelText], instructions: Instructions, out: &Path) -> Result<BuildReport> {
     let start = Instant::now();
     let mut names = std::collections::HashSet::new();
     for kernel in kernels {
@@ -74,7 +83,7 @@ pub fn build_shared_object(kernels: &[KernelText], level: CpuLevel, out: &Path) 
             return Diagnostic::error(&BAD_KERNEL, format!("two kernels are called `{}`", kernel.symbol)).err();
         }
     }
-    let compiled = compile_all(kernels, level)?;
+    let compiled = compile_all(kernels, instructions)?;
     let (timings, objects): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
     let link_start = Instant::now();
     link::link(&objects, out)?;
@@ -83,11 +92,11 @@ pub fn build_shared_object(kernels: &[KernelText], level: CpuLevel, out: &Path) 
 
 type Compiled = Result<(KernelTiming, Vec<u8>)>;
 
-fn compile_all(kernels: &[KernelText], level: CpuLevel) -> Result<Vec<(KernelTiming, Vec<u8>)>> {
+fn compile_all(kernels: &[KernelText], instructions: Instructions) -> Result<Vec<(KernelTiming, Vec<u8>)>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Compiled)>> = Mutex::new(Vec::with_capacity(kernels.len()));
     let work = || {
-        let compiler = match Compiler::new(level) {
+        let compiler = match Compiler::new(instructions) {
             Ok(compiler) => compiler,
             Err(e) => {
                 done.lock().unwrap_or_else(PoisonError::into_inner).push((usize::MAX, Err(e)));
@@ -113,22 +122,45 @@ fn compile_all(kernels: &[KernelText], level: CpuLevel) -> Result<Vec<(KernelTim
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// CPU and feature string of a level. Chosen by what the code may use, never by the name of the host's CPU: virtual
-/// machines mask the model number.
-fn cpu_of(level: CpuLevel) -> (&'static str, &'static str) {
-    match level {
-        CpuLevel::Portable => ("x86-64-v2", ""),
-        CpuLevel::Avx2 => ("x86-64-v3", ""),
-        CpuLevel::Avx512 => ("x86-64-v4", ""),
-        // Not `sapphirerapids` as the CPU: it would allow instructions that are not part of the level (avx512-fp16, cldemote).
-        CpuLevel::Amx => ("x86-64-v4", "+avx512bf16,+avx512vnni,+amx-tile,+amx-bf16"),
+/// What compiled code may use. Chosen by instructions, never by the name of the host's CPU: virtual machines mask the
+/// model number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instructions {
+    /// Vectors and scalars are those of this level.
+    pub vectors: CpuLevel,
+    /// Tile registers and products of bf16 on them; below AMX's vectors also AVX-NE-CONVERT.
+    pub tiles: bool,
+}
+
+impl Instructions {
+    /// Those of `level`.
+    pub fn of(level: CpuLevel) -> Self {
+        Self { vectors: level, tiles: level == CpuLevel::Amx }
+    }
+
+    /// CPU and feature string for LLVM.
+    fn target(self) -> (&'static str, &'static str) {
+        let cpu = match self.vectors {
+            CpuLevel::Portable => "x86-64-v2",
+            CpuLevel::Avx2 => "x86-64-v3",
+            // Not `sapphirerapids` with AMX: it would allow instructions that are not part of the level (avx512-fp16, cldemote).
+            CpuLevel::Avx512 | CpuLevel::Amx => "x86-64-v4",
+        };
+        let features = match (self.vectors, self.tiles) {
+            (CpuLevel::Amx, true) => "+avx512bf16,+avx512vnni,+amx-tile,+amx-bf16",
+            (CpuLevel::Amx, false) => "+avx512bf16,+avx512vnni",
+            // Stores of bf16 need conversions that are instructions, or the compiler would call a library for them.
+            (_, true) => "+amx-tile,+amx-bf16,+avxneconvert",
+            (_, false) => "",
+        };
+        (cpu, features)
     }
 }
 
 /// Passes from loops and vectors to the llvm dialect.
-fn pipeline(level: CpuLevel) -> String {
+fn pipeline(vectors: CpuLevel) -> String {
     // Below AMX there is no bf16 instruction: conversions become integer arithmetic, never library calls.
-    let bf16 = if level < CpuLevel::Amx { "arith-expand{include-bf16=true}," } else { "" };
+    let bf16 = if vectors < CpuLevel::Amx { "arith-expand{include-bf16=true}," } else { "" };
     format!(
         "builtin.module(convert-vector-to-scf,lower-affine,convert-scf-to-cf,{bf16}expand-strided-metadata,lower-affine,\
          convert-func-to-llvm{{use-bare-ptr-memref-call-conv=true}},convert-vector-to-llvm,convert-to-llvm,\
@@ -141,11 +173,11 @@ struct Compiler {
     context: Context,
     messages: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
     machine: llvm_c::Machine,
-    level: CpuLevel,
+    instructions: Instructions,
 }
 
 impl Compiler {
-    fn new(level: CpuLevel) -> Result<Self> {
+    fn new(instructions: Instructions) -> Result<Self> {
         let registry = DialectRegistry::new();
         register_all_dialects(&registry);
         register_all_passes();
@@ -158,9 +190,9 @@ impl Compiler {
             sink.borrow_mut().push(format!("{}: {diagnostic}", diagnostic.location()));
             true
         });
-        let (cpu, features) = cpu_of(level);
+        let (cpu, features) = instructions.target();
         let machine = llvm_c::Machine::x86(cpu, features).map_err(|e| Diagnostic::error(&BAD_KERNEL, e))?;
-        Ok(Self { context, messages, machine, level })
+        Ok(Self { context, messages, machine, instructions })
     }
 
     fn compile(&self, kernel: &KernelText) -> Compiled {
@@ -180,7 +212,7 @@ impl Compiler {
         let start = Instant::now();
         let mut module = Module::parse(&self.context, &kernel.mlir).ok_or_else(|| refuse("parsing", ""))?;
         let manager = PassManager::new(&self.context);
-        parse_pass_pipeline(manager.as_operation_pass_manager(), &pipeline(self.level))
+        parse_pass_pipeline(manager.as_operation_pass_manager(), &pipeline(self.instructions.vectors))
             .map_err(|e| refuse("reading the pipeline", &e.to_string()))?;
         manager.run(&mut module).map_err(|_| refuse("lowering", ""))?;
         let context = llvm_c::Context::new();
@@ -226,12 +258,12 @@ impl Compiler {
         // Inlined into the wrapper the arguments would lose what `noalias` says about them.
         llvm.set_enum(body, llvm_c::FUNCTION_INDEX, "noinline");
         llvm.wrap(body, &kernel.symbol, kernel.buffers);
-        let (cpu, features) = cpu_of(self.level);
+        let (cpu, features) = self.instructions.target();
         for function in llvm.definitions() {
             llvm.set_string(function, "target-cpu", cpu);
             llvm.set_string(function, "target-features", features);
             llvm.set_enum(function, llvm_c::FUNCTION_INDEX, "nounwind");
-            if self.level >= CpuLevel::Avx512 {
+            if self.instructions.vectors >= CpuLevel::Avx512 {
                 llvm.set_string(function, "tune-cpu", "sapphirerapids");
                 // Tuning tables prefer 256 bits for the sake of old CPUs' clock; here 512 wins.
                 llvm.set_string(function, "prefer-vector-width", "512");

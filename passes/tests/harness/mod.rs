@@ -2,11 +2,14 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod against;
+mod tiles;
 pub use std::ffi::c_void;
+use std::path::Path;
 
+use athanor_ir::Result;
 use athanor_ir::target::CpuLevel;
 use athanor_passes::codegen::Generated;
-use athanor_passes::codegen::llvm::build_shared_object;
+use athanor_passes::codegen::llvm::{BuildReport, Instructions, KernelText, build_shared_object, build_with};
 use athanor_passes::codegen::simd::Float;
 
 /// What kernels are called as.
@@ -153,10 +156,14 @@ pub struct Library {
 
 impl Library {
     pub fn build(kernels: &[Generated], level: CpuLevel) -> Self {
+        Self::build_of(kernels, |texts, out| build_shared_object(texts, level, out))
+    }
+
+    fn build_of(kernels: &[Generated], build: impl Fn(&[KernelText], &Path) -> Result<BuildReport>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("k.so");
         let texts: Vec<_> = kernels.iter().map(|k| k.text.clone()).collect();
-        build_shared_object(&texts, level, &out).unwrap_or_else(|e| panic!("{e}"));
+        build(&texts, &out).unwrap_or_else(|e| panic!("{e}"));
         // SAFETY: the library was just built and has no initialisers.
         let library = unsafe { libloading::Library::new(&out) }.unwrap();
         Self { library, _folder: folder }
@@ -168,14 +175,19 @@ impl Library {
         *unsafe { self.library.get::<Kernel>(symbol.as_bytes()) }.unwrap()
     }
 
-    /// The same for a level that this machine may lack: its wide vectors become several narrow ones.
+    /// The same for a level that this machine may lack: its wide vectors become several narrow ones, and tile instructions
+    /// are carried out one by one.
     pub fn build_anywhere(kernels: &[Generated], level: CpuLevel) -> Self {
         let here = levels();
         if here.contains(&level) {
             return Self::build(kernels, level);
         }
-        assert_ne!(level, CpuLevel::Amx, "there is nothing to make tiles of");
-        Self::build(kernels, here.last().copied().unwrap_or(CpuLevel::Portable))
+        let tiles = level == CpuLevel::Amx;
+        if tiles {
+            tiles::emulate();
+        }
+        let vectors = here.last().copied().unwrap_or(CpuLevel::Portable);
+        Self::build_of(kernels, |texts, out| build_with(texts, Instructions { vectors, tiles }, out))
     }
 
     /// Runs the grid split into `workers` uneven parts, last part first, each with its own scratch.

@@ -359,6 +359,12 @@ impl<'a> Product<'a> {
                 self.product(t, packing, &slice(self.direct()));
                 return;
             }
+            // Where a share begins decides which blocks are whole. What C had before is added to a staged block's sum, and
+            // is what a whole block's sum starts with: the bits would depend on the shares.
+            if counted.is_some() && (self.s.accumulate || self.kc < self.s.k) {
+                self.product(t, packing, &slice(false));
+                return;
+            }
             // Only the last strip and the last panel are staged.
             let limit = if counted.is_some() { t.add_const(row, BLOCK) } else { t.index(m / BLOCK) };
             let cols = t.index(n / BLOCK);

@@ -3,7 +3,6 @@
 //! One kernel over the real offsets, which it reads when it runs: no row is padded, and the number of tokens of an expert
 //! changes nothing but the loops' bounds.
 
-#[expect(dead_code, reason = "not chosen before a machine with tiles has run its test: see `generate_grouped`")]
 mod amx;
 mod vector;
 
@@ -79,8 +78,11 @@ impl GroupedSpec {
 ///
 /// Each element is summed in one order whatever the shares, so the bits do not depend on them.
 pub fn generate_grouped(spec: &GroupedSpec, level: CpuLevel, symbol: &str) -> Generated {
-    // On tiles, too, until `amx` has been run on a machine that has them.
-    vector::generate(spec, level, symbol)
+    if level == CpuLevel::Amx && spec.operands == DType::BF16 {
+        amx::generate(spec, symbol)
+    } else {
+        vector::generate(spec, level, symbol)
+    }
 }
 
 /// Number of parameters that are buffers.
