@@ -2,6 +2,8 @@
 #![cfg(all(target_os = "linux", feature = "compiler"))]
 
 use athanor_runtime::metrics::memory::{BESIDE_ARENA, BESIDE_ARENA_WITH_LIBRARY};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,6 +21,18 @@ fn mib(line: &str, word: &str) -> f64 {
     before.trim_end().trim_end_matches(" MiB").rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+/// Writes a checkpoint of zeros that fits the plan.
+fn write_weights(plan: &serde_json::Value, path: &Path) {
+    let buffers = plan["stages"][0]["buffers"].as_array().unwrap();
+    let zeros = vec![0; buffers.iter().map(|b| b["bytes"].as_u64().unwrap() as usize).max().unwrap()];
+    let weights = buffers.iter().filter(|b| b["role"]["kind"] == "weight").map(|b| {
+        let dims = b["dims"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
+        let data = &zeros[..b["bytes"].as_u64().unwrap() as usize];
+        (b["name"].as_str().unwrap(), TensorView::new(Dtype::F32, dims, data).unwrap())
+    });
+    safetensors::serialize_to_file(weights, None, path).unwrap();
+}
+
 /// A w1-tiny with a vocabulary that makes an arena of some hundred MiB, trained from its plan: compiling is over and gone
 /// when memory is first looked at.
 #[test]
@@ -30,7 +44,17 @@ fn the_process_grows_by_the_arena_and_a_stated_constant() {
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(plan.join("plan.json")).unwrap()).unwrap();
     let arena = json["stages"][0]["arena_bytes"].as_u64().unwrap() as f64 / f64::from(1 << 20);
     assert!(arena > 100.0, "{arena} MiB would say little");
-    for (args, most) in [(&["--no-library"][..], BESIDE_ARENA), (&[], BESIDE_ARENA_WITH_LIBRARY)] {
+    // A run that starts from a checkpoint grows no more than one that draws its weights.
+    let weights = dir.path().join("weights.safetensors");
+    write_weights(&json, &weights);
+    let loads = dir.path().join("loads");
+    let load = format!("load_checkpoint={}", weights.display());
+    athanor(&["compile", "examples/w1_tiny.yaml", "--set", &load, "--set", wide[3], "--threads", "2", "-o"], &loads);
+    for (plan, args, most) in [
+        (&plan, &["--no-library"][..], BESIDE_ARENA),
+        (&plan, &[], BESIDE_ARENA_WITH_LIBRARY),
+        (&loads, &["--no-library"], BESIDE_ARENA),
+    ] {
         let out = ["train", plan.to_str().unwrap(), "--steps", "3"];
         let text = athanor(&[&out[..], args, &["--output-dir"]].concat(), &dir.path().join("out"));
         let line = text.lines().find(|l| l.starts_with("memory: ")).unwrap_or_else(|| panic!("{text}"));

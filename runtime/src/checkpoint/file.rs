@@ -2,7 +2,7 @@
 
 use crate::codes::{CKPT_OPEN, SAFETENSORS};
 use athanor_ir::{DType, Diagnostic, Result};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -10,6 +10,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Headers are at most this long, as in the library that defines the format.
@@ -157,8 +158,21 @@ impl TensorFile {
 
     /// Elements of tensor `name` as they are in the file; empty if there is no such tensor.
     pub fn bytes(&self, name: &str) -> &[u8] {
-        let range = self.tensors.get(name).map(|t| self.data + t.data_offsets.0..self.data + t.data_offsets.1);
-        range.and_then(|r| self.map.get(r)).unwrap_or_default()
+        self.range(name).and_then(|r| self.map.get(r)).unwrap_or_default()
+    }
+
+    /// Bytes of the file that tensor `name` takes.
+    fn range(&self, name: &str) -> Option<Range<usize>> {
+        self.tensors.get(name).map(|t| self.data + t.data_offsets.0..self.data + t.data_offsets.1)
+    }
+
+    /// Gives the memory of tensor `name` back to the system; it is read again if it is asked for again.
+    pub fn put_away(&self, name: &str) {
+        if let Some(range) = self.range(name).filter(|r| r.end <= self.map.len()) {
+            // SAFETY: the pages are those of a file that is mapped to be read: they can be dropped at any time. That the
+            // system may decline is of no consequence.
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
     }
 }
 

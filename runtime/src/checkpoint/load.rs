@@ -12,6 +12,10 @@ use athanor_ir::plan::{BufferRole, Stage};
 use std::collections::BTreeSet;
 use std::path::Path;
 
+/// Elements that are read before their pages go back to the system: a process that loads needs room for so many beside its
+/// weights, not for a file.
+const PIECE: usize = 1 << 19;
+
 /// Fills every weight of the plan from `path`: a safetensors file, a Hugging Face directory, an iteration directory, or
 /// the directory above it, in whichever of the plan's namings fits.
 ///
@@ -45,10 +49,17 @@ pub(super) fn load(
     let (buffers, weights) = weights(device.stage(), wanted);
     for Fitted { stored, name } in fit(tensors, path, tables, &weights)? {
         let data = tensors.data(&name)?;
-        for part in &stored.parts {
-            let dtype = weights[part.weight].dtype;
-            let mut to = ElementsMut { dtype, bytes: device.bytes_mut(buffers[part.weight]) };
-            part.relation.walk_theirs(&(0..stored.elements()), &mut |run| copy(data.elements(), &mut to, run));
+        let elements = stored.elements();
+        for begin in (0..elements).step_by(PIECE) {
+            let piece = begin..elements.min(begin + PIECE);
+            for part in &stored.parts {
+                let dtype = weights[part.weight].dtype;
+                let mut to = ElementsMut { dtype, bytes: device.bytes_mut(buffers[part.weight]) };
+                part.relation.walk_theirs(&piece, &mut |run| copy(data.elements(), &mut to, run));
+            }
+            if let Some(file) = tensors.file(&name) {
+                file.put_away(&name);
+            }
         }
     }
     Ok(())
