@@ -1,11 +1,11 @@
 //! The load of experts as a picture: how far the busiest and the idlest of each layer are from an equal share.
 
+use super::axes::{axes, curve, legend};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 const BUSY: RGBColor = RGBColor(176, 58, 46);
 const IDLE: RGBColor = RGBColor(36, 113, 163);
-const GRID: RGBColor = RGBColor(232, 232, 232);
 
 /// Tokens of each expert, layer by layer, after each step.
 pub type Loads = [(u64, Vec<Vec<u64>>)];
@@ -36,51 +36,18 @@ pub fn draw<B: DrawingBackend>(
     (first, last): (f64, f64),
     loads: &Loads,
 ) -> Result<(), String> {
-    let text = |e: DrawingAreaErrorKind<B::ErrorType>| e.to_string();
     let layers = loads.iter().map(|(_, l)| l.len()).max().unwrap_or(0);
     let curves: Vec<Vec<(f64, f64, f64)>> = (0..layers).map(|l| extremes(loads, l)).collect();
     let high = curves.iter().flatten().map(|p| p.1).fold(1.0, f64::max);
-    let mut chart = ChartBuilder::on(area)
-        .margin(16)
-        .x_label_area_size(48)
-        .y_label_area_size(64)
-        .build_cartesian_2d(first..last, 0.0..high * 1.05)
-        .map_err(text)?;
-    chart
-        .configure_mesh()
-        .x_desc("step")
-        .y_desc("tokens of an expert / mean")
-        .axis_desc_style(("sans-serif", 17))
-        .label_style(("sans-serif", 14))
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
-        .y_label_formatter(&|y| format!("{y:.1}"))
-        .draw()
-        .map_err(text)?;
-    let even = [(first, 1.0), (last, 1.0)];
-    chart.draw_series(LineSeries::new(even, BLACK.mix(0.4).stroke_width(1))).map_err(text)?;
-    for (label, colour, which) in [("busiest expert of each layer", BUSY, 0), ("idlest", IDLE, 1)] {
-        for (i, curve) in curves.iter().enumerate() {
-            let points = curve.iter().map(|p| (p.0, if which == 0 { p.1 } else { p.2 }));
-            let drawn = chart.draw_series(LineSeries::new(points, colour.mix(0.8).stroke_width(1))).map_err(text)?;
-            if i == 0 {
-                drawn
-                    .label(label)
-                    .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 24, y)], colour.stroke_width(2)));
-            }
+    let mut chart = axes(area, None, first..last, ("tokens of an expert / mean", 0.0..high * 1.05, 1))?;
+    curve(&mut chart, None, BLACK.mix(0.4).stroke_width(1), [(first, 1.0), (last, 1.0)])?;
+    for (label, colour, busiest) in [("busiest expert of each layer", BUSY, true), ("idlest", IDLE, false)] {
+        for (i, layer) in curves.iter().enumerate() {
+            let points = layer.iter().map(|p| (p.0, if busiest { p.1 } else { p.2 }));
+            curve(&mut chart, (i == 0).then_some(label), colour.mix(0.8).stroke_width(1), points)?;
         }
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .legend_area_size(32)
-        .background_style(WHITE.mix(0.8))
-        .border_style(GRID)
-        .label_font(("sans-serif", 15))
-        .draw()
-        .map_err(text)?;
-    Ok(())
+    legend(&mut chart)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a run tells: MindFormers' log lines, a progress bar, one JSON object per step, and a plot of the loss.
 
+mod axes;
 pub mod json;
 pub mod load_plot;
 pub mod log_line;

@@ -1,5 +1,6 @@
 //! The loss curve as a picture: every step thin and pale, and a smoothed line over it.
 
+use super::axes::{axes, curve, legend};
 use super::load_plot::{self, Loads};
 use crate::codes::OUTPUT;
 use crate::partial;
@@ -17,7 +18,6 @@ const LOAD_HEIGHT: u32 = 300;
 
 const RAW: RGBColor = RGBColor(168, 196, 226);
 const SMOOTH: RGBColor = RGBColor(17, 76, 140);
-const GRID: RGBColor = RGBColor(232, 232, 232);
 
 /// Writes the curve of `points` (step, loss), and below it the load of experts if there are any, to the `.svg` file `path`;
 /// nothing without a point.
@@ -90,47 +90,13 @@ fn draw(title: &str, points: &[(u64, f64)], loads: &Loads) -> std::result::Resul
         let root = SVGBackend::with_string(&mut svg, (960, height)).into_drawing_area();
         root.fill(&WHITE).map_err(|e| text(&e))?;
         let (upper, lower) = root.split_vertically(LOSS_HEIGHT);
-        let mut chart = ChartBuilder::on(&upper)
-            .caption(title, ("sans-serif", 22))
-            .margin(16)
-            .x_label_area_size(48)
-            .y_label_area_size(64)
-            .build_cartesian_2d(first..last, low - margin..high + margin)
-            .map_err(|e| text(&e))?;
         let digits = decimals(high - low + 2.0 * margin);
-        chart
-            .configure_mesh()
-            .x_desc("step")
-            .y_desc("loss")
-            .axis_desc_style(("sans-serif", 17))
-            .label_style(("sans-serif", 14))
-            .bold_line_style(GRID)
-            .light_line_style(WHITE)
-            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
-            .y_label_formatter(&|y| format!("{y:.digits$}"))
-            .draw()
-            .map_err(|e| text(&e))?;
-        let raw = points.iter().filter(|p| p.1.is_finite()).map(|p| (p.0 as f64, p.1));
-        chart
-            .draw_series(LineSeries::new(raw, RAW.stroke_width(1)))
-            .map_err(|e| text(&e))?
-            .label("each step")
-            .legend(|(x, y)| PathElement::new(vec![(x, y), (x + 24, y)], RAW.stroke_width(2)));
+        let mut chart = axes(&upper, Some(title), first..last, ("loss", low - margin..high + margin, digits))?;
         let finite: Vec<(u64, f64)> = points.iter().copied().filter(|p| p.1.is_finite()).collect();
-        chart
-            .draw_series(LineSeries::new(smooth(&finite), SMOOTH.stroke_width(2)))
-            .map_err(|e| text(&e))?
-            .label("smoothed")
-            .legend(|(x, y)| PathElement::new(vec![(x, y), (x + 24, y)], SMOOTH.stroke_width(2)));
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .legend_area_size(32)
-            .background_style(WHITE.mix(0.8))
-            .border_style(GRID)
-            .label_font(("sans-serif", 15))
-            .draw()
-            .map_err(|e| text(&e))?;
+        let raw = finite.iter().map(|p| (p.0 as f64, p.1));
+        curve(&mut chart, Some("each step"), RAW.stroke_width(1), raw)?;
+        curve(&mut chart, Some("smoothed"), SMOOTH.stroke_width(2), smooth(&finite))?;
+        legend(&mut chart)?;
         if !loads.is_empty() {
             load_plot::draw(&lower, (first, last), loads)?;
         }
