@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Hugging Face transformers against `athanor`: the weights we load and the checkpoints we save mean the same to both.
 
-    python tests/interop/run.py                      # the golden models of every dense family
+    python tests/interop/run.py                      # the golden models of every family, dense or with experts
     python tests/interop/run.py output/quickstart    # and the newest checkpoint below that folder
 
 For each golden model: `athanor train` starts from its weights, trains a few steps on random tokens and saves. Then
@@ -9,8 +9,8 @@ For each golden model: `athanor train` starts from its weights, trains a few ste
   - transformers loads the saved folder with no weight missing, left over or of another shape, and the weights have moved;
   - `athanor train` loads that folder again, and loss and gradient norm of its first step are those of transformers on it.
 
-For each golden model of the hub's families, dense or with experts: `athanor ckpt convert` gives it the names and layouts of
-MindSpore Transformers and back, in parts; transformers loads what came out and computes the same logits to the last bit.
+And `athanor ckpt convert` gives each the names and layouts of MindSpore Transformers and back, in parts; transformers loads
+what came out and computes the same logits to the last bit.
 
 A checkpoint is a folder with `config.json` and `model.safetensors` (hub names), and `tokenizer.json` where there is one.
 Exit code 0 if all held; the last line is "N passed, N failed".
@@ -28,8 +28,11 @@ import torch
 import transformers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FAMILIES = ["llama2", "llama3_1", "qwen2_tied", "qwen3"]
-CONVERTED = [*FAMILIES, "mixtral", "qwen3_moe", "deepseek_v3_rope", "deepseek_v3_yarn"]
+FAMILIES = ["llama2", "llama3_1", "qwen2_tied", "qwen3", "mixtral", "qwen3_moe", "deepseek_v3_rope", "deepseek_v3_yarn"]
+CONVERTED = FAMILIES
+# transformers leaves out the further token and adds no balance loss in training.
+DEEPSEEK = "num_nextn_predict_layers: 0\n    moe_aux_loss_coeff: 0.0"
+MODEL_KEYS = {"deepseek_v3_rope": DEEPSEEK, "deepseek_v3_yarn": DEEPSEEK}
 STEPS, BATCH, SEQ, LR = 3, 2, 16, 1e-3
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4  # relative
 
@@ -58,6 +61,7 @@ model:
     layernorm_compute_dtype: "float32"
     softmax_compute_dtype: "float32"
     rotary_dtype: "float32"
+    {model_keys}
 callbacks:
   - type: MFLossMonitor
   - {{type: CheckpointMonitor, prefix: "interop", save_checkpoint_steps: {steps}, checkpoint_format: "safetensors"}}
@@ -120,7 +124,7 @@ def family(athanor, name, folder):
     theirs = load(golden)
     rows = np.random.default_rng(7).integers(0, theirs.config.vocab_size, (STEPS * BATCH, SEQ + 1), dtype=np.int32)
     rows.astype("<i4").tofile(folder / "tokens.bin")
-    common = {"tokens": folder / "tokens.bin", "lr": LR, "steps": STEPS}
+    common = {"tokens": folder / "tokens.bin", "lr": LR, "steps": STEPS, "model_keys": MODEL_KEYS.get(name, "")}
 
     steps = train(athanor, folder, "first", model=golden, weights=golden / "model.safetensors", **common)
     need(len(steps) == STEPS, f"{STEPS} steps of metrics expected, {len(steps)} written")
