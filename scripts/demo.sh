@@ -19,7 +19,7 @@ show data train-tokenizer --input 'examples/data/*.txt' --vocab-size 4096 --outp
 title 'The data set: one document a paragraph, as .bin and .idx'
 show data build --input 'examples/data/*.txt' --vocab-file "$out/tokenizer.json" --output-prefix "$out/data/novels" --append-eod --workers 2
 
-title 'Training: 350 steps, about two minutes on two cores'
+title 'Training: 280 steps, about two minutes on two cores'
 show train examples/quickstart.yaml --metrics-json "$out/metrics.jsonl" --plot "$out/loss.svg"
 
 # transformers finds the tokenizer beside the weights
@@ -31,5 +31,5 @@ cp "$out"/tokenizer*.json "$model/"
 loss() { sed -nE 's/.*"loss": *([0-9.]+).*/\1/p' "$out/metrics.jsonl" | "$1" -n 1; }
 title 'Done'
 printf 'loss       %s at the first step, %s at the last\n' "$(loss head)" "$(loss tail)"
-printf 'plot       %s\nmetrics    %s\nmodel      %s (config.json, model.safetensors, tokenizer.json: transformers loads it)\n' \
+printf 'plot       %s (the loss, and the load of the experts below it)\nmetrics    %s\nmodel      %s (config.json, model.safetensors, tokenizer.json: transformers loads it)\n' \
   "$out/loss.svg" "$out/metrics.jsonl" "$model"
