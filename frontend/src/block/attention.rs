@@ -4,11 +4,13 @@ use athanor_ir::{F64, Op, ValueId};
 
 use super::rope::Tables;
 use super::{Layout, Net};
+use crate::config::PositionEmbedding;
 
 impl Net<'_> {
     /// Attention of `x [b, s, h]` with projections `q_proj`, `k_proj`, `v_proj` and `o_proj`.
     ///
-    /// With `qk_layernorm` each head of q and k is normalised (`q_norm`, `k_norm`) before the rotation.
+    /// With `qk_layernorm` each head of q and k is normalised (`q_norm`, `k_norm`) before the rotation. With `ALiBi` there is
+    /// none, and scores fall with the distance.
     pub fn attention(&mut self, x: ValueId, rope: Option<Tables>) -> ValueId {
         let m = self.m;
         let (heads, groups, width) = (m.num_attention_heads.value, m.num_query_groups.value, m.kv_channels.value);
@@ -40,7 +42,8 @@ impl Net<'_> {
         };
         let (q, k) = (self.rotate(q, rope), self.rotate(k, rope));
         let scale = m.softmax_scale.map_or_else(|| (width as f64).sqrt().recip(), |s| s.value);
-        let out = self.b.many(Op::Attention { scale: F64(scale), causal: true, alibi: false }, &[q, k, v])[0];
+        let alibi = m.position_embedding.value == PositionEmbedding::Alibi;
+        let out = self.b.many(Op::Attention { scale: F64(scale), causal: true, alibi }, &[q, k, v])[0];
         self.b.reshape(out, &[b, s, heads * width])
     }
 }

@@ -40,9 +40,9 @@ pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> 
             return refuse(d.span, &format!("`{name}` {}", d.value), &format!("write `{name}: 0.0`"));
         }
     }
-    if m.position_embedding.value == PositionEmbedding::Alibi {
-        let help = "use a model with rotary positions";
-        return refuse(m.position_embedding.span, "ALiBi", help);
+    if m.position_embedding.value == PositionEmbedding::Alibi && m.latent.is_some() {
+        let help = "latent attention has rotary positions of its own";
+        return refuse(m.position_embedding.span, "ALiBi with latent attention", help);
     }
     let learned = m.position_embedding.value == PositionEmbedding::LearnedAbsolute;
     match m.family {

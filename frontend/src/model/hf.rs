@@ -78,6 +78,11 @@ fn llama(m: &ModelConfig) -> Map<String, Value> {
             out.extend(latent_attention(latent, rope));
         }
     }
+    if m.position_embedding.value == PositionEmbedding::Alibi {
+        // Baichuan's 13B models have no key for their positions: the other length is what tells them.
+        out.remove("max_position_embeddings");
+        out.insert("model_max_length".into(), json!(m.max_position_embeddings.value));
+    }
     if let Some(moe) = &m.moe {
         out.extend(experts(m, moe));
     }

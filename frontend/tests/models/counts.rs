@@ -118,6 +118,22 @@ fn mixtral_8x7b() {
     assert_eq!((found.model, found.active), (46_702_792_704, 12_879_925_248));
 }
 
+/// The size that Baichuan2-13B-Base is published with.
+#[test]
+fn baichuan2_13b() {
+    let found = model(&[
+        "model_type: baichuan",
+        "use_alibi_mask: True",
+        "vocab_size: 125696",
+        "hidden_size: 5120",
+        "num_hidden_layers: 40",
+        "num_attention_heads: 40",
+        "intermediate_size: 13696",
+        "seq_length: 4096",
+    ]);
+    assert_eq!(found.model, 13_896_668_160);
+}
+
 /// Families of other shapes: the formula follows the module through norms, biases, gates and shared experts.
 #[test]
 fn formula_and_module_agree_for_every_family() {

@@ -29,3 +29,11 @@ fn a_pattern_that_is_none_is_refused_at_its_place() {
     let source = e.source.as_ref().expect("a place");
     assert_eq!(&source.text[e.labels[0].range.clone()], "'layers.(0'");
 }
+
+#[test]
+fn latent_attention_has_its_own_positions() {
+    let lines = ["multi_latent_attention: True", "qk_layernorm: True", "use_alibi_mask: True", "kv_lora_rank: 8"];
+    let config = super::llama(&lines);
+    let e = forward(&config.model, &config.sources, 1, Outputs::default()).unwrap_err();
+    assert_eq!((e.code.id, e.message.as_str()), ("C0110", "ALiBi with latent attention is not supported"));
+}

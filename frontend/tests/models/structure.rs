@@ -169,3 +169,17 @@ fn the_gelu_is_the_one_that_is_asked_for() {
     };
     assert_eq!((of("gelu_erf"), of("gelu_new"), of("silu")), (Some("gelu_erf"), Some("gelu"), None));
 }
+
+/// Baichuan's 13B models: slopes instead of a rotation, and a `config.json` that says so by what it does not have.
+#[test]
+fn alibi_stands_in_for_a_rotation() {
+    let config = super::llama(&["model_type: baichuan", "use_alibi_mask: True", "num_key_value_heads: 4"]);
+    let ops: Vec<Op> = built(&config).nodes.into_iter().map(|n| n.op).collect();
+    let attention = ops.iter().filter(|op| matches!(op, Op::Attention { alibi: true, causal: true, .. })).count();
+    assert_eq!(attention, 2, "one a layer");
+    assert!(!ops.iter().any(|op| matches!(op, Op::Rope { .. } | Op::Attention { alibi: false, .. })));
+    let mut config = config;
+    config.lr_schedule.total_steps = Some(athanor_frontend::config::Spanned::default(1));
+    let hf = athanor_frontend::run::spec(&config).unwrap().hf_config;
+    assert_eq!((hf.get("max_position_embeddings"), &hf["model_max_length"]), (None, &serde_json::json!(4096)));
+}
