@@ -96,6 +96,31 @@ fn qwen3_moe_with_the_best_two_of_eight_experts() {
 }
 
 #[test]
+fn glm_4_9b_with_half_a_rotation_and_gate_and_up_in_one() {
+    parity("glm");
+}
+
+#[test]
+fn glm_4_0414_with_norms_around_each_block() {
+    parity("glm4");
+}
+
+#[test]
+fn glm_4_5_with_normalised_heads_and_a_router_with_bias() {
+    parity("glm4_moe");
+}
+
+#[test]
+fn qwen2_moe_with_a_shared_expert_behind_a_gate() {
+    parity("qwen2_moe");
+}
+
+#[test]
+fn deepseek_v2_with_groups_by_their_best_expert() {
+    parity("deepseek_v2");
+}
+
+#[test]
 fn mixtral() {
     parity("mixtral");
 }

@@ -107,6 +107,31 @@ fn qwen3_moe() {
 }
 
 #[test]
+fn glm_4_9b() {
+    parity("glm");
+}
+
+#[test]
+fn glm_4_0414() {
+    parity("glm4");
+}
+
+#[test]
+fn glm_4_5() {
+    parity("glm4_moe");
+}
+
+#[test]
+fn qwen2_moe() {
+    parity("qwen2_moe");
+}
+
+#[test]
+fn deepseek_v2() {
+    parity("deepseek_v2");
+}
+
+#[test]
 fn mixtral() {
     parity("mixtral");
 }

@@ -28,11 +28,14 @@ import torch
 import transformers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FAMILIES = ["llama2", "llama3_1", "qwen2_tied", "qwen3", "mixtral", "qwen3_moe", "deepseek_v3_rope", "deepseek_v3_yarn"]
+FAMILIES = [
+    "llama2", "llama3_1", "qwen2_tied", "qwen3", "glm", "glm4", "mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v2",
+    "deepseek_v3_rope", "deepseek_v3_yarn",
+]
 CONVERTED = FAMILIES
 # transformers leaves out the further token and adds no balance loss in training.
-DEEPSEEK = "num_nextn_predict_layers: 0\n    moe_aux_loss_coeff: 0.0"
-MODEL_KEYS = {"deepseek_v3_rope": DEEPSEEK, "deepseek_v3_yarn": DEEPSEEK}
+PLAIN = "num_nextn_predict_layers: 0\n    moe_aux_loss_coeff: 0.0"
+MODEL_KEYS = {"glm4_moe": PLAIN, "deepseek_v3_rope": PLAIN, "deepseek_v3_yarn": PLAIN}
 STEPS, BATCH, SEQ, LR = 3, 2, 16, 1e-3
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4  # relative
 

@@ -38,8 +38,15 @@ pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
     file.tensors().into_iter().map(read).collect()
 }
 
-/// The tensors of a model as its functions take them: those of one projection of all experts in one, in their order, and
-/// Mixtral's under the common names. Names may have a prefix such as `grad.`; an expert that no token went to has no
+/// The upper and the lower rows of a tensor.
+fn halves(tensor: &Tensor) -> [Tensor; 2] {
+    let dims = [&[tensor.ty.dims[0] / 2], &tensor.ty.dims[1..]].concat();
+    let (upper, lower) = tensor.bytes.split_at(tensor.bytes.len() / 2);
+    [upper, lower].map(|bytes| Tensor { ty: tensor.ty.with_dims(dims.clone()), bytes: bytes.to_vec() })
+}
+
+/// The tensors of a model as its functions take them: those of one projection of all experts in one, in their order,
+/// Mixtral's under the common names, and GLM's gate and up apart. Names may have a prefix such as `grad.`; an expert that no token went to has no
 /// gradient, which is one of zeros.
 pub fn stacked(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
     let mut out = HashMap::new();
@@ -55,6 +62,11 @@ pub fn stacked(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
                     other => other,
                 };
                 experts.entry(format!("{block}.experts.{part}")).or_default().push((index.parse().unwrap(), tensor));
+            }
+            None if name.ends_with(".gate_up_proj.weight") => {
+                for (part, half) in ["gate_proj", "up_proj"].into_iter().zip(halves(&tensor)) {
+                    out.insert(name.replace("gate_up_proj", part), half);
+                }
             }
             None => {
                 out.insert(name, tensor);

@@ -19,6 +19,10 @@ pub fn config_json(m: &ModelConfig) -> Value {
     out.insert("initializer_range".into(), json!(m.init_method_std.value));
     out.insert("torch_dtype".into(), json!("float32"));
     out.insert("use_cache".into(), json!(true));
+    // Written even where there is none: the classes of some families have a default beyond a small vocabulary.
+    let pad = m.pad_token_id;
+    let known = pad.is_set() && (0..m.vocab_size.value as i64).contains(&pad.value);
+    out.insert("pad_token_id".into(), json!(known.then_some(pad.value)));
     Value::Object(out)
 }
 
