@@ -135,6 +135,11 @@ fn deepseek_v3_with_an_extended_context() {
     parity("deepseek_v3_yarn");
 }
 
+#[test]
+fn moonlight_with_queries_from_the_hidden_state() {
+    parity("moonlight");
+}
+
 /// The further token, the balance loss by either count, the load of experts and what it does to the biases.
 #[test]
 fn deepseek_v3_with_a_further_token_and_a_balance_loss() {

@@ -146,6 +146,11 @@ fn deepseek_v3_with_an_extended_context() {
     parity("deepseek_v3_yarn");
 }
 
+#[test]
+fn moonlight() {
+    parity("moonlight");
+}
+
 /// Two losses over the vocabulary, a balance loss, and experts behind both.
 #[test]
 fn deepseek_v3_with_a_further_token_and_a_balance_loss() {

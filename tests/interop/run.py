@@ -30,12 +30,12 @@ import transformers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FAMILIES = [
     "llama2", "llama3_1", "qwen2_tied", "qwen3", "glm", "glm4", "mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v2",
-    "deepseek_v3_rope", "deepseek_v3_yarn",
+    "deepseek_v3_rope", "deepseek_v3_yarn", "moonlight",
 ]
 CONVERTED = FAMILIES
 # transformers leaves out the further token and adds no balance loss in training.
 PLAIN = "num_nextn_predict_layers: 0\n    moe_aux_loss_coeff: 0.0"
-MODEL_KEYS = {"glm4_moe": PLAIN, "deepseek_v3_rope": PLAIN, "deepseek_v3_yarn": PLAIN}
+MODEL_KEYS = {"glm4_moe": PLAIN, "deepseek_v3_rope": PLAIN, "deepseek_v3_yarn": PLAIN, "moonlight": PLAIN}
 STEPS, BATCH, SEQ, LR = 3, 2, 16, 1e-3
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-5, 1e-4  # relative
 

@@ -23,7 +23,7 @@ COMMON = dict(
     attention_dropout=0.0, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=None,
 )
 
-# Model type of the hub and what differs from COMMON.
+# By folder, what differs from COMMON; `model_type` where the hub's is not the name.
 MODELS = {
     "glm": dict(num_key_value_heads=2, head_dim=16, partial_rotary_factor=0.5, attention_bias=True),
     "glm4": dict(num_key_value_heads=2, head_dim=16, partial_rotary_factor=0.5, attention_bias=True),
@@ -40,6 +40,11 @@ MODELS = {
         num_hidden_layers=3, num_key_value_heads=4, q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8,
         v_head_dim=16, moe_intermediate_size=24, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=2, n_group=4, topk_group=2,
         topk_method="group_limited_greedy", first_k_dense_replace=1, norm_topk_prob=False, routed_scaling_factor=1.5,
+    ),
+    "moonlight": dict(
+        model_type="deepseek_v3", num_hidden_layers=3, num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=16, qk_nope_head_dim=16,
+        qk_rope_head_dim=8, v_head_dim=16, moe_intermediate_size=24, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=2,
+        n_group=1, topk_group=1, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=2.446, num_nextn_predict_layers=0,
     ),
 }
 
@@ -67,7 +72,8 @@ def in_file(model):
 
 
 def make(name):
-    config = transformers.AutoConfig.for_model(name, **{**COMMON, **MODELS[name]})
+    settings = {"model_type": name, **COMMON, **MODELS[name]}
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     with torch.no_grad():
         draw(model)
