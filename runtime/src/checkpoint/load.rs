@@ -112,8 +112,11 @@ pub fn fit(tensors: &Tensors, path: &Path, tables: &[NameTable], weights: &[Weig
     let mut wrong = Differences::default();
     let mut fitted = vec![];
     let mut used = BTreeSet::new();
+    let mut without_further = false;
     for (name, stored) in found {
         let Some((name, info)) = name.and_then(|n| tensors.info(&n).map(|i| (n, i))) else {
+            // Each layer that predicts a further token has one; published files of a base model may have none.
+            without_further |= stored.name.ends_with("eh_proj.weight");
             wrong.add(|| format!("missing: `{}` {:?}", stored.name, stored.dims));
             continue;
         };
@@ -134,7 +137,11 @@ pub fn fit(tensors: &Tensors, path: &Path, tables: &[NameTable], weights: &[Weig
         check_copies(tensors, table, &mut wrong)?;
     }
     let naming = if table.name.is_empty() { String::new() } else { format!(", named as by {}", table.name) };
-    let help = "check that the checkpoint is of this model's size and family, and not damaged";
+    let help = if without_further {
+        "`mtp_num_layers: 0` trains without the layer that predicts a further token, which this checkpoint lacks"
+    } else {
+        "check that the checkpoint is of this model's size and family, and not damaged"
+    };
     wrong.end(&TENSORS, &format!("{what}{naming}"), help)?;
     Ok(fitted)
 }

@@ -265,6 +265,19 @@ fn a_layer_that_lacks_what_others_have_is_noticed_without_a_model() {
 }
 
 #[test]
+fn a_base_model_without_the_further_token_says_which_key_leaves_it_out() {
+    let temp = tempfile::tempdir().unwrap();
+    plain(temp.path(), &[("model.norm.weight", &[2])]);
+    let weight = |name: &str| Weight { name: name.into(), dtype: DType::F32, dims: vec![2] };
+    let wanted = [weight("model.norm.weight"), weight("model.layers.3.eh_proj.weight")];
+    let e = fit(&Tensors::of(temp.path()).unwrap(), temp.path(), &[], &wanted).unwrap_err();
+    assert!(e.help.as_ref().is_some_and(|h| h.starts_with("`mtp_num_layers: 0`")), "{e}");
+    let wanted = [weight("model.norm.weight"), weight("model.layers.3.up_proj.weight")];
+    let e = fit(&Tensors::of(temp.path()).unwrap(), temp.path(), &[], &wanted).unwrap_err();
+    assert!(e.help.as_ref().is_some_and(|h| h.starts_with("check that")), "{e}");
+}
+
+#[test]
 fn copies_are_checked_and_written_beside_what_they_belong_to() {
     let temp = tempfile::tempdir().unwrap();
     let copy =
