@@ -7,7 +7,6 @@ use athanor_ir::recompute::{Recompute, Recomputed};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Module, Role};
 use athanor_passes::compile::OptLevel;
-use proptest::prelude::*;
 use support::device::{Compilation, Compiled};
 use support::{config, golden, module, run_spec, stacked, tensors};
 
@@ -18,12 +17,6 @@ const BATCH: usize = 2;
 fn tiny(folder: &str, extra: &[&str]) -> Module {
     let config = config(&golden("curves").join(folder), SEQ, extra);
     module(&config, run_spec(&config), false)
-}
-
-/// `m` with the layers `layers` recomputed.
-fn with_layers(m: &Module, layers: &[usize]) -> Module {
-    let layers = layers.iter().map(|i| format!("model.layers.{i}")).collect();
-    with(m, Recompute { layers, ..Recompute::default() })
 }
 
 fn with(m: &Module, recompute: Recompute) -> Module {
@@ -46,7 +39,7 @@ fn generated(level: CpuLevel) -> How {
     How { opt: OptLevel::O1, level, library: false }
 }
 
-/// What a run leaves behind, bit by bit, and what its plan takes.
+/// What a run leaves behind, bit by bit.
 #[derive(Debug, PartialEq)]
 struct Left {
     losses: Vec<[u64; 2]>,
@@ -110,7 +103,6 @@ fn all_layers(m: &Module) -> Recompute {
     Recompute { layers: (0..).take_while(there).map(block).collect(), ..Recompute::default() }
 }
 
-/// A model with long activations for its vocabulary.
 const F32: &[&str] = &["compute_dtype: float32"];
 const BF16: &[&str] = &["compute_dtype: bfloat16"];
 

@@ -43,7 +43,21 @@ pub(super) fn again(program: &Program<'_>, node: &Node, again: &[bool]) -> Again
     if !shorter || !loops::supported(&part) {
         return whole();
     }
-    Again { inputs, outputs: wanted.iter().map(|i| node.outputs[*i]).collect(), part: Some(part) }
+    let outputs = wanted.iter().map(|i| node.outputs[*i]).collect();
+    // A single op is run as it is, on its operands in their order.
+    let inputs = alone(&part).map_or(inputs.clone(), |only| {
+        let position = |v: &ValueId| part.params.iter().position(|p| p.value == *v);
+        only.inputs.iter().filter_map(position).map(|i| inputs[i]).collect()
+    });
+    Again { inputs, outputs, part: Some(part) }
+}
+
+/// The only op of `part`, if there is one and it has one result.
+fn alone(part: &Func) -> Option<&Node> {
+    match &part.nodes[..] {
+        [only] if only.outputs.len() == 1 => Some(only),
+        _ => None,
+    }
 }
 
 /// The part of `callee` that makes its results `wanted` of values that are `given` (callee's value to caller's), and what
@@ -99,8 +113,8 @@ pub(super) struct Parts {
 impl Parts {
     /// What runs `part`: its only op, or a call.
     pub fn op(&mut self, part: &Func) -> Op {
-        if let [node] = &part.nodes[..] {
-            return node.op.clone();
+        if let Some(only) = alone(part) {
+            return only.op.clone();
         }
         let key = format!("{} {:?} {:?} {:?}", part.name, part.nodes, part.types, part.results);
         let next = self.funcs.len();

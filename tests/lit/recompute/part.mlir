@@ -7,8 +7,8 @@
 // CHECK: %[[N:.*]] = "nn.rms_norm"(%[[R]]#{{[01]}}, %arg3)
 // CHECK-NEXT: "nn.einsum"({{.*}}%[[N]]{{.*}})
 // CHECK: func.func @[[K]](
-// CHECK: "nn.add"{{.*}}loc(#[[ADD:.*]])
-// CHECK: "nn.rms_norm"{{.*}}loc(#[[NORM:.*]])
+// CHECK: "nn.add"{{.*}}loc("model.layers.*-1")
+// CHECK: "nn.rms_norm"{{.*}}loc("model.layers.*.norm")
 module attributes {nn.level = "model", nn.run = {recompute = {layers = ["model.layers.1"]}}} {
   func.func @forward(
       %x: tensor<8x16xf32> {nn.name = "x", nn.role = "weight", nn.init = {constant = 1.0 : f64}, nn.decay = false},
