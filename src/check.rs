@@ -1,7 +1,7 @@
 //! `athanor check`: everything that is wrong with a configuration, or what it would cost.
 
 use crate::codes::DEVICES;
-use crate::compile::{Job, Options, Planned};
+use crate::compile::{Job, Options, Planned, recomputed};
 use crate::config_args::{Overrides, read};
 use crate::failure::{Failure, print};
 use crate::output::{emit, say};
@@ -204,6 +204,9 @@ fn memory(planned: &Planned) -> String {
         let rows: Vec<Vec<String>> =
             by_role(stage).into_iter().map(|(role, n)| vec![role.to_owned(), bytes(n)]).collect();
         out.push_str(&table(&rows, &[]));
+    }
+    if let Some(done) = &plan.run.recompute.done {
+        let _ = writeln!(out, "  {}", recomputed(done));
     }
     out
 }

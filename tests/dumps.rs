@@ -4,6 +4,7 @@
 use athanor_frontend::{config, model, run};
 use athanor_ir::Module;
 use athanor_ir::mlir::Context;
+use athanor_ir::target::CpuLevel;
 use athanor_passes::compile::{OptLevel, pipeline};
 use athanor_passes::opt::opt;
 use athanor_passes::{Observe, manager, registry};
@@ -19,7 +20,7 @@ fn module(path: &str, set: &[(&str, &str)]) -> Module {
 
 fn continues_from_every_dump(path: &str, set: &[(&str, &str)]) {
     let module = module(path, set);
-    let text = pipeline(&module, OptLevel::O1, true, 2);
+    let text = pipeline(&module, OptLevel::O1, true, 2, (2, CpuLevel::Portable));
     let passes = registry::build(&text).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let observe = Observe { dump_dir: Some(dir.path().to_owned()), ..Observe::default() };

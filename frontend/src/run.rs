@@ -4,6 +4,7 @@ use std::path::Path;
 
 use athanor_ir::diag::{Code, Diagnostic, Result};
 use athanor_ir::lr::{LrSchedule, Shape};
+use athanor_ir::recompute::Recompute;
 use athanor_ir::run::{LossScale, LrGroup, RunSpec};
 use serde_json::{Value, json};
 
@@ -83,6 +84,8 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         checkpoint_prefix: save.map_or_else(|| "CKP".into(), |c| c.prefix.value.clone()),
         log_steps: config.callbacks.loss.per_print_times.value as u64,
         weights: names::tables(&hf_config, m.layouts),
+        // Operators are known when the model is built.
+        recompute: Recompute::default(),
         hf_config,
     })
 }

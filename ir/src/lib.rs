@@ -14,6 +14,7 @@ pub mod names;
 pub mod op;
 pub mod optimizer;
 pub mod plan;
+pub mod recompute;
 pub mod run;
 pub mod signature;
 pub mod target;

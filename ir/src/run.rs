@@ -5,6 +5,7 @@
 use crate::lr::LrSchedule;
 use crate::names::NameTable;
 use crate::optimizer::OptimizerSpec;
+use crate::recompute::Recompute;
 use serde::{Deserialize, Serialize};
 
 /// Factor on the loss before the backward pass, so that small gradients do not vanish in f16.
@@ -100,6 +101,9 @@ pub struct RunSpec {
     /// one they have their names in the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<NameTable>,
+    /// What the backward pass computes again.
+    #[serde(default, skip_serializing_if = "Recompute::is_none")]
+    pub recompute: Recompute,
 }
 
 impl RunSpec {
@@ -150,6 +154,7 @@ impl RunSpec {
             log_steps: 1,
             hf_config: serde_json::Value::Null,
             weights: vec![],
+            recompute: Recompute::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The pipelines that `athanor compile` runs.
 
 use athanor_ir::Module;
+use athanor_ir::target::CpuLevel;
 
 /// How much the compiler does beyond what is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +14,15 @@ pub enum OptLevel {
 
 /// The pipeline text for `module` at `level`: what `athanor opt --passes` would be given to do the same by hand.
 ///
-/// A module that holds only `forward` without a loss to train is compiled for evaluation when `train` is false.
-pub fn pipeline(module: &Module, level: OptLevel, train: bool, loss_blocks: usize) -> String {
+/// A module that holds only `forward` without a loss to train is compiled for evaluation when `train` is false. The plan
+/// will be made for `target`, workers and their instructions, which matters when it has to fit a budget.
+pub fn pipeline(
+    module: &Module,
+    level: OptLevel,
+    train: bool,
+    loss_blocks: usize,
+    target: (usize, CpuLevel),
+) -> String {
     let mut passes: Vec<String> = vec![];
     if level != OptLevel::O0 {
         passes.push("simplify".into());
@@ -24,6 +32,14 @@ pub fn pipeline(module: &Module, level: OptLevel, train: bool, loss_blocks: usiz
     }
     if level != OptLevel::O0 {
         passes.push(format!("fuse{{loss-blocks={loss_blocks}}}"));
+    }
+    let recompute = &module.run.recompute;
+    if train && recompute.budget.is_some() {
+        let (threads, cpu) = (target.0, target.1.name());
+        let reference = level == OptLevel::O0;
+        passes.push(format!("recompute{{threads={threads},cpu={cpu},reference={reference}}}"));
+    } else if train && !recompute.is_none() {
+        passes.push("recompute".into());
     }
     passes.join(",")
 }

@@ -1,6 +1,7 @@
 //! Compilation: passes from module to module, the manager that runs them, and the step from module to plan.
 
 pub mod autodiff;
+mod blocks;
 pub mod codegen;
 pub mod compile;
 pub mod dce;
@@ -14,6 +15,7 @@ pub mod options;
 pub mod pass;
 pub mod pipeline;
 pub mod plan;
+pub mod recompute;
 pub mod registry;
 pub mod schedule;
 pub mod simplify;
@@ -41,5 +43,6 @@ pub const CODES: &[&Code] = &[
     &autodiff::NO_DERIVATIVE,
     &optimizer::NO_GRADIENTS,
     &optimizer::BAD_RULE,
+    &recompute::TOO_LARGE,
     &schedule::generate::IMPOSSIBLE,
 ];

@@ -37,7 +37,7 @@ pub struct Compiled {
 impl Compiled {
     /// Compiles `module`, the loss over four blocks of tokens.
     pub fn new(module: &Module, how: Compilation) -> Self {
-        let module = apply(module, &pipeline(module, how.opt, how.train, 4));
+        let module = apply(module, &pipeline(module, how.opt, how.train, 4, (how.threads, how.level)));
         let reference = how.opt == OptLevel::O0;
         let options = PlanOptions { threads: how.threads, level: how.level, config_hash: String::new(), reference };
         let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
@@ -47,6 +47,11 @@ impl Compiled {
             build_shared_object(&compiled.texts, how.level, &kernels).unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
         }
         Self { plan: Arc::new(compiled.plan), dir }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The plan on a device with `threads` workers, which may use the library for products or not; `weights` are filled in

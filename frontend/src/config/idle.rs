@@ -2,7 +2,7 @@
 //!
 //! What changes neither numbers nor files (numbers of loader threads, say) is a hint, and taken as one in silence.
 
-use super::recompute::RecomputeConfig;
+use super::recompute::{RecomputeConfig, Selection};
 use super::report::Report;
 use super::span::Span;
 use super::{CheckpointFormat, Config, DataLoader, Dtype};
@@ -20,7 +20,7 @@ pub(super) fn note(report: &Report, config: &Config) {
     say("", "ignore_data_skip", g.ignore_data_skip.span, g.ignore_data_skip.value);
     say("", "data_skip_steps", g.data_skip_steps.and_then(|s| s.span), true);
     let memory = config.context.max_device_memory.and_then(|m| m.span);
-    say("context", "max_device_memory", memory, true);
+    say("context", "max_device_memory", memory, config.recompute.recompute.value != Selection::Auto);
     let w = &config.wrapper;
     say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
     recompute(&config.recompute, &say);
@@ -52,12 +52,21 @@ pub(super) fn note(report: &Report, config: &Config) {
     }
 }
 
-/// Recomputing changes memory and time, never a number.
+/// On one device nothing is communicated that could be kept or done again.
 fn recompute(r: &RecomputeConfig, say: &impl Fn(&str, &str, Option<Span>, bool)) {
     let section = "recompute_config";
-    say(section, "recompute", r.recompute.span, !r.recompute.value.is_none());
-    say(section, "select_recompute", r.select_recompute.span, !r.select_recompute.value.is_none());
-    say(section, "select_comm_recompute", r.select_comm_recompute.span, !r.select_comm_recompute.value.is_none());
+    for (key, chosen) in [
+        ("select_comm_recompute", &r.select_comm_recompute),
+        ("select_comm_recompute_exclude", &r.select_comm_recompute_exclude),
+    ] {
+        say(section, key, chosen.span, !chosen.value.is_none());
+    }
+    for (key, on) in [
+        ("parallel_optimizer_comm_recompute", &r.parallel_optimizer_comm_recompute),
+        ("recompute_slice_activation", &r.recompute_slice_activation),
+    ] {
+        say(section, key, on.span, on.value);
+    }
 }
 
 #[cfg(test)]
@@ -76,8 +85,8 @@ mod tests {
     fn what_is_asked_for_and_not_done_is_said() {
         assert_eq!(noted(&[]), None);
         for (key, value) in [
-            ("recompute_config.recompute", "True"),
-            ("recompute_config.select_recompute", "['mlp']"),
+            ("recompute_config.select_comm_recompute", "True"),
+            ("recompute_config.parallel_optimizer_comm_recompute", "True"),
             ("model.model_config.softmax_compute_dtype", "bfloat16"),
             ("callbacks", "[{type: CheckpointMonitor, checkpoint_format: ckpt}]"),
             ("context.max_device_memory", "58GB"),
@@ -91,8 +100,10 @@ mod tests {
     #[test]
     fn what_is_off_or_as_it_is_done_here_is_not_worth_a_word() {
         let quiet = [
-            ("recompute_config.recompute", "False"),
-            ("recompute_config.select_recompute", "[0, 0]"),
+            ("recompute_config.recompute", "True"),
+            ("recompute_config.select_recompute", "['mlp']"),
+            ("recompute_config.select_comm_recompute", "[0, 0]"),
+            ("recompute_config.mp_comm_recompute", "True"),
             ("model.model_config.softmax_compute_dtype", "float32"),
             ("callbacks", "[{type: CheckpointMonitor, checkpoint_format: safetensors, async_save: False}]"),
         ];

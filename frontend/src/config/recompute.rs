@@ -22,6 +22,8 @@ pub enum Amount {
 pub enum Selection {
     /// All layers or none.
     All(bool),
+    /// As little as lets the run fit into `context.max_device_memory`; of `recompute` only, and ours.
+    Auto,
     /// So many layers of each pipeline stage.
     PerStage(Vec<Amount>),
     /// So many layers of each (chunk, stage): outer list by chunk.
@@ -68,6 +70,7 @@ impl FromNode for Selection {
     const EXPECTED: &'static str = "a boolean, a list of numbers or of patterns, or a mapping of patterns";
     fn from_node(node: &Node) -> Option<Self> {
         match &node.kind {
+            Kind::Scalar { text, .. } if text == "auto" => Some(Self::Auto),
             Kind::Scalar { .. } => match Amount::from_node(node)? {
                 Amount::All(all) => Some(Self::All(all)),
                 Amount::Layers(_) => None,
@@ -88,18 +91,12 @@ impl FromNode for Selection {
     }
 }
 
-impl RecomputeConfig {
-    /// True if nothing is computed again.
-    pub fn is_off(&self) -> bool {
-        self.recompute.is_none() && self.select_recompute.is_none()
-    }
-}
-
 impl Selection {
     /// True if nothing is selected.
     pub fn is_none(&self) -> bool {
         match self {
             Self::All(all) => !all,
+            Self::Auto => false,
             Self::PerStage(stages) => stages.iter().all(Amount::is_none),
             Self::PerChunk(chunks) => chunks.iter().flatten().all(Amount::is_none),
             Self::Patterns(patterns) => patterns.is_empty(),
@@ -115,15 +112,23 @@ impl Amount {
 }
 
 pub(super) fn read(mut s: Section<'_>, mcore: bool) -> RecomputeConfig {
+    let mut of_operators = |key| {
+        let rule = "chooses operators and cannot be `auto`";
+        s.checked(key, Selection::All(false), rule, |chosen| *chosen != Selection::Auto)
+    };
+    let select_recompute = of_operators("select_recompute");
+    let select_comm_recompute = of_operators("select_comm_recompute");
+    let select_recompute_exclude = of_operators("select_recompute_exclude");
+    let select_comm_recompute_exclude = of_operators("select_comm_recompute_exclude");
     let config = RecomputeConfig {
         recompute: s.get("recompute", Selection::All(false)),
-        select_recompute: s.get("select_recompute", Selection::All(false)),
-        select_comm_recompute: s.get("select_comm_recompute", Selection::All(false)),
+        select_recompute,
+        select_comm_recompute,
         parallel_optimizer_comm_recompute: s.get("parallel_optimizer_comm_recompute", false),
         mp_comm_recompute: s.get("mp_comm_recompute", true),
         recompute_slice_activation: s.get("recompute_slice_activation", false),
-        select_recompute_exclude: s.get("select_recompute_exclude", Selection::All(false)),
-        select_comm_recompute_exclude: s.get("select_comm_recompute_exclude", Selection::All(false)),
+        select_recompute_exclude,
+        select_comm_recompute_exclude,
     };
     if mcore && config.recompute_slice_activation.value {
         let message = "`recompute_config.recompute_slice_activation` does not exist for Mcore models";
@@ -161,10 +166,15 @@ mod tests {
         );
         let pattern = with(&[("recompute_config.select_recompute", "['mlp\\.mul']")]).recompute;
         assert_eq!(pattern.select_recompute.value, Selection::Patterns(vec!["mlp\\.mul".into()]));
-        assert!(!pattern.is_off() && with(&[]).recompute.is_off());
+        assert!(!pattern.select_recompute.value.is_none() && with(&[]).recompute.select_recompute.value.is_none());
         let by_pattern = with(&[("recompute_config.select_recompute", "{mul: [1, 2]}")]).recompute;
         let want = Selection::PatternAmounts(vec![("mul".into(), vec![Amount::Layers(1), Amount::Layers(2)])]);
         assert_eq!(by_pattern.select_recompute.value, want);
         assert_eq!(complaints(&[("recompute_config.recompute", "3")]).len(), 1);
+        let memory = ("context.max_device_memory", "2GB");
+        assert_eq!(with(&[("recompute_config.recompute", "auto"), memory]).recompute.recompute.value, Selection::Auto);
+        assert_eq!(complaints(&[("recompute_config.select_recompute", "auto"), memory]).len(), 1);
+        // Without an amount of memory there is nothing to fit into.
+        assert_eq!(complaints(&[("recompute_config.recompute", "auto")]).len(), 1);
     }
 }

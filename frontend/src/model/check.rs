@@ -17,7 +17,13 @@ pub const UNSUPPORTED_MODEL: Code = Code {
 };
 
 /// Codes of the model builders.
-pub const CODES: &[&Code] = &[&UNSUPPORTED_MODEL, &crate::block::BAD_PATTERN, &super::params::BAD_PARAMETER_RULE];
+pub const CODES: &[&Code] = &[
+    &UNSUPPORTED_MODEL,
+    &crate::block::BAD_PATTERN,
+    &super::params::BAD_PARAMETER_RULE,
+    &super::recompute::BAD_OPERATOR_PATTERN,
+    &super::recompute::NO_OPERATOR,
+];
 
 /// Refuses what cannot be built.
 pub(super) fn check(m: &ModelConfig, sources: &[Arc<SourceFile>]) -> Result<()> {

@@ -12,6 +12,7 @@ mod llama;
 pub mod names;
 pub mod parameters;
 mod params;
+pub mod recompute;
 
 use std::sync::Arc;
 
@@ -40,12 +41,13 @@ pub struct Outputs {
 /// The module of `config`: one function `forward` for a micro-batch of `run.batch_size` sequences.
 ///
 /// # Errors
-/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, [`crate::block::BAD_PATTERN`], and
-/// [`BAD_PARAMETER_RULE`].
+/// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, [`crate::block::BAD_PATTERN`],
+/// [`BAD_PARAMETER_RULE`], and [`recompute::BAD_OPERATOR_PATTERN`].
 pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> {
     let outputs = Outputs { logits, per_token_loss: run.per_token_loss, micro_batches: run.accumulation };
     let mut func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
     params::assign(config, &mut func, &mut run)?;
+    run.recompute = recompute::choice(config, &func)?;
     let name = config.model.model_type.value.clone();
     Ok(Module { name, level: Level::Model, mesh: Mesh::default(), run, funcs: vec![func] })
 }

@@ -2,6 +2,7 @@
 
 mod counts;
 mod params;
+mod recompute;
 mod refusals;
 mod rope;
 mod run;

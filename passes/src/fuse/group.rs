@@ -1,9 +1,11 @@
 //! Which nodes join which group, and the function that results.
 
+use crate::blocks::relative;
 use crate::codegen::loops;
 use athanor_ir::func::{Func, Loc, Node, Role, ValueId};
 use athanor_ir::op::Op;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
 
 /// A kernel takes at most this many buffers, and a group has at most this many ops: beyond, registers spill and code
 /// grows for little gain.
@@ -19,8 +21,13 @@ pub(super) struct Bodies {
 
 impl Bodies {
     /// Name of the function for `body`.
-    fn intern(&mut self, mut body: Func) -> String {
-        let nodes: Vec<_> = body.nodes.iter().map(|n| (&n.op, &n.inputs, &n.outputs)).collect();
+    ///
+    /// Layers share one, so that its ops say where they are relative to `from`, the block of the call.
+    fn intern(&mut self, mut body: Func, from: &str) -> String {
+        for node in &mut body.nodes {
+            node.loc.block = relative(&node.loc.block, from).into();
+        }
+        let nodes: Vec<_> = body.nodes.iter().map(|n| (&n.op, &n.inputs, &n.outputs, &n.loc.block)).collect();
         let params: Vec<_> = body.params.iter().map(|p| p.value).collect();
         let key = format!("{nodes:?} {:?} {params:?} {:?}", body.types, body.results);
         if let Some(i) = self.by_key.get(&key) {
@@ -106,10 +113,11 @@ impl Grouping<'_> {
         let mut externals = vec![];
         for m in members {
             let node = &self.func.nodes[*m];
+            let loc = Loc { block: Arc::clone(&node.loc.block), ..Loc::default() };
             let ins: Vec<ValueId> =
-                node.inputs.iter().map(|v| self.take(*v, members, &mut body, &mut map, &mut externals)).collect();
+                node.inputs.iter().map(|v| self.take(*v, members, &mut body, &mut map, &mut externals, &loc)).collect();
             let types = node.outputs.iter().map(|o| self.func.ty(*o).clone()).collect();
-            let outs = body.push(node.op.clone(), &ins, types, &Loc::default());
+            let outs = body.push(node.op.clone(), &ins, types, &loc);
             map.extend(node.outputs.iter().copied().zip(outs));
         }
         let outside = |v: &ValueId| {
@@ -133,7 +141,7 @@ impl Grouping<'_> {
                 .all(|w| members.contains(w) || free(&self.func.nodes[*w].op) && self.only_for(*w, members))
     }
 
-    /// Value `v` inside `body`: made there already, a copy of a free op, or a new parameter.
+    /// Value `v` inside `body`: made there already, a copy of a free op at `loc`, or a new parameter.
     fn take(
         &self,
         v: ValueId,
@@ -141,14 +149,16 @@ impl Grouping<'_> {
         body: &mut Func,
         map: &mut HashMap<ValueId, ValueId>,
         externals: &mut Vec<ValueId>,
+        loc: &Loc,
     ) -> ValueId {
         if let Some(inner) = map.get(&v) {
             return *inner;
         }
         let copy = self.def(v).map(|d| &self.func.nodes[d]).filter(|n| free(&n.op) && self.worth_copying(n, members));
         let inner = if let Some(node) = copy {
-            let ins: Vec<ValueId> = node.inputs.iter().map(|u| self.take(*u, members, body, map, externals)).collect();
-            body.push(node.op.clone(), &ins, vec![self.func.ty(v).clone()], &Loc::default())[0]
+            let ins: Vec<ValueId> =
+                node.inputs.iter().map(|u| self.take(*u, members, body, map, externals, loc)).collect();
+            body.push(node.op.clone(), &ins, vec![self.func.ty(v).clone()], loc)[0]
         } else {
             externals.push(v);
             let name = format!("p{}", externals.len() - 1);
@@ -268,7 +278,8 @@ pub(super) fn fuse(func: &Func, bodies: &mut Bodies) -> Func {
                 let call = if alone {
                     node.clone()
                 } else {
-                    Node { op: Op::Call { callee: bodies.intern(body) }, inputs, outputs, loc: node.loc.clone() }
+                    let callee = bodies.intern(body, &node.loc.block);
+                    Node { op: Op::Call { callee }, inputs, outputs, loc: node.loc.clone() }
                 };
                 units.push((members.clone(), call));
             }

@@ -145,6 +145,41 @@ struct Named {
 
 /// Makes the plan of a single-stage module.
 pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
+    let mut kernels = KernelTable::default();
+    let stage = stage(module, options, &mut kernels)?;
+    let plan = Plan {
+        version: VERSION,
+        config_hash: options.config_hash.clone(),
+        compiler: concat!("athanor ", env!("CARGO_PKG_VERSION")).to_owned(),
+        model: module.name.clone(),
+        target: Target { device: "cpu".into(), cpu: options.level, threads: options.threads },
+        mesh: module.mesh.clone(),
+        stages: vec![stage],
+        kernels: kernels.kernels,
+        run: module.run.clone(),
+    };
+    Ok(Compiled { plan, texts: kernels.texts })
+}
+
+/// What plans of one module in several forms would take; kernels that they share are made once.
+pub(crate) struct Sizes<'a> {
+    options: &'a PlanOptions,
+    kernels: KernelTable,
+}
+
+impl<'a> Sizes<'a> {
+    pub(crate) fn new(options: &'a PlanOptions) -> Self {
+        Self { options, kernels: KernelTable::default() }
+    }
+
+    /// Bytes of the arena of `module`'s plan.
+    pub(crate) fn arena(&mut self, module: &Module) -> Result<usize> {
+        Ok(stage(module, self.options, &mut self.kernels)?.arena_bytes)
+    }
+}
+
+/// The only stage of `module`'s plan.
+fn stage(module: &Module, options: &PlanOptions, kernels: &mut KernelTable) -> Result<Stage> {
     let called: Vec<&str> = module
         .funcs
         .iter()
@@ -163,7 +198,6 @@ pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
             }
         }
     }
-    let mut kernels = KernelTable::default();
     let mut setup: Vec<(Op, Vec<usize>, athanor_ir::Loc)> = vec![];
     let mut drafts = vec![];
     for func in &programs {
@@ -172,7 +206,7 @@ pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
         for i in 0..func.nodes.len() {
             let done = draft.layout.view[i] || matches!(func.nodes[i].op, Op::RopeTable { .. });
             if !done {
-                lower::node(module, &mut draft, i, &mut kernels, options)?;
+                lower::node(module, &mut draft, i, kernels, options)?;
             }
         }
         for (value, state) in draft.layout.copies_out.clone() {
@@ -188,19 +222,7 @@ pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
         }
         drafts.push(draft);
     }
-    let stage = assemble(&named, &setup, &drafts);
-    let plan = Plan {
-        version: VERSION,
-        config_hash: options.config_hash.clone(),
-        compiler: concat!("athanor ", env!("CARGO_PKG_VERSION")).to_owned(),
-        model: module.name.clone(),
-        target: Target { device: "cpu".into(), cpu: options.level, threads: options.threads },
-        mesh: module.mesh.clone(),
-        stages: vec![stage],
-        kernels: kernels.kernels,
-        run: module.run.clone(),
-    };
-    Ok(Compiled { plan, texts: kernels.texts })
+    Ok(assemble(&named, &setup, &drafts))
 }
 
 /// Values that depend on nothing are computed once by `setup` and shared between functions.

@@ -231,6 +231,11 @@ fn recompute(out: &mut Writer, config: &Config) {
         out.boolean("mp_comm_recompute", r.mp_comm_recompute.value);
         // `recompute_slice_activation` exists only in the legacy layout, for tensor parallel ranks.
     });
+    // Nothing else depends on it.
+    if let (Selection::Auto, Some(memory)) = (&r.recompute.value, config.context.max_device_memory) {
+        let gigabytes = memory.value as f64 / (1_u64 << 30) as f64;
+        out.section("context", |out| out.string("max_device_memory", &format!("{gigabytes}GB")));
+    }
 }
 
 fn amount(amount: Amount) -> String {
@@ -244,6 +249,7 @@ fn selection(selection: &Selection) -> String {
     let amounts = |list: &[Amount]| format!("[{}]", list.iter().copied().map(amount).collect::<Vec<_>>().join(", "));
     match selection {
         Selection::All(all) => amount(Amount::All(*all)),
+        Selection::Auto => "auto".into(),
         Selection::PerStage(stages) => amounts(stages),
         Selection::PerChunk(chunks) => {
             format!("[{}]", chunks.iter().map(|c| amounts(c)).collect::<Vec<_>>().join(", "))
@@ -298,6 +304,8 @@ mod tests {
             &[("output_dir", "a \"b\"\\c"), ("optimizer.eps", "1e-30"), ("resume_training", "step_3")],
             &[
                 ("recompute_config.select_recompute", "{'a.b': [1, True]}"),
+                ("recompute_config.recompute", "auto"),
+                ("context.max_device_memory", "1.5GB"),
                 ("model.model_config.param_init_std_rules", "[{target: '.*', init_method_std: 0.1}]"),
             ],
             &[("model.model_config.model_type", "gpt2"), ("model.model_config.hidden_act", "gelu_erf")],

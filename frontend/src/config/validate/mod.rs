@@ -10,6 +10,7 @@ use crate::config::model::{ModelConfig, PositionEmbedding};
 use crate::config::optimizer::OptimizerConfig;
 use crate::config::parallel::{Parallel, ParallelMode};
 use crate::config::parallel_config::ParallelConfig;
+use crate::config::recompute::Selection;
 use crate::config::report::Report;
 use crate::config::runner_wrapper::{LossScale, RunnerWrapper};
 use crate::config::span::{Span, Spanned};
@@ -29,6 +30,12 @@ pub(super) fn check(report: &Report, config: &Config) {
         }
     }
     training(report, &config.optimizer, &config.wrapper, &config.model);
+    let recompute = &config.recompute.recompute;
+    if recompute.value == Selection::Auto && config.context.max_device_memory.is_none() {
+        let found = Diagnostic::error(&codes::MISSING_KEY, "`recompute: auto` needs `context.max_device_memory`")
+            .help("say how much the run may take, such as `max_device_memory: \"12GB\"`");
+        report.push(report.mark(found, recompute.span, "to fit into what?"));
+    }
 }
 
 /// More layers than any model has: compiling them would take hours before memory runs out.

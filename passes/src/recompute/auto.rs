@@ -1,0 +1,113 @@
+//! As little computed again as lets the plan fit into a budget.
+
+use super::program::Program;
+use super::select::within_layers;
+use super::split::again;
+use super::{TOO_LARGE, carried_out};
+use crate::plan::{PlanOptions, Sizes};
+use athanor_ir::func::ValueId;
+use athanor_ir::{Diagnostic, Module, Result};
+
+/// A value of the forward part that the backward part reads, and what has to be computed to have it again if every other
+/// such value is kept.
+struct Candidate {
+    /// The value and those that are made on the way.
+    values: Vec<ValueId>,
+    /// Bytes that need not be kept.
+    bytes: usize,
+    /// Floating-point operations it takes.
+    flops: u64,
+    layer: usize,
+}
+
+/// The module whose plan, made as `plan` says, takes at most `budget` bytes.
+///
+/// Values that save the most bytes for an operation go first, of equal ones those of the first layers, which live longest.
+/// The number of them is found by halving: the arena of each trial is laid out as in the plan.
+///
+/// # Errors
+/// [`TOO_LARGE`].
+pub(super) fn fitted(program: &Program<'_>, budget: u64, plan: &PlanOptions) -> Result<Module> {
+    let candidates = candidates(program);
+    let mut sizes = Sizes::new(plan);
+    let mut with = |n: usize| -> Result<(Module, u64)> {
+        let mut chosen = vec![false; program.func.types.len()];
+        candidates[..n].iter().flat_map(|c| &c.values).for_each(|v| chosen[v.0 as usize] = true);
+        let module = carried_out(program, &chosen);
+        let bytes = sizes.arena(&module)? as u64;
+        Ok((module, bytes))
+    };
+    let (all_kept, kept) = with(0)?;
+    if kept <= budget {
+        return Ok(all_kept);
+    }
+    let (mut best, least) = with(candidates.len())?;
+    if least > budget {
+        let text = format!(
+            "the plan needs {} with every layer computed again, of {} that the budget has",
+            mebibytes(least),
+            mebibytes(budget)
+        );
+        let help = "lower `batch_size` or `seq_length`, raise `chunk_loss_num`, or raise `max_device_memory`";
+        return Diagnostic::error(&TOO_LARGE, text).help(help).err();
+    }
+    let (mut low, mut high) = (0, candidates.len());
+    while high - low > 1 {
+        let middle = usize::midpoint(low, high);
+        let (module, bytes) = with(middle)?;
+        if bytes <= budget {
+            (best, high) = (module, middle);
+        } else {
+            low = middle;
+        }
+    }
+    Ok(best)
+}
+
+fn mebibytes(n: u64) -> String {
+    format!("{:.1} MiB", n as f64 / f64::from(1 << 20))
+}
+
+/// Everything that can be computed again, the cheapest for its size first.
+fn candidates(program: &Program<'_>) -> Vec<Candidate> {
+    let possible = within_layers(program, |layer, path| {
+        !program
+            .module
+            .run
+            .recompute
+            .keep
+            .iter()
+            .any(|o| o.layers.iter().any(|l| l == layer) && o.paths.iter().any(|p| p == path))
+    });
+    let mut found: Vec<Candidate> = (0..possible.len())
+        .filter(|v| possible[*v] && program.kept[*v])
+        .filter_map(|v| candidate(program, &possible, ValueId(v as u32)))
+        .collect();
+    let price = |c: &Candidate| c.flops as f64 / c.bytes.max(1) as f64;
+    found.sort_by(|a, b| price(a).total_cmp(&price(b)).then(a.layer.cmp(&b.layer)));
+    found
+}
+
+fn candidate(program: &Program<'_>, possible: &[bool], v: ValueId) -> Option<Candidate> {
+    let layer = program.makers[v.0 as usize].as_ref()?.layer?;
+    let mut values = vec![v];
+    let mut flops = 0;
+    let mut nodes: Vec<usize> = vec![];
+    let mut next = 0;
+    while next < values.len() {
+        let d = program.defs[values[next].0 as usize]?;
+        next += 1;
+        if nodes.contains(&d) {
+            continue;
+        }
+        nodes.push(d);
+        let node = &program.func.nodes[d];
+        flops += program.flops(node);
+        for u in again(program, node, possible).inputs {
+            if possible[u.0 as usize] && !program.kept[u.0 as usize] && !values.contains(&u) {
+                values.push(u);
+            }
+        }
+    }
+    Some(Candidate { values, bytes: program.func.ty(v).bytes(), flops, layer })
+}

@@ -1,0 +1,105 @@
+//! `recompute`: computes values of the forward part again in the backward part instead of keeping them.
+//!
+//! It comes after `fuse`: what is computed again are the very kernels of the forward part, so that a copy gives the same
+//! bits and needs no kernel of its own. Before `fuse` a copy would join other groups, and with them round otherwise.
+
+mod auto;
+mod order;
+mod program;
+mod select;
+mod split;
+
+use crate::options::{Kind, Options, Spec};
+use crate::pass::Pass;
+use crate::plan::PlanOptions;
+use crate::registry::Entry;
+use athanor_ir::recompute::Recompute as Choice;
+use athanor_ir::run::RunSpec;
+use athanor_ir::target::CpuLevel;
+use athanor_ir::{Code, Module, Result};
+use program::Program;
+
+/// Computes values of the forward part again in the backward part instead of keeping them, as the run chooses.
+///
+/// In `micro`, what the backward part reads of a chosen layer is computed again from what the layer reads (its residual
+/// stream and weights); of a chosen operator, from the operator's operands. A value that another layer reads too is kept.
+/// A copy stands right before its first reader. The backward part is put in an order that uses every gradient up as
+/// soon as it is there.
+///
+/// Losses and gradients keep their bits. With a budget, as little is computed again as lets the plan's arena fit; that
+/// depends on what the plan is made for, which the options say.
+#[derive(Debug)]
+pub struct Recompute {
+    /// What the plan will be made for; its arena is compared with the budget.
+    pub plan: PlanOptions,
+}
+
+/// The row of `recompute` in the registry.
+pub const ENTRY: Entry = Entry {
+    name: "recompute",
+    summary: "Computes values of the forward part again in the backward part instead of keeping them.",
+    options: &[
+        Spec { name: "threads", kind: Kind::Int, default: "1", doc: "Workers of the plan that must fit a budget." },
+        Spec {
+            name: "cpu",
+            kind: Kind::Choice(&["portable", "avx2", "avx512", "amx"]),
+            default: "portable",
+            doc: "Instruction sets of the plan that must fit a budget.",
+        },
+        Spec {
+            name: "reference",
+            kind: Kind::Bool,
+            default: "false",
+            doc: "Whether the plan that must fit a budget runs the reference ops.",
+        },
+    ],
+    build: |options: &Options| {
+        let level = CpuLevel::ALL.into_iter().find(|l| l.name() == options.text("cpu"));
+        let plan = PlanOptions {
+            threads: usize::try_from(options.int("threads")).unwrap_or(1).max(1),
+            level: level.unwrap_or(CpuLevel::Portable),
+            config_hash: String::new(),
+            reference: options.bool("reference"),
+        };
+        Ok(Box::new(Recompute { plan }))
+    },
+};
+
+/// A budget that cannot be met.
+pub const TOO_LARGE: Code = Code {
+    id: "P0401",
+    title: "the run does not fit its memory even if every layer is computed again",
+    explain: "`recompute: auto` computes as little again as lets the plan fit into `max_device_memory`. Weights, their \
+              gradients, the optimizer's state, what each layer reads and the loss remain. Smaller micro-batches \
+              (`batch_size` down, `gradient_accumulation_steps` up), shorter sequences or more pieces of the loss \
+              (`chunk_loss_num`) need less.",
+};
+
+impl Pass for Recompute {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn summary(&self) -> &'static str {
+        ENTRY.summary
+    }
+
+    fn run(&self, module: &Module) -> Result<Module> {
+        let choice = &module.run.recompute;
+        let Some(program) = Program::of(module).filter(|_| choice.done.is_none() && !choice.is_none()) else {
+            return Ok(module.clone());
+        };
+        match choice.budget {
+            Some(budget) => auto::fitted(&program, budget, &self.plan),
+            None => Ok(carried_out(&program, &select::chosen(&program, choice))),
+        }
+    }
+}
+
+/// The module whose backward part computes the values `again` (a flag for each) itself.
+fn carried_out(program: &Program<'_>, again: &[bool]) -> Module {
+    let (funcs, done) = order::ordered(program, again);
+    let module = program.module;
+    let recompute = Choice { done: Some(done), ..module.run.recompute.clone() };
+    Module { funcs, run: RunSpec { recompute, ..module.run.clone() }, ..module.clone() }
+}

@@ -1,0 +1,136 @@
+//! What the pass knows of `micro`: which nodes are forward, and which operator of which layer makes and reads a value.
+
+use crate::blocks::absolute;
+use athanor_ir::func::{Func, Node, ValueId};
+use athanor_ir::module::Module;
+use athanor_ir::op::Op;
+use athanor_ir::recompute::{layer_of, operator_path};
+use athanor_ir::types::TensorType;
+
+/// An operator of a layer.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    /// Index into [`Program::layers`]; `None` outside of layers.
+    pub layer: Option<usize>,
+    /// Its path in the layer, the op's name last.
+    pub path: String,
+}
+
+/// `micro` with what is known of it.
+pub(super) struct Program<'a> {
+    pub module: &'a Module,
+    pub func: &'a Func,
+    /// Node that makes each value.
+    pub defs: Vec<Option<usize>>,
+    /// Whether a node is part of the forward pass: some result other than a gradient needs it.
+    pub forward: Vec<bool>,
+    /// Layers in the order of their first op, by block.
+    pub layers: Vec<String>,
+    /// By value: the operator that makes it, if a forward node does.
+    pub makers: Vec<Option<Site>>,
+    /// By value: the layers of the forward operators that read it.
+    pub readers: Vec<Vec<Option<usize>>>,
+    /// By value: whether a backward node reads it.
+    pub kept: Vec<bool>,
+    /// By value: whether it is a result.
+    pub is_result: Vec<bool>,
+}
+
+impl<'a> Program<'a> {
+    /// Reads the function `micro` of `module`, if there is one.
+    pub fn of(module: &'a Module) -> Option<Self> {
+        let func = module.func("micro")?;
+        let count = func.types.len();
+        let mut program = Self {
+            module,
+            func,
+            defs: func.defs(),
+            forward: forward(func),
+            layers: vec![],
+            makers: vec![None; count],
+            readers: vec![vec![]; count],
+            kept: vec![false; count],
+            is_result: vec![false; count],
+        };
+        func.results.iter().for_each(|r| program.is_result[r.value.0 as usize] = true);
+        for (i, node) in func.nodes.iter().enumerate() {
+            if program.forward[i] {
+                program.read(node);
+            } else {
+                node.inputs.iter().for_each(|v| program.kept[v.0 as usize] = true);
+            }
+        }
+        Some(program)
+    }
+
+    /// The function that `node` calls.
+    pub fn callee(&self, node: &Node) -> Option<&'a Func> {
+        match &node.op {
+            Op::Call { callee } => self.module.func(callee),
+            _ => None,
+        }
+    }
+
+    /// Floating-point operations of `node`.
+    pub fn flops(&self, node: &Node) -> u64 {
+        match self.callee(node) {
+            Some(callee) => callee.nodes.iter().map(|n| flops(callee, n)).sum(),
+            None => flops(self.func, node),
+        }
+    }
+
+    /// Takes in the operators of forward node `node`.
+    fn read(&mut self, node: &Node) {
+        let Some(callee) = self.callee(node) else {
+            let site = self.site(&node.loc.block, &node.op);
+            node.inputs.iter().for_each(|v| self.readers[v.0 as usize].push(site.layer));
+            node.outputs.iter().for_each(|v| self.makers[v.0 as usize] = Some(site.clone()));
+            return;
+        };
+        for inner in &callee.nodes {
+            let site = self.site(&absolute(&inner.loc.block, &node.loc.block), &inner.op);
+            for (param, given) in callee.params.iter().zip(&node.inputs) {
+                if inner.inputs.contains(&param.value) {
+                    self.readers[given.0 as usize].push(site.layer);
+                }
+            }
+            for (result, made) in callee.results.iter().zip(&node.outputs) {
+                if inner.outputs.contains(&result.value) {
+                    self.makers[made.0 as usize] = Some(site.clone());
+                }
+            }
+        }
+    }
+
+    fn site(&mut self, block: &str, op: &Op) -> Site {
+        let Some((layer, rest)) = layer_of(block) else { return Site { layer: None, path: op.name().to_owned() } };
+        let known = self.layers.iter().position(|l| l == layer);
+        let index = known.unwrap_or_else(|| {
+            self.layers.push(layer.to_owned());
+            self.layers.len() - 1
+        });
+        Site { layer: Some(index), path: operator_path(rest, op.name()) }
+    }
+}
+
+/// Nodes that a result other than a gradient needs.
+fn forward(func: &Func) -> Vec<bool> {
+    let mut needed = vec![false; func.types.len()];
+    for r in func.results.iter().filter(|r| !r.name.starts_with("grad.")) {
+        needed[r.value.0 as usize] = true;
+    }
+    let mut forward = vec![false; func.nodes.len()];
+    for (i, node) in func.nodes.iter().enumerate().rev() {
+        if node.outputs.iter().any(|o| needed[o.0 as usize]) {
+            forward[i] = true;
+            node.inputs.iter().for_each(|v| needed[v.0 as usize] = true);
+        }
+    }
+    forward
+}
+
+/// Floating-point operations of a node of `func` that is no call.
+pub(super) fn flops(func: &Func, node: &Node) -> u64 {
+    let types = |values: &[ValueId]| values.iter().map(|v| func.ty(*v).clone()).collect::<Vec<TensorType>>();
+    node.op.flops(&types(&node.inputs), &types(&node.outputs))
+}

@@ -1,0 +1,35 @@
+// RUN: athanor opt --passes autodiff,recompute %s | FileCheck %s
+// RUN: athanor opt --passes autodiff,recompute,recompute %s | FileCheck %s
+
+// What the backward pass reads of layer 0 is computed again from what the layer reads, right before it is needed. Layer 1
+// keeps its values, and what it reads of layer 0.
+// CHECK: done = {flops = 544 : i64, layers = 1 : i64, of_flops = {{.*}}, values = 2 : i64}
+// CHECK-LABEL: func.func @micro(
+// CHECK: %[[P:.*]] = "nn.einsum"(%arg0, %arg1)
+// CHECK-NEXT: %[[H:.*]] = "nn.tanh"(%[[P]])
+// CHECK-NEXT: %[[X:.*]] = "nn.einsum"(%[[H]], %arg2)
+// CHECK: %[[Y:.*]] = "nn.tanh"
+// CHECK: "nn.square"(%[[Y]])
+// CHECK: "nn.einsum"({{.*}}%[[X]])
+// CHECK: %[[P2:.*]] = "nn.einsum"(%arg0, %arg1)
+// CHECK-NEXT: %[[H2:.*]] = "nn.tanh"(%[[P2]])
+// CHECK-NEXT: "nn.einsum"({{.*}}%[[H2]])
+// CHECK-NOT: "nn.{{.*}}%[[H]]{{[,)]}}
+// CHECK: "nn.square"(%[[H2]])
+// CHECK: return
+module attributes {nn.level = "model", nn.run = {recompute = {layers = ["model.layers.0"]}}} {
+  func.func @forward(
+      %x: tensor<4x8xf32> {nn.name = "x", nn.role = "input"},
+      %a: tensor<8x8xf32> {nn.name = "a", nn.role = "weight", nn.init = {constant = 1.0 : f64}, nn.decay = false},
+      %b: tensor<8x8xf32> {nn.name = "b", nn.role = "weight", nn.init = {constant = 1.0 : f64}, nn.decay = false},
+      %c: tensor<8x8xf32> {nn.name = "c", nn.role = "weight", nn.init = {constant = 1.0 : f64}, nn.decay = false})
+      -> (tensor<f32> {nn.name = "loss"}) {
+    %0 = "nn.einsum"(%x, %a) {spec = "bh,kh->bk"} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32> loc("model.layers.0.mlp")
+    %1 = "nn.tanh"(%0) : (tensor<4x8xf32>) -> tensor<4x8xf32> loc("model.layers.0.mlp")
+    %2 = "nn.einsum"(%1, %b) {spec = "bh,kh->bk"} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32> loc("model.layers.0.mlp")
+    %3 = "nn.einsum"(%2, %c) {spec = "bh,kh->bk"} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32> loc("model.layers.1.mlp")
+    %4 = "nn.tanh"(%3) : (tensor<4x8xf32>) -> tensor<4x8xf32> loc("model.layers.1.mlp")
+    %5 = "nn.reduce"(%4) {kind = "sum", dims = array<i64: 0, 1>} : (tensor<4x8xf32>) -> tensor<f32>
+    return %5 : tensor<f32>
+  }
+}
