@@ -100,7 +100,7 @@ fn same_bits(folder: &str, m: &Module, recompute: &Recompute, how: How, steps: u
 fn all_layers(m: &Module) -> Recompute {
     let block = |i: usize| format!("model.layers.{i}");
     let there = |i: &usize| m.funcs[0].nodes.iter().any(|n| n.loc.block.starts_with(&block(*i)));
-    Recompute { layers: (0..).take_while(there).map(block).collect(), ..Recompute::default() }
+    Recompute { layers: (0..9).take_while(there).map(block).collect(), ..Recompute::default() }
 }
 
 const F32: &[&str] = &["compute_dtype: float32"];
@@ -135,4 +135,17 @@ fn experts_give_the_same_bits() {
     same_bits("w2-tiny", &m, &all_layers(&m), generated(features::detect()), 5);
     let m = tiny("w2-tiny", BF16);
     same_bits("w2-tiny", &m, &all_layers(&m), generated(features::detect()), 5);
+}
+
+#[test]
+fn a_budget_is_met_at_less_cost_than_by_everything() {
+    let m = tiny("w1-tiny", F32);
+    let plan = |recompute: Recompute| planned(&compiled(&with(&m, recompute), REFERENCE));
+    let ((_, most), (all, least)) = (plan(Recompute::default()), plan(all_layers(&m)));
+    let budget = usize::midpoint(most, least);
+    let (done, bytes) = plan(Recompute { budget: Some(budget as u64), ..Recompute::default() });
+    assert!(bytes <= budget, "{bytes} of {budget} bytes");
+    assert!(done.flops > 0 && done.flops < all.flops, "{done:?} is no less than {all:?}");
+    let (done, _) = plan(Recompute { budget: Some(most as u64), ..Recompute::default() });
+    assert_eq!(done.values, 0, "it fits as it is");
 }
