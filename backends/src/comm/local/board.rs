@@ -267,7 +267,7 @@ impl World {
                     continue;
                 }
                 let bytes = letters.front().map_or(0, |l| l.post.bytes);
-                let e = call::sizes(sender, bytes, receiver, to.len());
+                let e = Box::new(call::sizes(sender, bytes, receiver, to.len()));
                 break Err(b.failed.get_or_insert(e).clone());
             }
             if open.is_empty() && unread.is_empty() {
@@ -315,10 +315,10 @@ impl World {
             let gone = absent.iter().map(|i| b.members[*i]).find_map(|r| left[r].map(|how| (r, how)));
             if let Some((rank, how)) = gone {
                 let how = if how == Left::Panicked { "has panicked" } else { "has left" };
-                b.failed = Some(call::left(rank, how, what));
+                b.failed = Some(Box::new(call::left(rank, how, what)));
             } else if Instant::now() >= deadline {
                 let ranks: Vec<usize> = absent.iter().map(|i| b.members[*i]).collect();
-                b.failed = Some(call::missing(ranks, what, self.timeout));
+                b.failed = Some(Box::new(call::missing(ranks, what, self.timeout)));
             }
         }
         if let Some(e) = &b.failed {

@@ -73,15 +73,17 @@ impl Messages<'_> {
         let (own, rank) = (group.members[group.at], group.members[message.member]);
         let (bytes, theirs) = (message.data.len(), message.wanted.words()[0] as usize);
         if !message.sent {
-            let answer = Note::send(&*inner.mpi, note([bytes as u64, 0]), rank, group.to(message.member, Channel::Answer));
+            let answer =
+                Note::send(&*inner.mpi, note([bytes as u64, 0]), rank, group.to(message.member, Channel::Answer));
             message.said = Some(answer?);
         }
         if bytes != theirs {
-            return Err(if message.sent {
+            let error = if message.sent {
                 call::sizes(own, bytes, rank, theirs)
             } else {
                 call::sizes(rank, theirs, own, bytes)
-            });
+            };
+            return error.err();
         }
         let pieces = message.pieces.insert(vec![]);
         let cut = group.world.cut;
@@ -126,9 +128,8 @@ impl Work for Messages<'_> {
         for i in 0..self.all.len() {
             let m = &self.all[i];
             // Messages to or from a member go on in their order, as both sides count them.
-            let next = |earlier: &Message| {
-                earlier.pieces.is_some() || earlier.member != m.member || earlier.sent != m.sent
-            };
+            let next =
+                |earlier: &Message| earlier.pieces.is_some() || earlier.member != m.member || earlier.sent != m.sent;
             if m.pieces.is_none() && m.wanted.is_over() && self.all[..i].iter().all(next) {
                 self.agree(i, inner)?;
                 moved = true;

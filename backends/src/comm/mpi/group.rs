@@ -93,7 +93,7 @@ impl Group {
         let own = &greeting.own;
         if let Some(other) = words.iter().position(|w| w[0] != own[0]) {
             let (a, b) = (self.members[self.at], self.members[other]);
-            return Err(call::mismatch(format!("rank {a} makes group {:?}, and rank {b} another", self.members)));
+            return call::mismatch(format!("rank {a} makes group {:?}, and rank {b} another", self.members)).err();
         }
         self.tags = words.iter().map(|w| w[1] as i32).collect();
         Ok(())
@@ -115,7 +115,7 @@ impl Group {
         let what = || call.at(self.round, &self.members);
         self.world.wait(&mut Met { notes: &mut notes, what: &what })?;
         let words = notes.words(self.at);
-        let unknown = || call::mismatch(format!("unknown numbers in {}", call.at(self.round, &self.members)));
+        let unknown = || Box::new(call::mismatch(format!("unknown numbers in {}", call.at(self.round, &self.members))));
         let calls: Option<Vec<Call>> = words.iter().map(|w| Call::from_words([w[0], w[1], w[2], w[3]])).collect();
         match call::different(&calls.ok_or_else(unknown)?, self.round, &self.members) {
             Some(error) => Err(error),
@@ -203,7 +203,7 @@ fn others(at: usize, n: usize) -> impl Iterator<Item = usize> {
 }
 
 /// `data` in parts of `sizes` bytes, by member.
-fn cut<'a>(mut data: &'a mut [u8], sizes: impl IntoIterator<Item = usize>) -> Vec<(usize, &'a mut [u8])> {
+fn cut(mut data: &mut [u8], sizes: impl IntoIterator<Item = usize>) -> Vec<(usize, &mut [u8])> {
     let mut part = |size| {
         let (part, rest) = std::mem::take(&mut data).split_at_mut(size);
         data = rest;

@@ -4,6 +4,7 @@
 use super::super::{MPI_FAILED, NO_MPI};
 use athanor_ir::{Diagnostic, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::error::Error;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
@@ -46,7 +47,8 @@ pub(super) fn open(names: &[String]) -> Result<(String, Box<dyn Mpi>)> {
     for name in names {
         // SAFETY: constructors of an MPI library only set up its own state. Plug-ins of Open MPI look its symbols up globally.
         match unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) } {
-            Err(e) => reasons.push(e.to_string()),
+            // The loader's own words, which begin with the name, are behind those of the crate.
+            Err(e) => reasons.push(e.source().map_or_else(|| format!("{name}: {e}"), ToString::to_string)),
             Ok(library) => {
                 // Threads and handlers of the library may live until the process ends: it is never closed.
                 let library: &'static Library = Box::leak(Box::new(library));
@@ -216,9 +218,8 @@ impl<H: Handle> Mpi for Table<H> {
             return failed("MPI_Init_thread: MPI was started before in this process, which it allows once".into());
         }
         // SAFETY: not started yet; null arguments are allowed.
-        let status = unsafe {
-            (self.init_thread)(ptr::null_mut(), ptr::null_mut(), self.constants.serialized, &raw mut level)
-        };
+        let status =
+            unsafe { (self.init_thread)(ptr::null_mut(), ptr::null_mut(), self.constants.serialized, &raw mut level) };
         self.check("MPI_Init_thread", status)?;
         if level < self.constants.serialized {
             return failed(format!(

@@ -63,7 +63,8 @@ impl Mpi {
     /// [`super::NO_MPI`], [`FOREIGN_MPI`], [`super::MPI_FAILED`].
     pub fn start(options: &Options) -> Result<Self> {
         let launcher = Launcher::find();
-        let names = options.library.as_ref().map_or_else(|| Launcher::libraries(launcher.as_ref()), |l| vec![l.clone()]);
+        let names =
+            options.library.as_ref().map_or_else(|| Launcher::libraries(launcher.as_ref()), |l| vec![l.clone()]);
         let (library, mpi) = library::open(&names)?;
         mpi.init()?;
         // MPI counts bytes in 32 bits.
@@ -72,7 +73,9 @@ impl Mpi {
         if let Some(Launcher { name, ranks, .. }) = launcher.filter(|l| l.ranks != world.size) {
             let text = format!("{name} has started {ranks} ranks, and {library} sees {}", world.size);
             return Diagnostic::error(&FOREIGN_MPI, text)
-                .help("start the ranks with the mpirun of the installed MPI library, or install the MPI of this launcher")
+                .help(
+                    "start the ranks with the mpirun of the installed MPI library, or install the MPI of this launcher",
+                )
                 .err();
         }
         let engine = Self { world, library };

@@ -1,7 +1,7 @@
 //! Transfers under way, and notes: messages of a few numbers that own their memory.
 
 use super::library::{Mpi, Request};
-use athanor_ir::{Diagnostic, Result};
+use athanor_ir::Result;
 use std::ptr::NonNull;
 
 /// A message of which MPI has been told.
@@ -20,7 +20,7 @@ impl Transfer {
     /// The data stays in place, and is not written, until [`Self::over`].
     pub unsafe fn send(mpi: &dyn Mpi, data: *const [u8], to: usize, tag: i32) -> Result<Self> {
         // SAFETY: as the caller says.
-        let request = unsafe { mpi.send(data, to, tag) }.map_err(|e| with(e, Some(to)))?;
+        let request = named(unsafe { mpi.send(data, to, tag) }, Some(to))?;
         Ok(Self { request: Some(request), peer: Some(to), receives: false })
     }
 
@@ -30,14 +30,14 @@ impl Transfer {
     /// The data stays in place, and nobody touches it, until [`Self::over`].
     pub unsafe fn receive(mpi: &dyn Mpi, data: *mut [u8], from: Option<usize>, tag: i32) -> Result<Self> {
         // SAFETY: as the caller says.
-        let request = unsafe { mpi.receive(data, from, tag) }.map_err(|e| with(e, from))?;
+        let request = named(unsafe { mpi.receive(data, from, tag) }, from)?;
         Ok(Self { request: Some(request), peer: from, receives: true })
     }
 
     /// Whether it is over. It is after an error.
     pub fn over(&mut self, mpi: &dyn Mpi) -> Result<bool> {
         let Some(request) = &mut self.request else { return Ok(true) };
-        let over = mpi.test(request).map_err(|e| with(e, self.peer));
+        let over = named(mpi.test(request), self.peer);
         if !matches!(over, Ok(false)) {
             self.request = None;
         }
@@ -63,11 +63,13 @@ impl Transfer {
 }
 
 /// An error of a transfer names the other side.
-fn with(mut error: Box<Diagnostic>, peer: Option<usize>) -> Box<Diagnostic> {
-    if let Some(peer) = peer {
-        error.message = format!("message between this rank and rank {peer}: {}", error.message);
-    }
-    error
+fn named<T>(result: Result<T>, peer: Option<usize>) -> Result<T> {
+    result.map_err(|mut error| {
+        if let Some(peer) = peer {
+            error.message = format!("message between this rank and rank {peer}: {}", error.message);
+        }
+        error
+    })
 }
 
 /// Numbers in a note.

@@ -25,6 +25,8 @@ const LAST: i32 = 32767;
 const LOOK: Duration = Duration::from_millis(50);
 /// Time for the last words of a rank that fails, and for taking back what nobody will receive.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time for a launcher to pass on what was printed.
+const PASS_ON: Duration = Duration::from_millis(200);
 
 /// How a rank has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +129,7 @@ impl World {
             std::thread::sleep(LOOK);
             self.look_at(&mut inner, &(0..self.size).collect::<Vec<_>>());
             if let Some(dead) = inner.died() {
-                return Err(call::left(dead, "has died", &work.what()));
+                return call::left(dead, "has died", &work.what()).err();
             }
         }
         Err(error)
@@ -149,7 +151,7 @@ impl World {
                         looked = Instant::now();
                         doomed = self.look(work)?;
                         if doomed.is_none() && moved.elapsed() > self.timeout {
-                            return Err(call::missing(work.absent(), &work.what(), self.timeout));
+                            return call::missing(work.absent(), &work.what(), self.timeout).err();
                         }
                     }
                     pause(moved.elapsed());
@@ -168,16 +170,15 @@ impl World {
             return Ok(None);
         };
         let what = work.what();
-        Ok(Some(match (inner.died(), how) {
+        let error = match (inner.died(), how) {
             // Who leaves for another's death is not the culprit.
-            (Some(dead), _) if dead != rank => {
-                call::left(dead, &format!("has died, then rank {rank} has left"), &what)
-            }
+            (Some(dead), _) if dead != rank => call::left(dead, &format!("has died, then rank {rank} has left"), &what),
             (_, Left::Died) => call::left(rank, "has died", &what),
             (_, Left::Panicked) => call::left(rank, "has panicked", &what),
             (_, Left::Failed) => call::left(rank, "has failed", &what),
             (_, Left::Ended) => call::left(rank, "has left", &what),
-        }))
+        };
+        Ok(Some(Box::new(error)))
     }
 
     /// Finds out whether the processes of `ranks` are still there.
@@ -205,7 +206,9 @@ impl World {
             }
             drop(inner);
             if start.elapsed() > LAST_WORDS {
-                eprintln!("{}: {error}", error.code.id);
+                // In one piece: other ranks may print too.
+                let text = format!("{}: {error}\n", error.code.id);
+                eprint!("{text}");
                 self.abort(1);
             }
             pause(start.elapsed());
@@ -214,6 +217,8 @@ impl World {
 
     /// Ends all ranks with `status`.
     pub fn abort(&self, status: i32) -> ! {
+        // Launchers drop what a rank has printed and they have not yet passed on.
+        std::thread::sleep(PASS_ON);
         self.lock().mpi.abort(status);
         std::process::exit(status)
     }
