@@ -23,6 +23,7 @@ pub fn run(scenario: &str, library: &[String]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    assert_eq!(Mpi::launched(), Some(mpi.size()));
     let rank = mpi.rank();
     let result = match (failure, scenario) {
         (Some((_, timeout, work)), _) => {

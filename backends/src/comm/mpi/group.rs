@@ -3,8 +3,9 @@
 use super::super::call::{self, Call, agree};
 use super::super::{Communicator, bad_call, fits, parts, reduce, share};
 use super::library::Mpi;
-use super::note::{Note, Transfer, WORDS};
-use super::world::{GREET, Inner, Step, Work, World};
+use super::meeting::{Met, Moves, Notes, others};
+use super::note::{Transfer, WORDS};
+use super::world::{GREET, World};
 use athanor_ir::op::ReduceKind;
 use athanor_ir::{DType, Diagnostic, Result};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -197,11 +198,6 @@ impl Group {
     }
 }
 
-/// All positions but `at`.
-fn others(at: usize, n: usize) -> impl Iterator<Item = usize> {
-    (0..n).filter(move |i| *i != at)
-}
-
 /// `data` in parts of `sizes` bytes, by member.
 fn cut(mut data: &mut [u8], sizes: impl IntoIterator<Item = usize>) -> Vec<(usize, &mut [u8])> {
     let mut part = |size| {
@@ -336,104 +332,5 @@ impl Communicator for Group {
 
     fn barrier(&mut self) -> Result<()> {
         self.attempt(|this| this.meet(Call::Barrier, |_| [0; 2]).map(|_| ()))
-    }
-}
-
-/// Numbers from every member to every other.
-struct Notes {
-    own: [u64; WORDS],
-    sends: Vec<Note>,
-    receives: Vec<Note>,
-}
-
-impl Notes {
-    fn exchange(
-        mpi: &dyn Mpi,
-        members: &[usize],
-        at: usize,
-        words: impl Fn(usize) -> [u64; WORDS],
-        tag: impl Fn(usize) -> i32,
-        own: i32,
-    ) -> Result<Self> {
-        let n = members.len();
-        let receives = others(at, n).map(|i| Note::receive(mpi, Some(members[i]), own)).collect::<Result<_>>()?;
-        let send = |i: usize| Note::send(mpi, words(i), members[i], tag(i));
-        let sends = others(at, n).map(send).collect::<Result<_>>()?;
-        Ok(Self { own: words(at), sends, receives })
-    }
-
-    /// The numbers by member, own ones included.
-    fn words(&self, at: usize) -> Vec<[u64; WORDS]> {
-        let mut words: Vec<_> = self.receives.iter().map(Note::words).collect();
-        words.insert(at, self.own);
-        words
-    }
-}
-
-/// Waiting for notes.
-struct Met<'a> {
-    notes: &'a mut Notes,
-    what: &'a dyn Fn() -> String,
-}
-
-impl Work for Met<'_> {
-    fn step(&mut self, inner: &mut Inner) -> Result<Step> {
-        let (mut moved, mut open) = (false, false);
-        for note in self.notes.receives.iter_mut().chain(&mut self.notes.sends) {
-            if !note.is_over() {
-                let over = note.over(&*inner.mpi)?;
-                moved |= over;
-                open |= !over;
-            }
-        }
-        Ok(if !open {
-            Step::Done
-        } else if moved {
-            Step::Moved
-        } else {
-            Step::Stuck
-        })
-    }
-
-    fn absent(&self) -> Vec<usize> {
-        let notes = self.notes.receives.iter().chain(&self.notes.sends);
-        notes.filter(|n| !n.is_over()).filter_map(Note::peer).collect()
-    }
-
-    fn what(&self) -> String {
-        (self.what)()
-    }
-}
-
-/// Waiting for data.
-struct Moves<'a> {
-    open: Vec<Transfer>,
-    what: &'a dyn Fn() -> String,
-}
-
-impl Work for Moves<'_> {
-    fn step(&mut self, inner: &mut Inner) -> Result<Step> {
-        let before = self.open.len();
-        let mut error = None;
-        self.open.retain_mut(|t| match t.over(&*inner.mpi) {
-            Ok(over) => !over,
-            Err(e) => {
-                error.get_or_insert(e);
-                false
-            }
-        });
-        match (error, self.open.len()) {
-            (Some(e), _) => Err(e),
-            (None, 0) => Ok(Step::Done),
-            (None, n) => Ok(if n < before { Step::Moved } else { Step::Stuck }),
-        }
-    }
-
-    fn absent(&self) -> Vec<usize> {
-        self.open.iter().filter_map(Transfer::peer).collect()
-    }
-
-    fn what(&self) -> String {
-        (self.what)()
     }
 }

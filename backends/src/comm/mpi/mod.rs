@@ -10,6 +10,7 @@ mod exchange;
 mod group;
 mod launcher;
 mod library;
+mod meeting;
 mod note;
 mod process;
 mod world;
