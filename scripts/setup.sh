@@ -2,6 +2,7 @@
 # Installs what the build needs on Debian 12 (or anything with apt and LLVM 22) and does nothing when it is all there.
 #   scripts/setup.sh          what building, testing and training need
 #   scripts/setup.sh bench    also what `make bench` and `make test-interop` need (Python and tcmalloc)
+#   scripts/setup.sh mpi      also what `make test-mpi` needs: two MPIs, which get along on one machine, and Python for two more
 set -euo pipefail
 
 packages=(
@@ -18,6 +19,8 @@ packages=(
 )
 if [ "${1:-}" = bench ]; then
   packages+=(python3 python3-venv libtcmalloc-minimal4)
+elif [ "${1:-}" = mpi ]; then
+  packages+=(openmpi-bin mpich python3 python3-venv)
 fi
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -38,5 +38,29 @@ pub const BAD_CALL: Code = Code {
               A plan that the compiler wrote keeps to this: this one was changed or damaged.",
 };
 
+/// No MPI library can be used.
+pub const NO_MPI: Code = Code {
+    id: "B0306",
+    title: "no MPI library can be opened",
+    explain: "Ranks in processes of their own talk through MPI, whose library is opened at run time: Open MPI 4 and 5, MPICH and \
+              what is compatible with it, or any library with the standard ABI of MPI 5. The message names what was tried and \
+              why each was refused. Debian's packages are openmpi-bin and mpich; LD_LIBRARY_PATH names other places.",
+};
+/// The library and the launcher are of different kinds.
+pub const FOREIGN_MPI: Code = Code {
+    id: "B0307",
+    title: "the MPI library does not belong to the launcher",
+    explain: "mpirun or srun has started a number of processes, and the MPI library that was opened sees another number. The \
+              library of one MPI knows nothing of the launcher of another, and each process then believes to be alone.",
+};
+/// A call of the library has failed.
+pub const MPI_FAILED: Code = Code {
+    id: "B0308",
+    title: "the MPI library reports an error",
+    explain: "The text is the library's own. A connection between machines that broke is a usual cause; the run ends, and can be \
+              resumed from its last checkpoint.",
+};
+
 /// Codes of this module.
-pub const CODES: &[&Code] = &[&RANK_LEFT, &MISSING, &MISMATCH, &RANK_PANICKED, &BAD_CALL];
+pub const CODES: &[&Code] =
+    &[&RANK_LEFT, &MISSING, &MISMATCH, &RANK_PANICKED, &BAD_CALL, &NO_MPI, &FOREIGN_MPI, &MPI_FAILED];

@@ -4,13 +4,15 @@
 //! each element by one rank, so their bits do not depend on timing or engine. A rank that leaves or never comes is an error
 //! of the others, not a hang.
 
+mod call;
 mod codes;
 pub mod local;
+pub mod mpi;
 pub mod reduce;
 
 use athanor_ir::op::ReduceKind;
 use athanor_ir::{DType, Diagnostic, Result};
-pub use codes::{BAD_CALL, CODES, MISMATCH, MISSING, RANK_LEFT, RANK_PANICKED};
+pub use codes::{BAD_CALL, CODES, FOREIGN_MPI, MISMATCH, MISSING, MPI_FAILED, NO_MPI, RANK_LEFT, RANK_PANICKED};
 
 /// The calls of one rank to the other members of a group.
 ///
@@ -141,4 +143,9 @@ fn bad_call<T>(message: String) -> Result<T> {
     Diagnostic::error(&BAD_CALL, message)
         .help("the plan is damaged, or this is a fault of Athanor worth reporting")
         .err()
+}
+
+/// A share of `n` elements for member `at` of `size`: consecutive, in the order of the members.
+fn share(n: usize, at: usize, size: usize) -> std::ops::Range<usize> {
+    n * at / size..n * (at + 1) / size
 }

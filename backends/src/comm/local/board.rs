@@ -1,25 +1,12 @@
 //! Where the threads of a group meet: each says what it is about to do and shows its data; when all have come they work, and
 //! nobody leaves before all have finished.
 
-use super::{MISMATCH, MISSING, RANK_LEFT};
-use athanor_ir::op::ReduceKind;
-use athanor_ir::{DType, Diagnostic, Result};
+use super::super::call::{self, Call};
+use athanor_ir::{Diagnostic, Result};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// What a member is about to do; all members must say the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Call {
-    AllReduce { kind: ReduceKind, dtype: DType, bytes: usize },
-    ReduceScatter { kind: ReduceKind, dtype: DType, bytes: usize },
-    AllGather { bytes: usize },
-    AllToAll,
-    Broadcast { root: usize, bytes: usize },
-    Barrier,
-}
 
 /// A member's data while all are inside a call.
 #[derive(Debug, Clone)]
@@ -218,7 +205,8 @@ impl World {
         let round = b.round;
         b.posts[at] = Some((call, post));
         if b.failed.is_none() && b.posts.iter().all(Option::is_some) {
-            match b.mismatch() {
+            let calls: Vec<Call> = b.posts.iter().flatten().map(|p| p.0).collect();
+            match call::different(&calls, round + 1, &b.members) {
                 Some(error) => b.failed = Some(error),
                 None => b.met = Some(Arc::new(b.posts.iter_mut().filter_map(Option::take).map(|p| p.1).collect())),
             }
@@ -230,7 +218,7 @@ impl World {
                 return Ok(Meeting { world: self, board, posts: Arc::clone(posts), round });
             }
             let absent: Vec<usize> = (0..b.members.len()).filter(|i| b.posts[*i].is_none()).collect();
-            let what = format!("{call}, operation {} of ranks {:?}", round + 1, b.members);
+            let what = call.at(round + 1, &b.members);
             state = self.wait(state, board, &absent, &what, deadline)?;
         }
     }
@@ -279,11 +267,8 @@ impl World {
                     continue;
                 }
                 let bytes = letters.front().map_or(0, |l| l.post.bytes);
-                let e = mismatch(format!(
-                    "rank {sender} sends {bytes} bytes to rank {receiver}, which expects {}",
-                    to.len()
-                ));
-                break Err(b.failed.get_or_insert(Box::new(e)).clone());
+                let e = Box::new(call::sizes(sender, bytes, receiver, to.len()));
+                break Err(b.failed.get_or_insert(e).clone());
             }
             if open.is_empty() && unread.is_empty() {
                 break Ok(());
@@ -330,16 +315,10 @@ impl World {
             let gone = absent.iter().map(|i| b.members[*i]).find_map(|r| left[r].map(|how| (r, how)));
             if let Some((rank, how)) = gone {
                 let how = if how == Left::Panicked { "has panicked" } else { "has left" };
-                let e = Diagnostic::error(&RANK_LEFT, format!("rank {rank} {how}, and is missing from {what}"));
-                b.failed = Some(Box::new(e.help("see the error of that rank, and resume from the last checkpoint")));
+                b.failed = Some(Box::new(call::left(rank, how, what)));
             } else if Instant::now() >= deadline {
-                let mut ranks: Vec<usize> = absent.iter().map(|i| b.members[*i]).collect();
-                ranks.dedup();
-                let names = ranks.iter().map(|r| format!("rank {r}")).collect::<Vec<_>>().join(", ");
-                let seconds = self.timeout.as_secs_f64();
-                let e = Diagnostic::error(&MISSING, format!("{names} is missing from {what} after {seconds} s"));
-                b.failed =
-                    Some(Box::new(e.help("find out what that rank is doing; it may be waiting for another one")));
+                let ranks: Vec<usize> = absent.iter().map(|i| b.members[*i]).collect();
+                b.failed = Some(Box::new(call::missing(ranks, what, self.timeout)));
             }
         }
         if let Some(e) = &b.failed {
@@ -349,41 +328,5 @@ impl World {
         }
         let rest = deadline.saturating_duration_since(Instant::now());
         Ok(self.bell.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0)
-    }
-}
-
-fn mismatch(text: String) -> Diagnostic {
-    Diagnostic::error(&MISMATCH, text).help("start all ranks from one configuration with one version of Athanor")
-}
-
-impl Board {
-    /// The first member that has come to another call than member 0.
-    fn mismatch(&self) -> Option<Box<Diagnostic>> {
-        let calls: Vec<Call> = self.posts.iter().flatten().map(|p| p.0).collect();
-        let other = (1..calls.len()).find(|i| calls[*i] != calls[0])?;
-        let (a, b) = (self.members[0], self.members[other]);
-        let text = format!(
-            "rank {a} is in {} and rank {b} in {}, operation {} of ranks {:?}",
-            calls[0],
-            calls[other],
-            self.round + 1,
-            self.members
-        );
-        Some(Box::new(mismatch(text)))
-    }
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AllReduce { kind, dtype, bytes } => write!(f, "all_reduce({}, {dtype}, {bytes} bytes)", kind.name()),
-            Self::ReduceScatter { kind, dtype, bytes } => {
-                write!(f, "reduce_scatter({}, {dtype}, {bytes} bytes)", kind.name())
-            }
-            Self::AllGather { bytes } => write!(f, "all_gather({bytes} bytes)"),
-            Self::AllToAll => write!(f, "all_to_all"),
-            Self::Broadcast { root, bytes } => write!(f, "broadcast({bytes} bytes from {root})"),
-            Self::Barrier => write!(f, "barrier"),
-        }
     }
 }

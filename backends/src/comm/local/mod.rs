@@ -2,11 +2,12 @@
 
 mod board;
 
-use super::{Communicator, Engine, fits, parts, position, reduce};
-use super::{MISMATCH, MISSING, RANK_LEFT, RANK_PANICKED, bad_call};
+use super::call::{Call, agree};
+use super::{Communicator, Engine, fits, parts, position, reduce, share};
+use super::{RANK_LEFT, RANK_PANICKED, bad_call};
 use athanor_ir::op::ReduceKind;
 use athanor_ir::{DType, Diagnostic, Result};
-use board::{Call, Post, World};
+use board::{Post, World};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,11 +99,6 @@ struct Local {
     scratch: Vec<u8>,
 }
 
-/// A share of `n` elements for member `at` of `size`: consecutive, in the order of the members.
-fn share(n: usize, at: usize, size: usize) -> std::ops::Range<usize> {
-    n * at / size..n * (at + 1) / size
-}
-
 impl Local {
     /// Meets all members in `call`, runs `work` with their posts while all data stays in place, and waits for the others.
     fn meet(&mut self, call: Call, post: Post, work: impl FnOnce(&mut Self, &[Post])) -> Result<()> {
@@ -187,14 +183,7 @@ impl Communicator for Local {
                 start += bytes;
             }
         })?;
-        match wrong {
-            None => Ok(()),
-            Some((i, j)) => bad_call(format!(
-                "rank {} sends rank {} another number of bytes than that expects",
-                self.members()[i],
-                self.members()[j]
-            )),
-        }
+        agree(wrong, self.members())
     }
 
     fn broadcast(&mut self, root: usize, data: &mut [u8]) -> Result<()> {

@@ -1,0 +1,172 @@
+//! One rank under `mpirun`.
+
+use super::script::{self, FAILURES};
+use athanor_backends::comm::mpi::{Mpi, Options};
+use athanor_backends::comm::{Communicator, Engine, local};
+use athanor_ir::op::ReduceKind::Sum;
+use athanor_ir::{DType, Result};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// Runs `scenario` and prints what this rank has to say: lines that begin with `rank`.
+pub fn run(scenario: &str, library: &[String]) -> ExitCode {
+    // Dropped after the engine.
+    let mut linger = Linger(true);
+    let failure = FAILURES.iter().find(|f| f.0 == scenario);
+    let timeout = failure.map_or(Duration::from_secs(40), |f| f.1);
+    let cut = if scenario == "script" { 1000 } else { Options::default().cut };
+    let options = Options { library: library.first().cloned(), timeout, cut };
+    let mpi = match Mpi::start(&options) {
+        Ok(mpi) => mpi,
+        Err(e) => {
+            println!("rank ?: {}: {e}", e.code.id);
+            return ExitCode::FAILURE;
+        }
+    };
+    assert_eq!(Mpi::launched(), Some(mpi.size()));
+    let rank = mpi.rank();
+    let result = match (failure, scenario) {
+        (Some((_, timeout, work)), _) => {
+            let own = told(work(&mpi));
+            // Who only failed because another did is not the one that is told.
+            let all = local::world(mpi.size(), *timeout);
+            let wanted: Vec<String> = std::thread::scope(|s| {
+                let ranks: Vec<_> = all.into_iter().map(|m| s.spawn(move || told(work(&m)))).collect();
+                ranks.into_iter().map(|r| r.join().unwrap()).collect()
+            });
+            Ok(if own == wanted[rank] { format!("the same: {own}") } else { format!("{own}\nnot\n{}", wanted[rank]) })
+        }
+        (_, "script") => same(&mpi, script::all),
+        (_, "large") => same(&mpi, script::large),
+        (_, "threads") => threads(&mpi),
+        (_, "panics") => panics(&mpi),
+        (_, "killed") => killed(&mpi),
+        (_, "killed-moving") => killed_moving(&mpi),
+        (_, "gives-up") => gives_up(&mpi),
+        (_, "idle") => idle(&mpi),
+        (_, "start") => Ok(String::new()),
+        _ => panic!("no scenario {scenario}"),
+    };
+    let failed = result.is_err() || failure.is_some();
+    println!("rank {rank}: {}", result.unwrap_or_else(|e| format!("{}: {e}", e.code.id)));
+    linger.0 = failed;
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Its drop gives the other ranks time to have their say: mpirun may end all when one ends with an error.
+struct Linger(bool);
+
+impl Drop for Linger {
+    fn drop(&mut self) {
+        if self.0 {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+fn told(result: Result<()>) -> String {
+    result.map_or_else(|e| format!("{}: {e}", e.code.id), |()| "done".into())
+}
+
+fn everyone(mpi: &Mpi) -> Result<Box<dyn Communicator>> {
+    mpi.group(&(0..mpi.size()).collect::<Vec<_>>())
+}
+
+fn same(mpi: &Mpi, work: fn(&dyn Engine) -> Result<Vec<Vec<u8>>>) -> Result<String> {
+    let own = work(mpi)?;
+    let wanted = local::run(mpi.size(), local::TIMEOUT, |m| work(&m))?;
+    let wanted = &wanted[mpi.rank()];
+    let wrong = own.iter().zip(wanted).position(|(a, b)| a != b);
+    Ok(match wrong {
+        None if own.len() == wanted.len() => format!("the same, {} results with {}", own.len(), mpi.library()),
+        _ => format!("result {wrong:?} of {} is another", own.len()),
+    })
+}
+
+/// Two threads, each with a group of its own, and no order between them.
+fn threads(mpi: &Mpi) -> Result<String> {
+    let (mut a, mut b) = (everyone(mpi)?, everyone(mpi)?);
+    let work = |comm: &mut dyn Communicator, start: f32| -> Result<f32> {
+        let mut x = start.to_ne_bytes();
+        for _ in 0..300 {
+            comm.all_reduce(Sum, DType::F32, &mut x)?;
+            x = (f32::from_ne_bytes(x) / 2.0).to_ne_bytes();
+        }
+        Ok(f32::from_ne_bytes(x))
+    };
+    let (a, b) = std::thread::scope(|s| {
+        let other = s.spawn(|| work(&mut *a, 3.0));
+        (work(&mut *b, 5.0), other.join().unwrap())
+    });
+    Ok(if (a?, b?) == (5.0, 3.0) { "the same".into() } else { "another".into() })
+}
+
+fn panics(mpi: &Mpi) -> Result<String> {
+    let mut comm = everyone(mpi)?;
+    comm.barrier()?;
+    assert!(mpi.rank() != 1, "out of luck");
+    comm.barrier().map(|()| "done".into())
+}
+
+fn kill() -> ! {
+    let id = std::process::id().to_string();
+    Command::new("kill").args(["-9", &id]).status().unwrap();
+    std::thread::sleep(Duration::from_mins(1));
+    unreachable!("killed before")
+}
+
+fn killed(mpi: &Mpi) -> Result<String> {
+    let mut comm = everyone(mpi)?;
+    comm.barrier()?;
+    if mpi.rank() == 1 {
+        kill();
+    }
+    comm.barrier().map(|()| "done".into())
+}
+
+fn killed_moving(mpi: &Mpi) -> Result<String> {
+    let mut comm = everyone(mpi)?;
+    comm.barrier()?;
+    if mpi.rank() == 1 {
+        std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            kill()
+        });
+    }
+    let mut x = vec![0; 64 << 20];
+    loop {
+        comm.all_reduce(Sum, DType::F32, &mut x)?;
+    }
+}
+
+fn gives_up(mpi: &Mpi) -> Result<String> {
+    let mut comm = everyone(mpi)?;
+    comm.barrier()?;
+    if mpi.rank() == 1 {
+        mpi.abort(3);
+    }
+    // The launcher ends these.
+    std::thread::sleep(Duration::from_mins(1));
+    Ok("done".into())
+}
+
+/// A rank that waits for two seconds computes for a small part of them.
+fn idle(mpi: &Mpi) -> Result<String> {
+    let mut comm = everyone(mpi)?;
+    comm.barrier()?;
+    let (start, before) = (Instant::now(), computed());
+    if mpi.rank() == 0 {
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    comm.barrier()?;
+    let (all, own) = (start.elapsed(), computed().saturating_sub(before));
+    Ok(if own < all / 3 { "idle".into() } else { format!("computed {own:?} of {all:?}") })
+}
+
+/// Time for which this process had a core.
+fn computed() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|t| t.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
