@@ -133,6 +133,11 @@ fn experts_give_the_same_bits() {
     let m = tiny("w2-tiny", F32);
     same_bits("w2-tiny", &m, &all_layers(&m), REFERENCE, 2);
     same_bits("w2-tiny", &m, &all_layers(&m), generated(features::detect()), 5);
+}
+
+#[test]
+#[ignore = "as long as all others; `make test-long` runs it"]
+fn experts_give_the_same_bits_in_bf16() {
     let m = tiny("w2-tiny", BF16);
     same_bits("w2-tiny", &m, &all_layers(&m), generated(features::detect()), 5);
 }

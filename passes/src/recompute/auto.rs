@@ -6,6 +6,7 @@ use super::split::again;
 use super::{TOO_LARGE, carried_out};
 use crate::plan::{PlanOptions, Sizes};
 use athanor_ir::func::ValueId;
+use athanor_ir::recompute::Recomputed;
 use athanor_ir::{Diagnostic, Module, Result};
 
 /// A value of the forward part that the backward part reads, and what has to be computed to have it again if every other
@@ -23,13 +24,18 @@ struct Candidate {
 /// The module whose plan, made as `plan` says, takes at most `budget` bytes.
 ///
 /// Values that save the most bytes for an operation go first, of equal ones those of the first layers, which live longest.
-/// The number of them is found by halving: the arena of each trial is laid out as in the plan.
+/// The number of them is found by halving: the arena of each trial is laid out as in the plan. What fits stays as it is.
 ///
 /// # Errors
 /// [`TOO_LARGE`].
 pub(super) fn fitted(program: &Program<'_>, budget: u64, plan: &PlanOptions) -> Result<Module> {
     let candidates = candidates(program);
     let mut sizes = Sizes::new(plan);
+    let mut all_kept = program.module.clone();
+    all_kept.run.recompute.done = Some(Recomputed { of_flops: program.all_flops(), ..Recomputed::default() });
+    if sizes.arena(&all_kept)? as u64 <= budget {
+        return Ok(all_kept);
+    }
     let mut with = |n: usize| -> Result<(Module, u64)> {
         let mut chosen = vec![false; program.func.types.len()];
         candidates[..n].iter().flat_map(|c| &c.values).for_each(|v| chosen[v.0 as usize] = true);
@@ -37,10 +43,6 @@ pub(super) fn fitted(program: &Program<'_>, budget: u64, plan: &PlanOptions) -> 
         let bytes = sizes.arena(&module)? as u64;
         Ok((module, bytes))
     };
-    let (all_kept, kept) = with(0)?;
-    if kept <= budget {
-        return Ok(all_kept);
-    }
     let (mut best, least) = with(candidates.len())?;
     if least > budget {
         let text = format!(
@@ -52,13 +54,13 @@ pub(super) fn fitted(program: &Program<'_>, budget: u64, plan: &PlanOptions) -> 
         return Diagnostic::error(&TOO_LARGE, text).help(help).err();
     }
     let (mut low, mut high) = (0, candidates.len());
-    while high - low > 1 {
+    while low < high {
         let middle = usize::midpoint(low, high);
         let (module, bytes) = with(middle)?;
         if bytes <= budget {
             (best, high) = (module, middle);
         } else {
-            low = middle;
+            low = middle + 1;
         }
     }
     Ok(best)

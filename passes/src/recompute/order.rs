@@ -34,7 +34,7 @@ pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Rec
     order.run();
     let Order { out, parts, mut done, layers, .. } = order;
     done.layers = layers.len();
-    done.of_flops = program.func.nodes.iter().map(|n| program.flops(n)).sum();
+    done.of_flops = program.all_flops();
     let replaced = |f: &Func| if f.name == out.name { out.clone() } else { f.clone() };
     let funcs = program.module.funcs.iter().map(replaced).chain(parts.into_funcs()).collect();
     (funcs, done)

@@ -79,6 +79,11 @@ impl<'a> Program<'a> {
         }
     }
 
+    /// Floating-point operations of all nodes.
+    pub fn all_flops(&self) -> u64 {
+        self.func.nodes.iter().map(|n| self.flops(n)).sum()
+    }
+
     /// Takes in the operators of forward node `node`.
     fn read(&mut self, node: &Node) {
         let Some(callee) = self.callee(node) else {
