@@ -22,6 +22,9 @@ pub fn pipeline(module: &Module, level: OptLevel, train: bool, loss_blocks: usiz
     if train && module.func("micro").is_none() {
         passes.extend(["autodiff".into(), "optimizer".into()]);
     }
+    if module.mesh.ranks() > 1 {
+        passes.push("partition".into());
+    }
     if level != OptLevel::O0 {
         passes.push(format!("fuse{{loss-blocks={loss_blocks}}}"));
     }

@@ -11,9 +11,11 @@ pub mod observe;
 pub mod opt;
 pub mod optimizer;
 pub mod options;
+pub mod partition;
 pub mod pass;
 pub mod pipeline;
 pub mod plan;
+pub mod prove;
 pub mod registry;
 pub mod schedule;
 pub mod simplify;
@@ -41,5 +43,8 @@ pub const CODES: &[&Code] = &[
     &autodiff::NO_DERIVATIVE,
     &optimizer::NO_GRADIENTS,
     &optimizer::BAD_RULE,
+    &partition::CANNOT_CUT,
+    &partition::PARTIAL,
+    &prove::UNMATCHED,
     &schedule::generate::IMPOSSIBLE,
 ];
