@@ -1,12 +1,11 @@
 //! `athanor check`: everything that is wrong with a configuration, or what it would cost.
 
-use crate::codes::DEVICES;
 use crate::compile::{Job, Options, Planned, recomputed};
 use crate::config_args::{Overrides, read};
 use crate::failure::{Failure, print};
 use crate::output::{emit, say};
 use crate::text::{bytes, count, grouped, scaled, table};
-use athanor_frontend::config::{Config, ParallelMode, effective};
+use athanor_frontend::config::{Config, effective};
 use athanor_frontend::inputs;
 use athanor_frontend::model::parameters::Parameters;
 use athanor_ir::diag::Severity;
@@ -29,9 +28,6 @@ pub struct Args {
     /// YAML file
     #[arg(required_unless_present = "config_file")]
     config: Option<PathBuf>,
-    /// Devices that the run would have
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
-    devices: u32,
     /// Print the configuration as it will be used, every default filled in, and nothing else
     #[arg(long)]
     effective: bool,
@@ -43,8 +39,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let path = args.overrides.path(args.config.as_deref());
-    let config = read(path, &args.overrides)?;
-    devices(&config, args.devices as usize)?;
+    let config = read(path, &args.overrides, args.options.devices)?;
     if args.effective {
         emit(&effective(&config));
         return Ok(());
@@ -54,27 +49,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let planned = job.plan(&Observe::default())?;
     say!("{}: no errors", path.display());
     emit(&model(&config, job.module()));
-    emit(&run_of(&config, job.module(), args.devices as usize));
+    emit(&run_of(&config, job.module()));
     emit(&memory(&planned));
-    Ok(())
-}
-
-/// The mesh must have as many ranks as there are devices.
-fn devices(config: &Config, given: usize) -> Result<(), Failure> {
-    let p = &config.parallel_config;
-    let degrees = [&p.data_parallel, &p.model_parallel, &p.pipeline_stage, &p.context_parallel];
-    let (asked, help) = if config.is_parallel() {
-        let product = degrees.iter().fold(1_usize, |n, d| n.saturating_mul(d.value));
-        (product, "change data_parallel, model_parallel, pipeline_stage or context_parallel")
-    } else if config.general.use_parallel.value && config.parallel.parallel_mode.value == ParallelMode::DataParallel {
-        (given, "")
-    } else {
-        (1, "`use_parallel` is False; set it and `parallel_config` to use several devices")
-    };
-    if asked != given {
-        let message = format!("the configuration is for {}, not for {given}", count(asked as u64, "device"));
-        return Err(Diagnostic::error(&DEVICES, message).help(help).into());
-    }
     Ok(())
 }
 
@@ -170,9 +146,9 @@ fn block_of(name: &str) -> (String, String) {
     }
 }
 
-fn run_of(config: &Config, module: &Module, devices: usize) -> String {
+fn run_of(config: &Config, module: &Module) -> String {
     let run = &module.run;
-    let sequences = config.global_batch_size(devices) as u64;
+    let sequences = config.global_batch_size() as u64;
     let tokens = sequences.saturating_mul(run.seq_length as u64);
     let total = tokens.saturating_mul(run.steps);
     let per_token = run.flops_per_sequence / run.seq_length.max(1) as f64;

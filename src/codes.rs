@@ -53,12 +53,12 @@ pub const NEEDS_CONFIG: Code = Code {
               file; compile it again. The runner has no compiler in it and takes plans only.",
 };
 
-/// The number of devices does not fit the configuration.
+/// The number of devices does not fit the plan.
 pub const DEVICES: Code = Code {
     id: "A0007",
-    title: "the number of devices does not fit the configuration",
-    explain: "With `use_parallel: True` the product of data_parallel, model_parallel, context_parallel and pipeline_stage \
-              is the number of devices; without it a run uses one device.",
+    title: "the number of devices does not fit the plan",
+    explain: "A plan is compiled for a mesh of devices, which `athanor inspect` shows, and is run by as many. Compile the \
+              configuration again for another number.",
 };
 
 /// Nothing says how weights are named.

@@ -32,9 +32,12 @@ pub struct Options {
     /// Instruction sets that kernels may use [default: what this machine has]
     #[arg(long, value_enum)]
     pub cpu: Option<Cpu>,
-    /// Workers that will run the plan [default: the cores of this machine]
+    /// Workers of each device [default: the cores of this machine, shared by its devices]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Devices that will run it, each a thread of its own on the CPU [default: what the configuration says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub devices: Option<u32>,
 }
 
 /// Compile a configuration to a plan directory, which `train` and the runner execute.
@@ -116,7 +119,8 @@ impl<'a> Job<'a> {
             print(&model::recompute::notes(config, func));
         }
         let level = if options.opt_level == 0 { OptLevel::O0 } else { OptLevel::O1 };
-        let target = (threads(options.threads), options.cpu.map_or_else(features::detect, CpuLevel::from));
+        let target =
+            (threads(options.threads, module.mesh.ranks()), options.cpu.map_or_else(features::detect, CpuLevel::from));
         let pipeline = pipeline(&module, level, !forward, config.model.chunk_loss_num.value, target);
         Ok(Self { config, options, module, pipeline, target })
     }
@@ -144,10 +148,10 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Workers asked for, or one per core.
-pub fn threads(given: Option<u16>) -> usize {
+/// Workers asked for, or one per core that `ranks` devices share.
+pub fn threads(given: Option<u16>, ranks: usize) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    given.map_or_else(cores, usize::from)
+    given.map_or_else(|| (cores() / ranks).max(1), usize::from)
 }
 
 /// Generates the kernels and puts the plan in its place.
@@ -161,7 +165,7 @@ pub fn write(compiled: &Compiled, to: Writer) -> Result<Option<BuildReport>, Fai
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let config = read(args.overrides.path(args.config.as_deref()), &args.overrides)?;
+    let config = read(args.overrides.path(args.config.as_deref()), &args.overrides, args.options.devices)?;
     let job = Job::new(&config, &args.options, args.forward)?;
     let mut observe = args.looking.observe();
     if args.looking.until.is_some() {

@@ -35,14 +35,18 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
     if k.trim().is_empty() { Err("the key is empty".into()) } else { Ok((k.trim().to_owned(), v.to_owned())) }
 }
 
-/// Reads and checks the configuration at `path`; prints warnings and notes.
+/// Reads and checks the configuration at `path` for `devices` devices, or as many as it says; prints warnings and notes.
 ///
 /// All mistakes are reported at once: reading collects its own, and what reading cannot see comes after.
-pub fn read(path: &Path, overrides: &Overrides) -> Result<Config, Failure> {
+pub fn read(path: &Path, overrides: &Overrides, devices: Option<u32>) -> Result<Config, Failure> {
     let mut loaded = config::load(path, &overrides.all());
     loaded.diagnostics.extend(overrides.flags.note());
     match loaded.config {
         Some(c) if loaded.diagnostics.iter().all(|d| d.severity < Severity::Error) => {
+            let c = match devices {
+                Some(n) => c.for_devices(n as usize)?,
+                None => c,
+            };
             print(&loaded.diagnostics);
             Ok(c)
         }

@@ -1,16 +1,20 @@
 //! `athanor train`: from a configuration or a plan to trained weights.
 
-#[cfg(feature = "compiler")]
-use crate::codes::FILE;
 use crate::codes::NEEDS_CONFIG;
+#[cfg(feature = "compiler")]
+use crate::codes::{DEVICES, FILE};
 #[cfg(feature = "compiler")]
 use crate::compile::{Job, Options, one_line, write};
 #[cfg(feature = "compiler")]
 use crate::config_args::{Overrides, read};
 use crate::failure::Failure;
 use crate::output::say;
+#[cfg(feature = "compiler")]
+use crate::text::count;
 use athanor_ir::Diagnostic;
 use athanor_runtime::checkpoint::Resume;
+#[cfg(feature = "compiler")]
+use athanor_runtime::plan_dir;
 use athanor_runtime::trainer::{Summary, TrainOptions, train};
 use clap::Parser;
 use std::path::{Path, PathBuf};
@@ -149,6 +153,15 @@ fn train_plan(args: &Args, path: &Path, options: TrainOptions) -> Result<(), Fai
     if args.options.opt_level != 1 || args.options.cpu.is_some() || args.plan.is_some() {
         return refuse("an option of the compiler (-O, --cpu, --plan)");
     }
+    if let Some(devices) = args.options.devices {
+        let ranks = plan_dir::read(path)?.plan.mesh.ranks();
+        if ranks != devices as usize {
+            let message = format!("the plan is for {}, not for {devices}", count(ranks as u64, "device"));
+            return Err(Diagnostic::error(&DEVICES, message)
+                .help("compile the configuration for so many devices")
+                .into());
+        }
+    }
     let options = TrainOptions {
         threads: args.options.threads.map(usize::from),
         output_dir: args.overrides.flags.output_dir.as_ref().map(PathBuf::from),
@@ -161,13 +174,14 @@ fn train_plan(args: &Args, path: &Path, options: TrainOptions) -> Result<(), Fai
 fn train_config(args: &Args, path: &Path, mut options: TrainOptions) -> Result<(), Failure> {
     use athanor_passes::codegen::llvm::build_shared_object;
     use athanor_passes::observe::Observe;
-    use athanor_runtime::plan_dir::{self, Writer};
+    use athanor_runtime::plan_dir::Writer;
     use athanor_runtime::signals::RemoveOnInterrupt;
     use athanor_runtime::source::DataSource;
     use athanor_runtime::trainer::train_with;
+    use std::sync::{Mutex, PoisonError};
 
     let start = std::time::Instant::now();
-    let config = read(path, &args.overrides)?;
+    let config = read(path, &args.overrides, args.options.devices)?;
     options.resume = resume(args, &config);
     let missing = athanor_frontend::inputs::missing(&config, options.resume == Resume::No);
     if !missing.is_empty() {
@@ -196,12 +210,13 @@ fn train_config(args: &Args, path: &Path, mut options: TrainOptions) -> Result<(
         (compiled.plan, generated.then_some(file))
     };
     tell(&plan);
-    let summary = train_with(plan, kernels, &options, |run, start| {
+    let (temp, watch) = (Mutex::new(temp), Mutex::new(watch));
+    let summary = train_with(plan, kernels, &options, |run, start, share| {
         // The kernels are loaded by now: nothing is left behind even if the process is killed.
-        drop(temp);
-        let source = DataSource::open(run, start)?;
+        drop(temp.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let source = DataSource::open(run, start, share)?;
         // From here on the trainer listens for signals itself.
-        drop(watch);
+        drop(watch.lock().unwrap_or_else(PoisonError::into_inner).take());
         let notes = source.notes.clone();
         Ok((Box::new(source), notes))
     })?;

@@ -60,6 +60,8 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         seq_length: m.seq_length.value,
         vocab_size: m.vocab_size.value,
         optimizer: config.optimizer.spec(),
+        shared_optimizer: (config.parallel.enable_parallel_optimizer.value && config.mesh().size("dp") > 1)
+            .then(|| config.parallel.parallel_optimizer_threshold.value.saturating_mul(1024)),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,
         lr: schedule(&config.lr_schedule, total, per_epoch),
@@ -121,7 +123,7 @@ fn text(path: &Path) -> String {
 
 /// Optimizer steps in one pass over the data; `None` when the file to count is not there.
 fn steps_per_epoch(config: &Config) -> Option<u64> {
-    let batch = config.global_batch_size(1) as u64;
+    let batch = config.global_batch_size() as u64;
     let samples = match &config.dataset.loader {
         DataLoader::Megatron(d) => Some(d.sizes.value[0]),
         DataLoader::TokenBin(d) => {

@@ -2,6 +2,7 @@
 
 use crate::infer::{InferError, infer};
 use crate::op::{Binary, F64, Op, ReduceKind, Unary};
+use crate::sharding::Sharding;
 use crate::types::{DType, TensorType};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -89,6 +90,8 @@ pub struct Param {
     pub value: ValueId,
     /// What it is for.
     pub role: Role,
+    /// How it is spread over the mesh; its type is that of one rank's part.
+    pub sharding: Sharding,
     /// YAML line or block.
     pub loc: Loc,
 }
@@ -138,7 +141,7 @@ impl Func {
     /// Adds a parameter.
     pub fn param(&mut self, name: impl Into<String>, ty: TensorType, role: Role, loc: Loc) -> ValueId {
         let value = self.new_value(ty);
-        self.params.push(Param { name: name.into(), value, role, loc });
+        self.params.push(Param { name: name.into(), value, role, sharding: Sharding::default(), loc });
         value
     }
 

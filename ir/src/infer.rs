@@ -34,7 +34,7 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
     Some(match op {
         Op::Constant { .. } | Op::RopeTable { .. } => 0..=0,
         Op::Unary(_) | Op::Cast | Op::Reshape | Op::Transpose { .. } | Op::Broadcast { .. } => 1..=1,
-        Op::Slice { .. } | Op::Reduce { .. } => 1..=1,
+        Op::Slice { .. } | Op::Reduce { .. } | Op::Collective(_) => 1..=1,
         Op::Binary(_) | Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } | Op::CrossEntropy => 2..=2,
         Op::Einsum { .. } => 2..=3,
         Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => 3..=3,
@@ -218,6 +218,7 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
         | Op::Combine
         | Op::CombineDot
         | Op::GroupedEinsum { .. } => experts::infer(op, ins)?,
+        Op::Collective(c) => vec![ins[0].with_dims(c.dims(&ins[0].dims).map_err(InferError)?)],
         Op::SumSquares => vec![TensorType::scalar(DType::F64)],
         Op::AdamW { .. } => {
             for t in &ins[1..4] {

@@ -1,6 +1,7 @@
 //! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
 
 pub mod alibi;
+pub mod collective;
 pub mod diag;
 pub mod element;
 pub mod experts;
@@ -16,14 +17,17 @@ pub mod optimizer;
 pub mod plan;
 pub mod recompute;
 pub mod run;
+pub mod sharding;
 pub mod signature;
 pub mod target;
 pub mod types;
 pub mod verify;
 
+pub use collective::{Collective, CollectiveKind};
 pub use diag::{Code, Diagnostic, Result};
 pub use func::{Builder, Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
 pub use module::{Level, Mesh, Module};
 pub use op::{Binary, F64, Op, ReduceKind, RouteMask, Unary};
 pub use plan::Plan;
+pub use sharding::Sharding;
 pub use types::{DType, TensorType};

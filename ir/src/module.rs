@@ -48,7 +48,50 @@ pub struct Mesh {
 impl Mesh {
     /// Number of ranks.
     pub fn ranks(&self) -> usize {
-        self.axes.iter().map(|a| a.size).product()
+        self.axes.iter().fold(1, |n, a| n.saturating_mul(a.size))
+    }
+
+    /// Index of the axis called `name`.
+    pub fn axis(&self, name: &str) -> Option<usize> {
+        self.axes.iter().position(|a| a.name == name)
+    }
+
+    /// Number of ranks along the axis called `name`: 1 if there is none.
+    pub fn size(&self, name: &str) -> usize {
+        self.axis(name).map_or(1, |i| self.axes[i].size)
+    }
+
+    /// Where `rank` is along each axis: the last one varies fastest.
+    pub fn coordinates(&self, rank: usize) -> Vec<usize> {
+        let mut rest = rank;
+        let mut at: Vec<usize> = self
+            .axes
+            .iter()
+            .rev()
+            .map(|a| {
+                let i = rest % a.size.max(1);
+                rest /= a.size.max(1);
+                i
+            })
+            .collect();
+        at.reverse();
+        at
+    }
+
+    /// Where `rank` is along the axis called `name`: 0 if there is none.
+    pub fn position(&self, name: &str, rank: usize) -> usize {
+        self.axis(name).map_or(0, |i| self.coordinates(rank)[i])
+    }
+
+    /// The ranks whose coordinates are those of `rank` but for `axes`, in their order.
+    pub fn group(&self, axes: &[&str], rank: usize) -> Vec<usize> {
+        let own = self.coordinates(rank);
+        let mut members = vec![0];
+        for (axis, at) in self.axes.iter().zip(own) {
+            let here = if axes.contains(&axis.name.as_str()) { 0..axis.size } else { at..at + 1 };
+            members = members.iter().flat_map(|m| here.clone().map(move |i| m * axis.size + i)).collect();
+        }
+        members
     }
 }
 

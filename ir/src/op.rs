@@ -3,6 +3,7 @@
 //! The attributes of an op are the fields of its variant; operands and results live in [`crate::func::Node`]. Adding a
 //! variant makes the compiler list what is missing: signature, inference, name, vjp, reference kernel, code generation.
 
+use crate::collective::Collective;
 pub use crate::element::{Binary, F64, ReduceKind, Unary};
 use serde::{Deserialize, Serialize};
 
@@ -221,6 +222,8 @@ pub enum Op {
         /// Decoupled weight decay.
         decay: F64,
     },
+    /// (x) → y: ranks of a group together. Inserted by `partition`, after derivatives were taken.
+    Collective(Collective),
     /// Runs another function of the module on the operands.
     Call {
         /// Name of the function.
@@ -275,6 +278,7 @@ impl Op {
             Self::GroupedEinsum { .. } => "grouped_einsum",
             Self::SumSquares => "sum_squares",
             Self::AdamW { .. } => "adam_w",
+            Self::Collective(c) => c.name(),
             Self::Call { .. } => "call",
         }
     }

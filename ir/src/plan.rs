@@ -7,6 +7,7 @@ use crate::func::{Init, Loc, Role};
 use crate::module::Mesh;
 use crate::op::Op;
 use crate::run::RunSpec;
+use crate::sharding::{Sharding, Slice};
 use crate::target::CpuLevel;
 use crate::types::DType;
 use serde::{Deserialize, Serialize};
@@ -66,8 +67,18 @@ pub struct Buffer {
     pub bytes: usize,
     /// What it holds.
     pub role: BufferRole,
+    /// How it is spread over the mesh; `dims` are those of one rank's part.
+    #[serde(default, skip_serializing_if = "Sharding::is_whole")]
+    pub sharding: Sharding,
     /// First and last step (indices in its program) that touch it; `None` for what lives between programs.
     pub live: Option<(usize, usize)>,
+}
+
+impl Buffer {
+    /// Which part of the whole value rank `rank` of `mesh` holds.
+    pub fn slice(&self, mesh: &Mesh, rank: usize) -> Slice {
+        self.sharding.slice(mesh, rank, &self.dims)
+    }
 }
 
 /// Element type and strides of a matrix operand of a GEMM; strides in elements.

@@ -57,7 +57,7 @@ pub struct RunSpec {
     pub steps: u64,
     /// Epochs, for the log line.
     pub epochs: u64,
-    /// Sequences per micro-batch.
+    /// Sequences per micro-batch of one replica: of each rank along axis dp.
     pub batch_size: usize,
     /// Micro-batches per step.
     pub accumulation: usize,
@@ -67,6 +67,9 @@ pub struct RunSpec {
     pub vocab_size: usize,
     /// Optimizer.
     pub optimizer: OptimizerSpec,
+    /// Ranks along axis dp share the optimizer's state of weights that have so many bytes at least; `None`: each has all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_optimizer: Option<u64>,
     /// Clips gradients to this global norm.
     pub max_grad_norm: Option<f64>,
     /// Divide summed losses by the tokens of the whole step instead of averaging micro-batch means.
@@ -134,6 +137,7 @@ impl RunSpec {
             seq_length: 1,
             vocab_size: 1,
             optimizer: OptimizerSpec::default(),
+            shared_optimizer: None,
             max_grad_norm: None,
             per_token_loss: false,
             lr: LrSchedule {

@@ -184,6 +184,11 @@ impl Op {
             | Self::Combine
             | Self::CombineDot
             | Self::GroupedEinsum { .. } => return experts::signature(self, ins, outs),
+            Self::Collective(c) => {
+                let mut s = same(1);
+                s.whole.extend(c.dim().and_then(|dim| s.results[0].get(dim)));
+                s
+            }
             Self::SumSquares => Signature {
                 operands: ins.iter().map(|t| letters(t.rank())).collect(),
                 results: vec![vec![]],
@@ -221,7 +226,7 @@ impl Op {
             Self::GroupedEinsum { spec } => experts::grouped_flops(spec, ins),
             Self::Combine | Self::CombineDot => product(&[2, elements(&ins[1]), ins[0].dims[1] as u64]),
             Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
-            Self::Constant { .. } | Self::Transpose { .. } | Self::Embed => 0,
+            Self::Constant { .. } | Self::Transpose { .. } | Self::Embed | Self::Collective(_) => 0,
             Self::Reduce { .. } | Self::SumSquares => sum(ins),
             _ => sum(outs),
         }

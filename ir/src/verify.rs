@@ -48,6 +48,10 @@ fn verify_func(module: &Module, func: &Func) -> Result<()> {
     };
     let mut names = HashSet::new();
     for p in &func.params {
+        let axes = p.sharding.cutting().chain(p.sharding.partial.iter().map(String::as_str));
+        if let Some(axis) = axes.into_iter().find(|a| module.mesh.axis(a).is_none()) {
+            return broken(format!("parameter {} is spread over axis {axis:?}, which the mesh does not have", p.name));
+        }
         if !define(p.value) {
             return broken(format!("parameter {} defines a value twice", p.name));
         }
@@ -76,6 +80,15 @@ fn verify_func(module: &Module, func: &Func) -> Result<()> {
             }
         } else if let Err(e) = check(&node.op, &ins, &outs) {
             return broken(format!("{here}: {e}"));
+        }
+        if let Op::Collective(c) = &node.op {
+            if let Some(axis) = c.axes().find(|a| module.mesh.axis(a).is_none()) {
+                return broken(format!("{here} is over axis {axis:?}, which the mesh does not have"));
+            }
+            let members: usize = c.axes().map(|a| module.mesh.size(a)).product();
+            if members != c.ranks {
+                return broken(format!("{here} is of {} ranks, and its axes have {members}", c.ranks));
+            }
         }
     }
     let mut names = HashSet::new();

@@ -30,6 +30,9 @@ pub fn pipeline(
     if train && module.func("micro").is_none() {
         passes.extend(["autodiff".into(), "optimizer".into()]);
     }
+    if module.mesh.ranks() > 1 {
+        passes.push("partition".into());
+    }
     if level != OptLevel::O0 {
         passes.push(format!("fuse{{loss-blocks={loss_blocks}}}"));
     }

@@ -2,7 +2,7 @@
 
 mod choose;
 
-use athanor_ir::func::{Func, Loc, Node, ValueId};
+use athanor_ir::func::{Func, Loc, Node, Param, ValueId};
 use athanor_ir::op::Op;
 use athanor_ir::types::TensorType;
 use egg::{Applier, EGraph, Id, Language, PatternAst, Rewrite, Runner, SearchMatches, Searcher, Subst, Symbol};
@@ -199,7 +199,8 @@ pub fn rewrite(func: &Func, rules: &[Rule], cost: fn(&Op, &[TensorType], &[Tenso
 fn bare(func: &Func) -> Func {
     let mut out = Func::new(func.name.clone());
     for p in &func.params {
-        out.param(p.name.clone(), func.ty(p.value).clone(), p.role.clone(), p.loc.clone());
+        let value = out.new_value(func.ty(p.value).clone());
+        out.params.push(Param { value, ..p.clone() });
     }
     out
 }

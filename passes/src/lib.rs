@@ -12,9 +12,11 @@ pub mod observe;
 pub mod opt;
 pub mod optimizer;
 pub mod options;
+pub mod partition;
 pub mod pass;
 pub mod pipeline;
 pub mod plan;
+pub mod prove;
 pub mod recompute;
 pub mod registry;
 pub mod schedule;
@@ -43,6 +45,9 @@ pub const CODES: &[&Code] = &[
     &autodiff::NO_DERIVATIVE,
     &optimizer::NO_GRADIENTS,
     &optimizer::BAD_RULE,
+    &partition::CANNOT_CUT,
+    &partition::PARTIAL,
+    &prove::UNMATCHED,
     &recompute::TOO_LARGE,
     &schedule::generate::IMPOSSIBLE,
 ];

@@ -2,12 +2,19 @@
 
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
-use crate::{autodiff, dce, fuse, optimizer, pipeline, recompute, simplify};
+use crate::{autodiff, dce, fuse, optimizer, partition, pipeline, recompute, simplify};
 use athanor_ir::{Code, Diagnostic, Result};
 
 /// Every pass, in the order in which a compilation meets them.
-pub const PASSES: &[&Entry] =
-    &[&simplify::ENTRY, &autodiff::ENTRY, &optimizer::ENTRY, &fuse::ENTRY, &recompute::ENTRY, &dce::ENTRY];
+pub const PASSES: &[&Entry] = &[
+    &simplify::ENTRY,
+    &autodiff::ENTRY,
+    &optimizer::ENTRY,
+    &partition::ENTRY,
+    &fuse::ENTRY,
+    &recompute::ENTRY,
+    &dce::ENTRY,
+];
 
 /// What the registry knows of a pass; each pass file holds its own as `ENTRY`.
 #[derive(Debug)]

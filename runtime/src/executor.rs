@@ -5,6 +5,8 @@ use crate::init::{Stream, fill};
 use crate::loss_scale::{Scaler, Scaling};
 use crate::parts::{Gather, Parts};
 use crate::source::{Batch, BatchSource};
+use crate::team::{Gathered, Team};
+use athanor_backends::comm::Engine;
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_ir::plan::{Buffer, BufferRole, Plan};
 use athanor_ir::run::RunSpec;
@@ -42,6 +44,7 @@ struct Inputs {
 #[derive(Debug)]
 pub struct Executor {
     device: CpuDevice,
+    team: Team,
     inputs: Inputs,
     gather: Gather,
     has_setup: bool,
@@ -53,19 +56,27 @@ fn not_trainable<T>(text: String) -> Result<T> {
 }
 
 impl Executor {
-    /// Puts `plan` on a device; weights are zero until [`Self::initialise`] or a checkpoint fills them.
+    /// Puts `plan` on a device, as the rank that `engine` stands for if the plan is for several; weights are zero until
+    /// [`Self::initialise`] or a checkpoint fills them.
     ///
     /// # Errors
-    /// [`NOT_TRAINABLE`], and what [`CpuDevice::new`] reports.
-    pub fn new(plan: Arc<Plan>, options: &DeviceOptions) -> Result<Self> {
+    /// [`NOT_TRAINABLE`], and what [`CpuDevice::in_groups`] reports.
+    pub fn new(plan: Arc<Plan>, options: &DeviceOptions, engine: Option<&dyn Engine>) -> Result<Self> {
         if plan.target.device != "cpu" {
             return not_trainable(format!("the plan is for device `{}`, not `cpu`", plan.target.device));
         }
-        if plan.stages.len() != 1 || plan.mesh.ranks() != 1 {
-            let (stages, ranks) = (plan.stages.len(), plan.mesh.ranks());
-            return not_trainable(format!("the plan has {stages} stages on {ranks} ranks; this runner executes one"));
+        if plan.stages.len() != 1 {
+            return not_trainable(format!("the plan has {} stages; this runner executes one", plan.stages.len()));
         }
-        let device = CpuDevice::new(plan, 0, options)?;
+        let (ranks, here) = (plan.mesh.ranks(), engine.map_or(1, Engine::size));
+        if ranks != here {
+            return not_trainable(format!("the plan is for {ranks} ranks, and there are {here}"));
+        }
+        let (team, groups) = match engine {
+            Some(engine) if ranks > 1 => Team::of(engine, &plan)?,
+            _ => (Team::default(), vec![]),
+        };
+        let device = CpuDevice::in_groups(plan, 0, options, groups)?;
         let stage = device.stage();
         for name in ["micro", "update"] {
             if stage.program(name).is_none() {
@@ -84,7 +95,26 @@ impl Executor {
         let has_setup = stage.program("setup").is_some();
         let gather = Gather::new(&device);
         let scaler = Scaler::new(device.plan().run.loss_scale);
-        Ok(Self { device, inputs, gather, has_setup, scaler })
+        Ok(Self { device, team, inputs, gather, has_setup, scaler })
+    }
+
+    /// The ranks of the run, seen from this one.
+    pub fn team(&mut self) -> &mut Team {
+        &mut self.team
+    }
+
+    /// Weights and optimizer state of which ranks have parts, whole on the rank that leads. All ranks call it.
+    ///
+    /// # Errors
+    /// If another rank has left.
+    pub fn gather(&mut self) -> Result<Gathered> {
+        let buffers = &self.device.stage().buffers;
+        self.team.gather(&self.device, |i| matches!(buffers[i].role, BufferRole::Weight { .. } | BufferRole::Moment))
+    }
+
+    /// The device to fill, and the rank that it belongs to.
+    pub fn device_of_rank(&mut self) -> (&mut CpuDevice, usize) {
+        (&mut self.device, self.team.rank())
     }
 
     /// Where the loss scale stands.
@@ -125,8 +155,9 @@ impl Executor {
         let plan = Arc::clone(self.device.plan());
         for (i, b) in self.device.stage().buffers.clone().iter().enumerate() {
             if let BufferRole::Weight { init } = &b.role {
+                let slice = b.slice(&plan.mesh, self.team.rank());
                 let (bytes, pool) = self.device.bytes_and_pool(i);
-                fill(bytes, b.dtype, init, Stream::new(plan.run.seed, &b.name), pool)?;
+                fill(bytes, b.dtype, init, Stream::new(plan.run.seed, &b.name), &slice, pool)?;
             }
         }
         Ok(())

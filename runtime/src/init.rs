@@ -7,12 +7,13 @@
 
 use athanor_backends::cpu::pool::Pool;
 use athanor_ir::func::Init;
+use athanor_ir::sharding::Slice;
 use athanor_ir::{DType, Result};
 use half::{bf16, f16};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Elements that a worker fills at a time; even, so that no pair is split.
+/// Elements that a worker fills at a time.
 const CHUNK: usize = 1 << 14;
 
 /// The stream of one weight.
@@ -49,24 +50,28 @@ impl Stream {
     }
 }
 
-/// Fills `bytes`, elements of `dtype` from element 0, with all workers.
+/// Fills `bytes`, elements of `dtype` that are the part `slice` of a weight, with all workers.
 ///
 /// # Errors
 /// Only if a worker fails.
-pub fn fill(bytes: &mut [u8], dtype: DType, init: &Init, stream: Stream, pool: &Pool) -> Result<()> {
+pub fn fill(bytes: &mut [u8], dtype: DType, init: &Init, stream: Stream, slice: &Slice, pool: &Pool) -> Result<()> {
     // Each chunk is locked once, by the worker that fills it.
     let chunks: Vec<Mutex<&mut [u8]>> = bytes.chunks_mut(CHUNK * dtype.bytes()).map(Mutex::new).collect();
     pool.run(chunks.len(), &|_, lo, hi| {
         for (c, chunk) in chunks.iter().enumerate().take(hi).skip(lo) {
             let mut chunk = chunk.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = c * CHUNK;
-            let count = chunk.len() / dtype.bytes();
-            write(&mut chunk, dtype, &values(init, stream, first..first + count));
+            let (size, first) = (dtype.bytes(), c * CHUNK);
+            let count = chunk.len() / size;
+            for run in slice.runs_in(first..first + count) {
+                let at = run.local - first;
+                let place = &mut chunk[at * size..(at + run.len) * size];
+                write(place, dtype, &values(init, stream, run.global..run.global + run.len));
+            }
         }
     })
 }
 
-/// Elements `range` (which starts at an even index) of a weight.
+/// Elements `range` of a weight.
 fn values(init: &Init, stream: Stream, range: Range<usize>) -> Vec<f64> {
     match init {
         Init::Constant { value } => vec![*value; range.len()],
@@ -78,6 +83,8 @@ fn values(init: &Init, stream: Stream, range: Range<usize>) -> Vec<f64> {
                     [std * a, std * b]
                 })
                 .collect();
+            // A range that begins with the second of a pair leaves the first one out.
+            out.drain(..range.start % 2);
             out.truncate(range.len());
             out
         }
@@ -107,7 +114,8 @@ mod tests {
     fn normal(threads: usize, count: usize, seed: u64, name: &str) -> Vec<f32> {
         let mut bytes = vec![0; 4 * count];
         let pool = Pool::new(threads).unwrap();
-        fill(&mut bytes, DType::F32, &Init::Normal { std: 0.02 }, Stream::new(seed, name), &pool).unwrap();
+        let all = Slice::all(&[count]);
+        fill(&mut bytes, DType::F32, &Init::Normal { std: 0.02 }, Stream::new(seed, name), &all, &pool).unwrap();
         bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect()
     }
 
@@ -118,6 +126,21 @@ mod tests {
         assert_eq!(one[..100], normal(1, 100, 7, "w"));
         assert_ne!(one[..8], normal(1, 8, 8, "w"));
         assert_ne!(one[..8], normal(1, 8, 7, "v"));
+    }
+
+    #[test]
+    fn a_part_has_the_values_of_the_whole() {
+        let (whole, pool) = (normal(2, 300 * 201, 7, "w"), Pool::new(2).unwrap());
+        for (start, len) in [([0, 67], [300, 67]), ([150, 0], [150, 201]), ([7, 1], [3, 9])] {
+            let slice = Slice { dims: vec![300, 201], start: start.to_vec(), len: len.to_vec() };
+            let mut bytes = vec![0; 4 * slice.elements()];
+            fill(&mut bytes, DType::F32, &Init::Normal { std: 0.02 }, Stream::new(7, "w"), &slice, &pool).unwrap();
+            let part: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect();
+            for (i, x) in part.iter().enumerate() {
+                let (r, c) = (start[0] + i / len[1], start[1] + i % len[1]);
+                assert_eq!(*x, whole[r * 201 + c], "{start:?} element {i}");
+            }
+        }
     }
 
     #[test]
@@ -149,7 +172,8 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
             let mut bytes = vec![0xff; 6 * dtype.bytes()];
-            fill(&mut bytes, dtype, &Init::Constant { value: 1.0 }, Stream::new(0, "n"), &pool).unwrap();
+            let init = Init::Constant { value: 1.0 };
+            fill(&mut bytes, dtype, &init, Stream::new(0, "n"), &Slice::all(&[6]), &pool).unwrap();
             let mut want = vec![0; bytes.len()];
             write(&mut want, dtype, &[1.0; 6]);
             assert_eq!(bytes, want);

@@ -15,6 +15,7 @@ pub mod parts;
 pub mod plan_dir;
 pub mod signals;
 pub mod source;
+pub mod team;
 pub mod trainer;
 
 #[cfg(test)]

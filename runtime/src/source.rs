@@ -6,7 +6,7 @@ use crate::data::open::open;
 use crate::data::spec::DataSpec;
 use crate::data::split::Split;
 use athanor_ir::run::RunSpec;
-use athanor_ir::{Diagnostic, Result};
+use athanor_ir::{Diagnostic, Mesh, Result};
 
 pub use crate::data::loader::Batch;
 
@@ -19,6 +19,22 @@ pub trait BatchSource {
     fn next(&mut self, step: u64, micro: usize) -> Result<Batch>;
 }
 
+/// Which samples of every batch a rank reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Own position among those that share the data.
+    pub index: usize,
+    /// How many they are.
+    pub of: usize,
+}
+
+impl Share {
+    /// What rank `rank` of `mesh` reads: ranks along axis dp share the data, the others read the same.
+    pub fn of(mesh: &Mesh, rank: usize) -> Self {
+        Self { index: mesh.position("dp", rank), of: mesh.size("dp") }
+    }
+}
+
 /// Batches of a [`DataSpec`], read ahead in the background.
 #[derive(Debug)]
 pub struct DataSource {
@@ -28,11 +44,11 @@ pub struct DataSource {
 }
 
 impl DataSource {
-    /// Opens the data that `run` names, to be read from 0-based step `start`.
+    /// Opens the data that `run` names, of which `share` is read from 0-based step `start`.
     ///
     /// # Errors
     /// [`BATCH`] if the plan names no data or has a description that cannot be read, and what opening the data reports.
-    pub fn open(run: &RunSpec, start: u64) -> Result<Self> {
+    pub fn open(run: &RunSpec, start: u64, share: Share) -> Result<Self> {
         let Some(value) = &run.data else {
             return Diagnostic::error(&BATCH, "the plan names no training data")
                 .help("give train_dataset in the configuration and compile again")
@@ -60,6 +76,8 @@ impl DataSource {
                 .err();
         }
         let options = LoaderOptions {
+            dp_rank: share.index,
+            dp_size: share.of,
             micro_batch_size: run.batch_size,
             micro_batch_num: run.accumulation,
             start_step: start,

@@ -7,7 +7,7 @@ use athanor_ir::optimizer::{AdamWSpec, OptimizerSpec};
 use athanor_ir::plan::{Action, Buffer, BufferRole, Plan, Program, Stage, Step, Target, VERSION};
 use athanor_ir::run::{LossScale, RunSpec};
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{Binary, Builder, DType, F64, Loc, Mesh, Op, ReduceKind, Result, TensorType, Unary};
+use athanor_ir::{Binary, Builder, DType, F64, Loc, Mesh, Op, ReduceKind, Result, Sharding, TensorType, Unary};
 use std::collections::HashMap;
 
 /// Batch, sequence, vocabulary, embedding and hidden sizes.
@@ -181,7 +181,16 @@ fn lower(f: &Func, stage: &mut Stage, names: &mut HashMap<String, usize>) {
         let bytes = ty.bytes();
         let (offset, dims) = (stage.arena_bytes, ty.dims.clone());
         stage.arena_bytes += bytes.div_ceil(64) * 64;
-        stage.buffers.push(Buffer { name, dtype: ty.dtype, dims, offset, bytes, role, live });
+        stage.buffers.push(Buffer {
+            name,
+            dtype: ty.dtype,
+            dims,
+            offset,
+            bytes,
+            role,
+            sharding: Sharding::default(),
+            live,
+        });
         stage.buffers.len() - 1
     };
     let mut of: HashMap<ValueId, usize> = HashMap::new();

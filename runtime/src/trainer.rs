@@ -1,6 +1,7 @@
 //! The main job: a plan from its first step, or from a checkpoint, to its last.
 
 use crate::checkpoint::{Resume, Saver, State, load_weights, resume, save};
+use crate::codes::NOT_TRAINABLE;
 use crate::executor::Executor;
 use crate::metrics::StepRecord;
 use crate::metrics::log_line::Progress;
@@ -8,7 +9,8 @@ use crate::metrics::memory::{Resident, resident};
 use crate::metrics::reporter::{ReportOptions, Reporter};
 use crate::plan_dir;
 use crate::signals::Signals;
-use crate::source::{BatchSource, DataSource};
+use crate::source::{BatchSource, DataSource, Share};
+use athanor_backends::comm::{Engine, local};
 use athanor_backends::cpu::device::DeviceOptions;
 use athanor_backends::cpu::profile::Profile;
 use athanor_ir::plan::{BufferRole, Plan};
@@ -133,8 +135,8 @@ pub fn train(path: &Path, options: &TrainOptions) -> Result<Summary> {
 /// # Errors
 /// As [`train`].
 pub fn train_plan(plan: Plan, kernels: Option<PathBuf>, options: &TrainOptions) -> Result<Summary> {
-    train_with(plan, kernels, options, |run, start| {
-        let source = DataSource::open(run, start)?;
+    train_with(plan, kernels, options, |run, start, share| {
+        let source = DataSource::open(run, start, share)?;
         let notes = source.notes.clone();
         Ok((Box::new(source), notes))
     })
@@ -143,15 +145,19 @@ pub fn train_plan(plan: Plan, kernels: Option<PathBuf>, options: &TrainOptions) 
 /// A source of batches and what opening it had to say.
 pub type Opened = (Box<dyn BatchSource>, Vec<Diagnostic>);
 
-/// Trains `plan` on batches that `open` gives for the run from a 0-based step on.
+/// Most ranks that are threads of one process; a larger number is a plan for a cluster, or a damaged one.
+const MOST_RANKS: usize = 1024;
+
+/// Trains `plan` on batches that `open` gives for the run, from a 0-based step on and of a share of every batch. A plan for
+/// several ranks runs as so many threads of this process, each of which calls `open` once all have loaded the plan.
 ///
 /// # Errors
-/// As [`train`], and what `open` reports.
+/// As [`train`], and what `open` reports; of several ranks the error of the one that failed first.
 pub fn train_with(
     mut plan: Plan,
     kernels: Option<PathBuf>,
     options: &TrainOptions,
-    open: impl FnOnce(&RunSpec, u64) -> Result<Opened>,
+    open: impl Fn(&RunSpec, u64, Share) -> Result<Opened> + Sync,
 ) -> Result<Summary> {
     let before = resident();
     if let Some(dir) = &options.output_dir {
@@ -159,34 +165,64 @@ pub fn train_with(
     }
     let device =
         DeviceOptions { threads: options.threads, kernels, library: options.library, profile: options.profile };
-    let mut executor = Executor::new(Arc::new(plan), &device)?;
+    let (ranks, plan) = (plan.mesh.ranks(), Arc::new(plan));
+    if ranks > MOST_RANKS {
+        return Diagnostic::error(
+            &NOT_TRAINABLE,
+            format!("the plan is for {ranks} ranks; one process runs {MOST_RANKS}"),
+        )
+        .help("compile the configuration for fewer devices")
+        .err();
+    }
+    let rank = |engine: Option<&dyn Engine>| train_rank(&plan, &device, options, engine, &open);
+    let mut summary = if ranks == 1 {
+        rank(None)?
+    } else {
+        let mut all = local::run(ranks, local::TIMEOUT, |member| rank(Some(&member)))?;
+        all.swap_remove(0)
+    };
+    summary.resident = before.zip(resident());
+    Ok(summary)
+}
+
+/// The part of one rank; the one that leads speaks for all.
+fn train_rank(
+    plan: &Arc<Plan>,
+    device: &DeviceOptions,
+    options: &TrainOptions,
+    engine: Option<&dyn Engine>,
+    open: impl Fn(&RunSpec, u64, Share) -> Result<Opened>,
+) -> Result<Summary> {
+    let mut executor = Executor::new(Arc::clone(plan), device, engine)?;
+    executor.team().barrier()?;
+    let (rank, leads) = (executor.team().rank(), executor.team().leads());
     let run = executor.run().clone();
     let (finished, resumed) = fill(&mut executor, &run, &options.resume)?;
-    let (mut source, notes) = open(&run, finished)?;
+    let (mut source, notes) = open(&run, finished, Share::of(&plan.mesh, rank))?;
     let total = options.steps.unwrap_or(run.steps);
     let epochs = run.epochs.max(1);
     let progress = Progress { epochs, steps_per_epoch: (run.steps / epochs).max(1), total };
     let report = ReportOptions {
-        quiet: options.quiet,
+        quiet: options.quiet || !leads,
         every: run.log_steps,
-        metrics_json: options.metrics_json.clone(),
-        plot: options.plot.clone(),
-        output_dir: save::root(&run).parent().map(Path::to_path_buf).unwrap_or_default(),
+        metrics_json: options.metrics_json.clone().filter(|_| leads),
+        plot: options.plot.clone().filter(|_| leads),
+        output_dir: save::root(&run).parent().filter(|_| leads).map(Path::to_path_buf).unwrap_or_default(),
         title: format!("{}: training loss", executor.device().plan().model),
     };
     // Before anything is written, so that nothing is left behind where another run has its output.
     let mut saver = Saver::new(&run);
-    if run.save_steps > 0 {
+    if run.save_steps > 0 && leads {
         saver.claim()?;
     }
     let mut reporter = Reporter::new(report, progress, finished)?;
     for line in opening(&executor, resumed.as_deref(), finished) {
         reporter.say(&line)?;
     }
-    for note in notes {
+    for note in notes.into_iter().filter(|_| leads) {
         reporter.say(&format!("{}: {}", note.code.id, note.message))?;
     }
-    let _signals = options.signals.then(|| Signals::new(&options.stop));
+    let _signals = (options.signals && leads).then(|| Signals::new(&options.stop));
     let mut job = Job {
         saver,
         executor: &mut executor,
@@ -213,8 +249,7 @@ pub fn train_with(
     let drawn = reporter.finish();
     done?;
     drawn?;
-    summary.arena_bytes = executor.device().stage().arena_bytes as u64;
-    summary.resident = before.zip(resident());
+    summary.arena_bytes = executor.device().stage().arena_bytes as u64 * plan.mesh.ranks() as u64;
     summary.profile = executor.device().profile().cloned();
     Ok(summary)
 }
@@ -227,14 +262,17 @@ fn fill(executor: &mut Executor, run: &RunSpec, from: &Resume) -> Result<(u64, O
         Resume::From(path) => Some(resume::directory(path)?),
     };
     let finished = if let Some(dir) = &place {
-        let state = resume::restore(executor.device_mut(), dir, batch(run))?;
+        let sequences = batch(executor);
+        let (device, rank) = executor.device_of_rank();
+        let state = resume::restore(device, rank, dir, sequences)?;
         executor.resume_scaling(state.scaling);
         state.global_step
     } else {
         if run.load_checkpoint.is_empty() {
             executor.initialise()?;
         } else {
-            load_weights(executor.device_mut(), Path::new(&run.load_checkpoint))?;
+            let (device, rank) = executor.device_of_rank();
+            load_weights(device, rank, Path::new(&run.load_checkpoint))?;
         }
         0
     };
@@ -243,21 +281,24 @@ fn fill(executor: &mut Executor, run: &RunSpec, from: &Resume) -> Result<(u64, O
     Ok((finished, place))
 }
 
-/// Sequences of one step.
-fn batch(run: &RunSpec) -> u64 {
-    run.batch_size as u64 * run.accumulation as u64
+/// Sequences of one step, of all ranks.
+fn batch(executor: &Executor) -> u64 {
+    let (run, mesh) = (executor.run(), &executor.device().plan().mesh);
+    run.batch_size as u64 * run.accumulation as u64 * mesh.size("dp") as u64
 }
 
 /// What is said before the first step.
 fn opening(executor: &Executor, resumed: Option<&Path>, finished: u64) -> Vec<String> {
     let (device, run) = (executor.device(), executor.run());
     let weights = device.stage().buffers.iter().filter(|b| matches!(b.role, BufferRole::Weight { .. }));
-    let count: usize = weights.map(|b| b.bytes / b.dtype.bytes()).sum();
+    let mesh = &device.plan().mesh;
+    let count: usize = weights.map(|b| b.slice(mesh, 0).dims.iter().product::<usize>()).sum();
     let library = if device.uses_library() { ", oneDNN" } else { "" };
+    let ranks = if mesh.ranks() == 1 { String::new() } else { format!("{} ranks, each: ", mesh.ranks()) };
     let mut lines = vec![format!(
-        "{}: {count} parameters, {} sequences of {} tokens per step, arena {} bytes, {} threads{library}",
+        "{}: {count} parameters, {} sequences of {} tokens per step, {ranks}arena {} bytes, {} threads{library}",
         device.plan().model,
-        batch(run),
+        batch(executor),
         run.seq_length,
         device.stage().arena_bytes,
         device.threads(),
@@ -288,7 +329,7 @@ impl Job<'_> {
         source: &mut dyn BatchSource,
         reporter: &mut Reporter,
     ) -> Result<()> {
-        let samples = batch(self.run);
+        let samples = batch(self.executor);
         let tokens = samples * self.run.seq_length as u64;
         let mut saved = finished;
         for step in finished..total {
@@ -331,7 +372,9 @@ impl Job<'_> {
                 self.save(reporter)?;
                 saved = step + 1;
             }
-            if self.stop.load(Ordering::Relaxed) {
+            // All ranks stop after the same step.
+            let stop = self.stop.load(Ordering::Relaxed);
+            if self.executor.team().any(stop)? {
                 self.summary.interrupted = true;
                 break;
             }
@@ -346,18 +389,22 @@ impl Job<'_> {
     fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
         let (done, per_epoch) = (self.summary.steps, self.progress.steps_per_epoch);
         let (epoch, step) = ((done - 1) / per_epoch + 1, (done - 1) % per_epoch + 1);
+        let sequences = batch(self.executor);
         let state = State {
             epoch_num: epoch,
             step_num: step,
             global_step: done,
             scaling: self.executor.scaling(),
-            global_batch_size: batch(self.run),
-            consumed_samples: done * batch(self.run),
+            global_batch_size: sequences,
+            consumed_samples: done * sequences,
             ckpt_status: 0,
         };
         reporter.say("......Saving ckpt......")?;
         let start = Instant::now();
-        self.summary.checkpoint = Some(self.saver.save(self.executor.device(), &state)?);
+        let gathered = self.executor.gather()?;
+        if self.executor.team().leads() {
+            self.summary.checkpoint = Some(self.saver.save(self.executor.device(), &gathered, &state)?);
+        }
         let seconds = start.elapsed().as_secs_f64();
         reporter.say(&format!("Finish saving ckpt of epoch {epoch} step {step} using {seconds:.3} seconds"))
     }

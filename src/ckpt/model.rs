@@ -117,7 +117,7 @@ fn of_yaml(path: &Path) -> Result<Known, Failure> {
     use crate::config_args::{Overrides, read};
     use athanor_frontend::model::{Outputs, forward, hf, names};
     use athanor_ir::Role;
-    let config = read(path, &Overrides::default())?;
+    let config = read(path, &Overrides::default(), None)?;
     let func = forward(&config.model, &config.sources, 1, Outputs::default())?;
     let weights = func.params.iter().filter(|p| matches!(p.role, Role::Weight { .. } | Role::ExpertBias { .. }));
     let weight = |p: &athanor_ir::Param| {

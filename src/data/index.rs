@@ -40,7 +40,7 @@ impl Args {
         if is_plan(path) {
             return Ok(plan_dir::read(path)?.plan.run);
         }
-        Ok(athanor_frontend::run::spec(&read(path, &self.overrides)?)?)
+        Ok(athanor_frontend::run::spec(&read(path, &self.overrides, None)?)?)
     }
 
     #[cfg(not(feature = "compiler"))]

@@ -1,7 +1,7 @@
 //! The ops as their definition documents them: the doc comments of `enum Op` are the manual.
 
 use crate::text::{table, wrapped};
-use athanor_ir::{DType, Op, TensorType, op};
+use athanor_ir::{Collective, CollectiveKind, DType, Op, TensorType, op};
 
 /// An op for people.
 pub struct OpDoc {
@@ -14,7 +14,11 @@ pub struct OpDoc {
 }
 
 /// The sources that define and document the ops.
-const SOURCE: &str = concat!(include_str!("../../ir/src/op.rs"), include_str!("../../ir/src/element.rs"));
+const SOURCE: &str = concat!(
+    include_str!("../../ir/src/op.rs"),
+    include_str!("../../ir/src/element.rs"),
+    include_str!("../../ir/src/collective.rs")
+);
 
 /// Every op, in order of definition; element-wise functions are ops of their own.
 pub fn docs() -> Vec<OpDoc> {
@@ -30,6 +34,12 @@ pub fn docs() -> Vec<OpDoc> {
         match op.name.as_str() {
             "unary" => ops.extend(operands("Unary", "(x)")),
             "binary" => ops.extend(operands("Binary", "(a, b)")),
+            "collective" => ops.extend(variants("CollectiveKind").into_iter().map(|mut c| {
+                let more =
+                    [("axes", "Axes of the mesh along which ranks are a group."), ("ranks", "Members of a group.")];
+                c.attributes.extend(more.map(|(name, doc)| (name.to_owned(), doc.to_owned())));
+                c
+            })),
             _ => ops.push(op),
         }
     }
@@ -163,6 +173,22 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "combine" => (Op::Combine, vec![2, 2, 2], vec![2]),
         "combine_dot" => (Op::CombineDot, vec![2, 2, 2], vec![2]),
         "grouped_einsum" => (Op::GroupedEinsum { spec: "rk,enk->rn".into() }, vec![2, 3, 1], vec![2]),
+        "all_reduce" => {
+            let kind = CollectiveKind::AllReduce { reduce: op::ReduceKind::Sum };
+            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
+        }
+        "all_gather" => {
+            let kind = CollectiveKind::AllGather { dim: 0 };
+            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
+        }
+        "reduce_scatter" => {
+            let kind = CollectiveKind::ReduceScatter { dim: 0 };
+            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
+        }
+        "own_part" => {
+            let kind = CollectiveKind::OwnPart { dim: 0 };
+            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
+        }
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
         "adam_w" => {
             let op = Op::AdamW { beta1: one, beta2: one, eps: one, decay: one };

@@ -22,6 +22,8 @@ struct Summary<'a> {
     cpu: &'static str,
     threads: usize,
     ranks: usize,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    mesh: String,
     steps: u64,
     batch_size: usize,
     accumulation: usize,
@@ -112,7 +114,7 @@ fn summarise<'a>(plan: &'a Plan, args: &Args) -> Summary<'a> {
         })
         .collect();
     let is_weight = |b: &&Buffer| matches!(b.role, BufferRole::Weight { .. });
-    let elements = |b: &Buffer| b.dims.iter().product::<usize>() as u64;
+    let elements = |b: &Buffer| b.slice(&plan.mesh, 0).dims.iter().product::<usize>() as u64;
     Summary {
         model: &plan.model,
         compiler: &plan.compiler,
@@ -122,8 +124,9 @@ fn summarise<'a>(plan: &'a Plan, args: &Args) -> Summary<'a> {
         cpu: plan.target.cpu.name(),
         threads: plan.target.threads,
         ranks: plan.mesh.ranks(),
+        mesh: plan.mesh.axes.iter().map(|a| format!("{} {}", a.name, a.size)).collect::<Vec<_>>().join(" × "),
         steps: plan.run.steps,
-        batch_size: plan.run.batch_size,
+        batch_size: plan.run.batch_size.saturating_mul(plan.mesh.size("dp")),
         accumulation: plan.run.accumulation,
         seq_length: plan.run.seq_length,
         vocab_size: plan.run.vocab_size,
@@ -237,6 +240,9 @@ fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
     );
     let _ = writeln!(out, "  compiled    by {} from configuration {hash}", s.compiler);
     let _ = writeln!(out, "  parameters  {}", grouped(s.parameters));
+    if s.ranks > 1 {
+        let _ = writeln!(out, "  mesh        {} ranks: {}; what follows is of each", s.ranks, s.mesh);
+    }
     let _ = writeln!(
         out,
         "  run         {} steps of {} × {} sequences of {} = {} tokens",

@@ -7,8 +7,10 @@ use super::pool::Pool;
 use super::profile::Profile;
 use super::reference::{View, ViewMut, run_op};
 use super::{features, gemm};
+use crate::comm::Communicator;
+use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::plan::{Action, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Program, Stage, Step};
-use athanor_ir::{Code, Diagnostic, Op, Result, TensorType};
+use athanor_ir::{Code, Diagnostic, Op, ReduceKind, Result, TensorType};
 use libloading::Library;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -57,6 +59,17 @@ pub const NO_PROGRAM: Code = Code {
               compiled for something else.",
 };
 
+/// A collective operation without its group.
+pub const NO_GROUP: Code = Code {
+    id: "B0208",
+    title: "a step needs other ranks",
+    explain: "The plan is for several ranks, and a step of it is an operation of a group of them. It is run by as many ranks as \
+              its mesh has: `athanor train PLAN` starts them, and `athanor inspect PLAN` shows the mesh.",
+};
+
+/// Communicators by the axes of the mesh over which their groups are, as [`Collective::axes`] names them.
+pub type Groups = Vec<(String, Box<dyn Communicator>)>;
+
 /// More workers than any machine has; a larger number is a damaged plan.
 const MOST_THREADS: usize = 4096;
 
@@ -98,10 +111,31 @@ struct Operand {
 
 /// A step, resolved as far as can be before it runs.
 enum Work {
-    Reference { op: Op, ins: Vec<Operand>, outs: Vec<Operand> },
-    Generated { call: KernelFn, grid: usize, buffers: Addresses },
-    Library { spec: GemmSpec, buffers: Addresses },
-    Plain { spec: GemmSpec, buffers: Addresses },
+    Reference {
+        op: Op,
+        ins: Vec<Operand>,
+        outs: Vec<Operand>,
+    },
+    Generated {
+        call: KernelFn,
+        grid: usize,
+        buffers: Addresses,
+    },
+    Library {
+        spec: GemmSpec,
+        buffers: Addresses,
+    },
+    Plain {
+        spec: GemmSpec,
+        buffers: Addresses,
+    },
+    /// Group of [`CpuDevice::groups`].
+    Collective {
+        op: Collective,
+        group: usize,
+        from: Operand,
+        to: Operand,
+    },
 }
 
 struct Prepared {
@@ -123,6 +157,7 @@ pub struct CpuDevice {
     pool: Pool,
     onednn: Option<OneDnn>,
     profile: Option<Profile>,
+    groups: Groups,
     _library: Option<Library>,
 }
 
@@ -139,6 +174,14 @@ impl CpuDevice {
     /// # Errors
     /// [`super::check::BAD_PLAN`], [`super::UNSUPPORTED_CPU`], [`KERNELS`], [`NO_MEMORY`], [`BAD_THREADS`].
     pub fn new(plan: Arc<Plan>, stage: usize, options: &DeviceOptions) -> Result<Self> {
+        Self::in_groups(plan, stage, options, vec![])
+    }
+
+    /// As [`Self::new`], for one of several ranks: `groups` has a communicator for each list of axes that the plan names.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and [`NO_GROUP`].
+    pub fn in_groups(plan: Arc<Plan>, stage: usize, options: &DeviceOptions, groups: Groups) -> Result<Self> {
         check(&plan, stage)?;
         let compiled = plan.kernels.iter().any(|k| matches!(k.kind, KernelKind::Generated { .. }));
         if compiled {
@@ -163,8 +206,11 @@ impl CpuDevice {
         let wants_library = options.library && plan.kernels.iter().any(|k| matches!(k.kind, KernelKind::Gemm { .. }));
         let onednn = wants_library.then(OneDnn::load).flatten();
         let mut profile = Profile::default();
+        // What loading asks of communicators: they themselves are not for other threads to look at.
+        let sizes: Vec<(String, usize)> = groups.iter().map(|(axes, c)| (axes.clone(), c.size())).collect();
         let base = arena.base();
-        let mut loader = Loader { plan: &plan, stage: s, base, library: library.as_ref(), onednn: onednn.as_ref() };
+        let mut loader =
+            Loader { plan: &plan, stage: s, base, library: library.as_ref(), onednn: onednn.as_ref(), groups: &sizes };
         // The library compiles its products on one thread; the pages of the arena come meanwhile.
         let programs = while_populating(&arena, threads, || {
             let program = |p: &Program| -> Result<(String, Vec<Prepared>)> {
@@ -175,7 +221,7 @@ impl CpuDevice {
         })?;
         let names = s.buffers.iter().enumerate().map(|(i, b)| (b.name.clone(), i)).collect();
         let profile = options.profile.then_some(profile);
-        Ok(Self { programs, plan, stage, names, arena, pool, onednn, profile, _library: library })
+        Ok(Self { programs, plan, stage, names, arena, pool, onednn, profile, groups, _library: library })
     }
 
     /// The plan.
@@ -311,6 +357,10 @@ impl CpuDevice {
                     // SAFETY: as above, and no two elements of C coincide.
                     unsafe { gemm::run(&self.pool, spec, [p[0], p[1], p[2]])? }
                 }
+                Work::Collective { op, group, from, to } => {
+                    // SAFETY: `check` found the operands inside the arena, and apart unless they are one.
+                    unsafe { collective(base, op, self.groups[*group].1.as_mut(), from, to)? }
+                }
             }
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
                 profile.add(s.row, start.elapsed(), s.flops, s.bytes);
@@ -391,6 +441,45 @@ unsafe fn reference(base: *mut u8, op: &Op, ins: &[Operand], outs: &[Operand]) -
     run_op(op, &views, &mut results)
 }
 
+/// Runs a collective operation with the other members of its group.
+///
+/// # Safety
+/// Both ranges lie inside the arena at `base`, they are equal or disjoint, and nobody else uses the arena meanwhile.
+unsafe fn collective(
+    base: *mut u8,
+    op: &Collective,
+    group: &mut dyn Communicator,
+    from: &Operand,
+    to: &Operand,
+) -> Result<()> {
+    // SAFETY: inside the arena, and not read through `from` where the two are one.
+    let out = unsafe { std::slice::from_raw_parts_mut(base.add(to.range.start), to.range.len()) };
+    if from.range == to.range {
+        return match op.kind {
+            CollectiveKind::AllReduce { reduce } => group.all_reduce(reduce, to.ty.dtype, out),
+            // Of a group of one.
+            CollectiveKind::AllGather { .. }
+            | CollectiveKind::ReduceScatter { .. }
+            | CollectiveKind::OwnPart { .. } => Ok(()),
+        };
+    }
+    // SAFETY: inside the arena and apart from `out`.
+    let ins = unsafe { std::slice::from_raw_parts(base.add(from.range.start), from.range.len()) };
+    match op.kind {
+        CollectiveKind::AllReduce { reduce } => {
+            out.copy_from_slice(ins);
+            group.all_reduce(reduce, to.ty.dtype, out)
+        }
+        CollectiveKind::AllGather { .. } => group.all_gather(ins, out),
+        CollectiveKind::ReduceScatter { .. } => group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out),
+        CollectiveKind::OwnPart { .. } => {
+            let start = group.rank() * out.len();
+            out.copy_from_slice(&ins[start..start + out.len()]);
+            Ok(())
+        }
+    }
+}
+
 /// Turns steps into work.
 struct Loader<'a> {
     plan: &'a Plan,
@@ -398,6 +487,8 @@ struct Loader<'a> {
     base: *mut u8,
     library: Option<&'a Library>,
     onednn: Option<&'a OneDnn>,
+    /// Axes and size of each group.
+    groups: &'a [(String, usize)],
 }
 
 impl Loader<'_> {
@@ -412,6 +503,16 @@ impl Loader<'_> {
                 let operands = |ts: Vec<TensorType>, bs: &[&athanor_ir::plan::Buffer]| {
                     ts.into_iter().zip(bs).map(|(ty, b)| Operand { ty, range: range(b) }).collect()
                 };
+                if let Op::Collective(c) = op {
+                    let operand = |ts: &[TensorType], bs: &[&athanor_ir::plan::Buffer]| Operand {
+                        ty: ts[0].clone(),
+                        range: range(bs[0]),
+                    };
+                    let (from, to) = (operand(&t_in, &ins), operand(&t_out, &outs));
+                    let row = profile.row(&format!("{} over {}", op.name(), c.axes));
+                    let work = Work::Collective { op: c.clone(), group: self.group(c)?, from, to };
+                    return Ok(Prepared { work, row, flops: 0, bytes: op.bytes(&t_in, &t_out) });
+                }
                 let row = profile.row(&format!("{} (reference)", op.name()));
                 let (flops, bytes) = (op.flops(&t_in, &t_out), op.bytes(&t_in, &t_out));
                 let work = Work::Reference { op: op.clone(), ins: operands(t_in, &ins), outs: operands(t_out, &outs) };
@@ -431,6 +532,18 @@ impl Loader<'_> {
         };
         let row = profile.row(&format!("{}{how}", kernel.name));
         Ok(Prepared { work, row, flops: kernel.flops, bytes: kernel.bytes })
+    }
+
+    /// The group of a collective operation.
+    fn group(&self, c: &Collective) -> Result<usize> {
+        let found = self.groups.iter().position(|(axes, size)| *axes == c.axes && *size == c.ranks);
+        found.map_or_else(
+            || {
+                let text = format!("{} over {} is an operation of {} ranks", c.name(), c.axes, c.ranks);
+                Diagnostic::error(&NO_GROUP, text).help("run the plan with `athanor train PLAN`").err()
+            },
+            Ok,
+        )
     }
 
     /// How a product is carried out: by the library, else by the generated kernel, else plainly.

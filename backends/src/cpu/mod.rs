@@ -56,4 +56,5 @@ pub const CODES: &[&Code] = &[
     &device::STEP_FAILED,
     &device::BAD_THREADS,
     &device::NO_PROGRAM,
+    &device::NO_GROUP,
 ];

@@ -24,6 +24,12 @@ pub(super) fn note(report: &Report, config: &Config) {
     let w = &config.wrapper;
     say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
     recompute(&config.recompute, &say);
+    if config.mesh().ranks() > 1 {
+        let c = &config.parallel_config;
+        // They choose where values lie, never what they are.
+        say("parallel_config", "use_seq_parallel", c.use_seq_parallel.span, c.use_seq_parallel.value);
+        say("parallel_config", "vocab_emb_dp", c.vocab_emb_dp.span, !c.vocab_emb_dp.value);
+    }
     if let DataLoader::Megatron(d) = &config.dataset.loader {
         let mask = &d.create_attention_mask;
         say("train_dataset.data_loader.config", "create_attention_mask", mask.span, mask.value);

@@ -22,6 +22,7 @@ mod generation;
 mod idle;
 mod known;
 mod lr_schedule;
+mod mesh;
 mod model;
 mod node;
 mod optimizer;
@@ -142,57 +143,24 @@ impl Config {
         self.general.use_parallel.value && matches!(mode, ParallelMode::SemiAuto | ParallelMode::Auto)
     }
 
-    /// Micro batches summed into one optimizer step: of the pipeline, or of gradient accumulation without one.
+    /// Micro batches summed into one optimizer step: of the pipeline, or of gradient accumulation without one, each as many
+    /// times as batches are interleaved.
     pub fn micro_batches(&self) -> usize {
-        if self.is_parallel() && self.parallel_config.pipeline_stage.value > 1 {
+        if !self.is_parallel() {
+            return self.runner.gradient_accumulation_steps.value;
+        }
+        let own = if self.parallel_config.pipeline_stage.value > 1 {
             self.parallel_config.micro_batch_num.value
         } else {
             self.runner.gradient_accumulation_steps.value
-        }
+        };
+        own.saturating_mul(self.general.micro_batch_interleave_num.value)
     }
 
-    /// Samples per optimizer step over `world_size` devices.
-    ///
-    /// Under semi-automatic parallelism the replicas are `data_parallel`, otherwise all devices.
-    pub fn global_batch_size(&self, world_size: usize) -> usize {
-        let (replicas, interleave) = if self.is_parallel() {
-            (self.parallel_config.data_parallel.value, self.general.micro_batch_interleave_num.value)
-        } else {
-            (world_size, 1)
-        };
-        [self.runner.batch_size.value, replicas, interleave, self.micro_batches()]
-            .into_iter()
-            .fold(1usize, usize::saturating_mul)
-    }
-
-    /// Checks that the configuration describes `devices` devices.
-    ///
-    /// # Errors
-    /// A contradiction that marks every degree of parallelism, if their product is another number.
-    pub fn check_devices(&self, devices: usize) -> athanor_ir::Result<()> {
-        let wanted = match (self.general.use_parallel.value, self.is_parallel()) {
-            (true, true) => self.parallel_config.world_size(),
-            // Data parallel over whatever there is.
-            (true, false) => devices.max(1),
-            (false, _) => 1,
-        };
-        if wanted == devices {
-            return Ok(());
-        }
-        let message = format!("the configuration is for {wanted} device(s), and there are {devices}");
-        let mut found = Diagnostic::error(&codes::CONTRADICTION, message)
-            .help("data_parallel · model_parallel · context_parallel · pipeline_stage must be the number of devices");
-        let p = &self.parallel_config;
-        for degree in [&p.data_parallel, &p.model_parallel, &p.context_parallel, &p.pipeline_stage] {
-            let span = degree.span.and_then(|s| Some((s, self.sources.get(s.file as usize)?)));
-            // One diagnostic shows one text; the degrees are nearly always in one.
-            if let Some((span, source)) = span
-                && found.source.as_ref().is_none_or(|s| Arc::ptr_eq(s, source))
-            {
-                found = found.at(source, span.start as usize..span.end as usize, degree.value.to_string());
-            }
-        }
-        found.err()
+    /// Samples per optimizer step over all devices.
+    pub fn global_batch_size(&self) -> usize {
+        let replicas = self.mesh().size("dp");
+        [self.runner.batch_size.value, replicas, self.micro_batches()].into_iter().fold(1usize, usize::saturating_mul)
     }
 
     /// `file:line` of a span, for messages.
@@ -284,21 +252,11 @@ mod tests {
     #[test]
     fn global_batch_size() {
         let accumulate = ("runner_config.gradient_accumulation_steps", "4");
-        assert_eq!(with(&[accumulate]).global_batch_size(1), 8);
-        // Without semi-automatic parallelism every device is a replica.
-        assert_eq!(with(&[accumulate]).global_batch_size(3), 24);
+        assert_eq!(with(&[accumulate]).global_batch_size(), 8);
         let parallel = with(&[accumulate, ("use_parallel", "True"), ("micro_batch_interleave_num", "2")]);
-        assert_eq!(parallel.global_batch_size(1), 16);
-    }
-
-    #[test]
-    fn devices() {
-        assert!(with(&[]).check_devices(1).is_ok());
-        assert!(with(&[("use_parallel", "True")]).check_devices(1).is_ok());
-        let config = with(&[("use_parallel", "True"), ("parallel_config.data_parallel", "1")]);
-        let found = config.check_devices(8).unwrap_err();
-        assert_eq!(found.message, "the configuration is for 1 device(s), and there are 8");
-        assert_eq!(found.labels.len(), 1);
+        assert_eq!((parallel.micro_batches(), parallel.global_batch_size()), (8, 16));
+        let replicas = with(&[accumulate, ("use_parallel", "True"), ("parallel_config.data_parallel", "3")]);
+        assert_eq!(replicas.global_batch_size(), 24);
     }
 
     #[test]

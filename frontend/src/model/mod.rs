@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use athanor_ir::diag::SourceFile;
 use athanor_ir::run::RunSpec;
-use athanor_ir::{DType, Func, Level, Loc, Mesh, Module, Result, Role, TensorType, ValueId};
+use athanor_ir::{DType, Func, Level, Loc, Module, Result, Role, TensorType, ValueId};
 
 use crate::block::Net;
 use crate::block::loss::Loss;
@@ -38,18 +38,21 @@ pub struct Outputs {
     pub micro_batches: usize,
 }
 
-/// The module of `config`: one function `forward` for a micro-batch of `run.batch_size` sequences.
+/// The module of `config`: one function `forward` for a micro-batch of all replicas together, of `run.batch_size` sequences
+/// each.
 ///
 /// # Errors
 /// [`UNSUPPORTED_MODEL`] for what the description asks for and no block does, [`crate::block::BAD_PATTERN`],
 /// [`BAD_PARAMETER_RULE`], and [`recompute::BAD_OPERATOR_PATTERN`].
 pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> {
     let outputs = Outputs { logits, per_token_loss: run.per_token_loss, micro_batches: run.accumulation };
-    let mut func = forward(&config.model, &config.sources, run.batch_size, outputs)?;
+    let mesh = config.mesh();
+    let batch = run.batch_size.saturating_mul(mesh.size("dp"));
+    let mut func = forward(&config.model, &config.sources, batch, outputs)?;
     params::assign(config, &mut func, &mut run)?;
     run.recompute = recompute::choice(config, &func)?;
     let name = config.model.model_type.value.clone();
-    Ok(Module { name, level: Level::Model, mesh: Mesh::default(), run, funcs: vec![func] })
+    Ok(Module { name, level: Level::Model, mesh, run, funcs: vec![func] })
 }
 
 /// The function `forward` of model `m` for `batch` sequences; spans of `m` point into `sources`.

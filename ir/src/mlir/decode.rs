@@ -9,6 +9,7 @@ use crate::func::{Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
 use crate::module::{Axis, Level, Mesh, Module};
 use crate::op::{F64, Op};
 use crate::run::RunSpec;
+use crate::sharding::Sharding;
 use crate::types::{DType, TensorType};
 use rustc_hash::FxHashMap;
 use std::collections::HashSet;
@@ -129,8 +130,10 @@ impl<'c> Decoder<'c> {
             let id = func.new_value(self.ty(value.ty(), &loc)?);
             values.tensors.insert(value.key(), id);
             let mut name = format!("arg{i}");
-            let role = self.role(&arg_attrs.next().unwrap_or_default(), &mut name, &loc)?;
-            func.params.push(Param { name, value: id, role, loc });
+            let mut attrs = arg_attrs.next().unwrap_or_default();
+            let sharding = sharding(&mut attrs).map_err(|text| Broken { text, loc: loc.clone() })?;
+            let role = self.role(&attrs, &mut name, &loc)?;
+            func.params.push(Param { name, value: id, role, sharding, loc });
         }
         let mut returned = None;
         for inner in block.operations() {
@@ -332,6 +335,19 @@ pub(super) fn read_place(place: Place<'_>, mut share: impl FnMut(&str) -> Arc<st
         }
     }
     loc
+}
+
+/// Takes the sharding of a parameter out of its attributes.
+fn sharding(attrs: &mut Vec<(&str, Attr<'_>)>) -> Result<Sharding, String> {
+    let axes =
+        |a: Attr<'_>| a.as_array()?.into_iter().map(|t| Some(t.as_text()?.to_owned())).collect::<Option<Vec<_>>>();
+    let mut take = |name: &str| attrs.iter().position(|(n, _)| *n == name).map(|i| attrs.remove(i).1);
+    let dims = take("nn.cut").map_or(Some(vec![]), |a| a.as_array()?.into_iter().map(axes).collect());
+    let partial = take("nn.partial").map_or(Some(vec![]), axes);
+    match (dims, partial) {
+        (Some(dims), Some(partial)) => Ok(Sharding { dims, partial }),
+        _ => Err("nn.cut is no list of axes for each dim such as [[], [\"tp\"]], or nn.partial no list of axes".into()),
+    }
 }
 
 fn mesh<'c>(cx: Cx<'c>, value: Attr<'c>) -> Option<Mesh> {

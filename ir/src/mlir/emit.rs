@@ -7,6 +7,7 @@ use crate::diag::{Diagnostic, Result};
 use crate::func::{Func, Init, Loc, Role, ValueId};
 use crate::module::Module;
 use crate::op::Op;
+use crate::sharding::Sharding;
 use crate::types::{DType, TensorType};
 use crate::verify::INVALID_IR;
 use mlir_sys::MlirNamedAttribute;
@@ -116,6 +117,20 @@ impl<'c> Emitter<'c> {
         }
     }
 
+    fn sharding(&self, s: &Sharding) -> Vec<MlirNamedAttribute> {
+        let cx = self.cx;
+        let axes = |axes: &[String]| cx.array(&axes.iter().map(|a| cx.text(a)).collect::<Vec<_>>());
+        let mut attrs = vec![];
+        if s.is_cut() {
+            let dims: Vec<_> = s.dims.iter().map(|d| axes(d)).collect();
+            attrs.push(cx.named("nn.cut", cx.array(&dims)));
+        }
+        if !s.partial.is_empty() {
+            attrs.push(cx.named("nn.partial", axes(&s.partial)));
+        }
+        attrs
+    }
+
     fn func(&mut self, func: &Func) -> Result<OpRef<'c>> {
         let cx = self.cx;
         let mut args = vec![];
@@ -124,6 +139,7 @@ impl<'c> Emitter<'c> {
             args.push((self.ty(func, p.value)?, self.place(&p.loc)));
             let mut attrs = vec![cx.named("nn.name", cx.text(&p.name))];
             attrs.extend(self.role(&p.role));
+            attrs.extend(self.sharding(&p.sharding));
             arg_attrs.push(cx.dict(&attrs));
         }
         let (block, region) = BlockRef::in_new_region(&args);

@@ -465,4 +465,46 @@ irdl.dialect @nn {
     %decay = irdl.base "#builtin.float"
     irdl.attributes {"beta1" = %beta1, "beta2" = %beta2, "eps" = %eps, "decay" = %decay}
   }
+  irdl.operation @all_reduce {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %kind_0 = irdl.is "sum"
+    %kind_1 = irdl.is "max"
+    %kind = irdl.any_of(%kind_0, %kind_1)
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"kind" = %kind, "axes" = %axes, "ranks" = %ranks}
+  }
+  irdl.operation @all_gather {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dim = irdl.base "#builtin.integer"
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
+  }
+  irdl.operation @reduce_scatter {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dim = irdl.base "#builtin.integer"
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
+  }
+  irdl.operation @own_part {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dim = irdl.base "#builtin.integer"
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
+  }
 }

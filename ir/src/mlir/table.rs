@@ -3,6 +3,7 @@
 //! [`visit`] and [`results`] match exhaustively, so a new op must be given its row; [`build`] and [`samples`] are held
 //! to the same list by tests.
 
+use crate::collective::{Collective, CollectiveKind};
 use crate::infer::arity;
 use crate::op::{Binary, F64, Op, ReduceKind, RouteMask, Unary};
 
@@ -88,6 +89,16 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("eps", Field::Float(eps.0));
             see("decay", Field::Float(decay.0));
         }
+        Op::Collective(c) => {
+            match c.kind {
+                CollectiveKind::AllReduce { reduce } => see("kind", Field::Word(reduce.name(), REDUCE)),
+                CollectiveKind::AllGather { dim }
+                | CollectiveKind::ReduceScatter { dim }
+                | CollectiveKind::OwnPart { dim } => see("dim", Field::Int(dim)),
+            }
+            see("axes", Field::Text(&c.axes));
+            see("ranks", Field::Int(c.ranks));
+        }
         Op::Call { callee } => see("callee", Field::Text(callee)),
     }
 }
@@ -155,6 +166,10 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
             eps: f.float("eps")?,
             decay: f.float("decay")?,
         },
+        "all_reduce" => collective(CollectiveKind::AllReduce { reduce: f.word("kind", reduce)? }, f)?,
+        "all_gather" => collective(CollectiveKind::AllGather { dim: f.int("dim")? }, f)?,
+        "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: f.int("dim")? }, f)?,
+        "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
         "call" => Op::Call { callee: f.text("callee")? },
         _ => {
             let unary = Unary::ALL.into_iter().find(|u| u.name() == name).map(Op::Unary);
@@ -163,13 +178,17 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
     }))
 }
 
+fn collective<F: Fields>(kind: CollectiveKind, f: &mut F) -> Result<Op, F::Error> {
+    Ok(Op::Collective(Collective { kind, axes: f.text("axes")?, ranks: f.int("ranks")? }))
+}
+
 /// Number of results, `None` if any number.
 pub(super) const fn results(op: &Op) -> Option<usize> {
     Some(match op {
         Op::Constant { .. } | Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Transpose { .. } => 1,
         Op::Broadcast { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Reduce { .. } | Op::Einsum { .. } => 1,
         Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => 1,
-        Op::CrossEntropyGrad | Op::SumSquares => 1,
+        Op::CrossEntropyGrad | Op::SumSquares | Op::Collective(_) => 1,
         Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
         Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } => 1,
         Op::Assign { .. } => 2,
@@ -226,8 +245,13 @@ pub(super) fn samples() -> Vec<Op> {
         Op::GroupedEinsum { spec: "rk,enk->rn".into() },
         Op::SumSquares,
         Op::AdamW { beta1: one, beta2: one, eps: one, decay: one },
-        Op::Call { callee: "f".into() },
     ]);
+    let collective = |kind| Op::Collective(Collective { kind, axes: "dp".into(), ranks: 2 });
+    ops.push(collective(CollectiveKind::AllReduce { reduce: ReduceKind::Sum }));
+    ops.push(collective(CollectiveKind::AllGather { dim: 0 }));
+    ops.push(collective(CollectiveKind::ReduceScatter { dim: 0 }));
+    ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
+    ops.push(Op::Call { callee: "f".into() });
     ops
 }
 

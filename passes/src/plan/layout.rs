@@ -1,5 +1,6 @@
 //! Which memory each value of a function gets: its own, a view into another value's, or the place of a state.
 
+use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::func::{Func, ValueId};
 use athanor_ir::op::Op;
 use std::collections::HashMap;
@@ -73,6 +74,7 @@ pub fn in_place(op: &Op, output: usize) -> &'static [usize] {
         (Op::AdamW { .. }, 2) => &[3],
         (Op::Einsum { .. }, 0) => &[2],
         (Op::GroupedEinsum { .. }, 0) => &[3],
+        (Op::Collective(Collective { kind: CollectiveKind::AllReduce { .. }, .. }), 0) => &[0],
         _ => &[],
     }
 }

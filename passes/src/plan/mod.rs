@@ -10,12 +10,14 @@ mod matrix;
 mod reduce;
 
 use crate::codegen::llvm::KernelText;
+use crate::prove::prove;
 use arena::{Block, align, place};
 use athanor_ir::diag::Result;
 use athanor_ir::func::{Func, ValueId};
 use athanor_ir::module::Module;
 use athanor_ir::op::Op;
 use athanor_ir::plan::{Action, Buffer, BufferRole, Kernel, Plan, Program, Stage, Step, Target, VERSION};
+use athanor_ir::sharding::Sharding;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::types::{DType, TensorType};
 use layout::{Home, Layout, Names, Place, layout};
@@ -141,9 +143,13 @@ struct Named {
     name: String,
     ty: TensorType,
     role: BufferRole,
+    sharding: Sharding,
 }
 
-/// Makes the plan of a single-stage module.
+/// Makes the plan of a single-stage module, and proves that its ranks fit together.
+///
+/// # Errors
+/// What a generator reports; [`crate::prove::UNMATCHED`].
 pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
     let mut kernels = KernelTable::default();
     let stage = stage(module, options, &mut kernels)?;
@@ -158,6 +164,7 @@ pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
         kernels: kernels.kernels,
         run: module.run.clone(),
     };
+    prove(&plan)?;
     Ok(Compiled { plan, texts: kernels.texts })
 }
 
@@ -194,7 +201,8 @@ fn stage(module: &Module, options: &PlanOptions, kernels: &mut KernelTable) -> R
             if names.get(&p.name).is_none() {
                 names.add(&p.name);
                 let role = BufferRole::from(&p.role);
-                named.push(Named { name: p.name.clone(), ty: func.ty(p.value).clone(), role });
+                let (ty, sharding) = (func.ty(p.value).clone(), p.sharding.clone());
+                named.push(Named { name: p.name.clone(), ty, role, sharding });
             }
         }
     }
@@ -247,7 +255,8 @@ fn hoist_tables(
                 .map(|(part, value)| {
                     let name = format!("table.{}.{part}", setup.len());
                     let ty = func.ty(*value).clone();
-                    named.push(Named { name: name.clone(), ty, role: BufferRole::Persistent });
+                    let (role, sharding) = (BufferRole::Persistent, Sharding::default());
+                    named.push(Named { name: name.clone(), ty, role, sharding });
                     names.add(&name)
                 })
                 .collect();
@@ -273,6 +282,7 @@ fn assemble(named: &[Named], setup: &[(Op, Vec<usize>, athanor_ir::Loc)], drafts
             offset: base,
             bytes,
             role: n.role.clone(),
+            sharding: n.sharding.clone(),
             live: None,
         });
         base += align(bytes);
@@ -335,6 +345,7 @@ fn assemble(named: &[Named], setup: &[(Op, Vec<usize>, athanor_ir::Loc)], drafts
                     offset: start + place.offset,
                     bytes: ty.bytes(),
                     role: if scratch { BufferRole::Scratch } else { BufferRole::Activation },
+                    sharding: Sharding::default(),
                     live,
                 });
                 buffers.len() - 1

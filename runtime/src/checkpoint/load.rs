@@ -3,12 +3,14 @@
 use super::differences::Differences;
 use super::elements::{ElementsMut, copy};
 use super::mapping::{Stored, Weight, map};
+use super::strided::Run;
 use super::tensors::Tensors;
 use crate::codes::TENSORS;
 use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::Result;
 use athanor_ir::names::NameTable;
-use athanor_ir::plan::{BufferRole, Stage};
+use athanor_ir::plan::{Buffer, BufferRole, Plan, Stage};
+use athanor_ir::sharding::Slice;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -16,15 +18,15 @@ use std::path::Path;
 /// weights, not for a file.
 const PIECE: usize = 1 << 19;
 
-/// Fills every weight of the plan from `path`: a safetensors file, a Hugging Face directory, an iteration directory, or
-/// the directory above it, in whichever of the plan's namings fits.
+/// Fills every weight of the plan, as rank `rank` holds it, from `path`: a safetensors file, a Hugging Face directory, an
+/// iteration directory, or /// the directory above it, in whichever of the plan's namings fits.
 ///
 /// # Errors
 /// [`crate::codes::CKPT_OPEN`], [`crate::codes::SAFETENSORS`], and [`TENSORS`] that lists every difference.
-pub fn load_weights(device: &mut CpuDevice, path: &Path) -> Result<()> {
+pub fn load_weights(device: &mut CpuDevice, rank: usize, path: &Path) -> Result<()> {
     let tensors = Tensors::of(path)?;
     let tables = device.plan().run.weights.clone();
-    load(device, &tensors, path, &tables, is_weight)
+    load(device, rank, &tensors, path, &tables, is_weight)
 }
 
 /// Whether buffers of this role are what a model has learnt.
@@ -32,34 +34,50 @@ pub(super) fn is_weight(role: &BufferRole) -> bool {
     matches!(role, BufferRole::Weight { .. })
 }
 
-/// The buffers with a role that `wanted` accepts: their indices, and what mappings need of them.
-pub(super) fn weights(stage: &Stage, wanted: impl Fn(&BufferRole) -> bool) -> (Vec<usize>, Vec<Weight>) {
+/// The buffers with a role that `wanted` accepts: their indices, and what mappings need of them, with the dims of the whole.
+pub(super) fn weights(plan: &Plan, stage: &Stage, wanted: impl Fn(&BufferRole) -> bool) -> (Vec<usize>, Vec<Weight>) {
     let chosen = stage.buffers.iter().enumerate().filter(|(_, b)| wanted(&b.role));
-    chosen.map(|(i, b)| (i, Weight { name: b.name.clone(), dtype: b.dtype, dims: b.dims.clone() })).unzip()
+    let weight = |b: &Buffer| Weight { name: b.name.clone(), dtype: b.dtype, dims: b.slice(&plan.mesh, 0).dims };
+    chosen.map(|(i, b)| (i, weight(b))).unzip()
 }
 
-/// Fills the buffers with a role that `wanted` accepts.
+/// Fills the buffers with a role that `wanted` accepts, each with the part of rank `rank`.
 pub(super) fn load(
     device: &mut CpuDevice,
+    rank: usize,
     tensors: &Tensors,
     path: &Path,
     tables: &[NameTable],
     wanted: impl Fn(&BufferRole) -> bool,
 ) -> Result<()> {
-    let (buffers, weights) = weights(device.stage(), wanted);
+    let (buffers, weights) = weights(device.plan(), device.stage(), wanted);
+    let slices: Vec<Slice> =
+        buffers.iter().map(|i| device.stage().buffers[*i].slice(&device.plan().mesh, rank)).collect();
     for Fitted { stored, name } in fit(tensors, path, tables, &weights)? {
         let data = tensors.data(&name)?;
-        let elements = stored.elements();
-        for begin in (0..elements).step_by(PIECE) {
-            let piece = begin..elements.min(begin + PIECE);
-            for part in &stored.parts {
-                let dtype = weights[part.weight].dtype;
-                let mut to = ElementsMut { dtype, bytes: device.bytes_mut(buffers[part.weight]) };
-                part.relation.walk_theirs(&piece, &mut |run| copy(data.elements(), &mut to, run));
+        let file = tensors.file(&name);
+        let read = || file.into_iter().for_each(|f| f.put_away(&name));
+        for part in &stored.parts {
+            let dtype = weights[part.weight].dtype;
+            let mut to = ElementsMut { dtype, bytes: device.bytes_mut(buffers[part.weight]) };
+            let slice = &slices[part.weight];
+            if slice.len == slice.dims {
+                let elements = stored.elements();
+                for begin in (0..elements).step_by(PIECE) {
+                    let piece = begin..elements.min(begin + PIECE);
+                    part.relation.walk_theirs(&piece, &mut |run| copy(data.elements(), &mut to, run));
+                    read();
+                }
+                continue;
             }
-            if let Some(file) = tensors.file(&name) {
-                file.put_away(&name);
+            for own in slice.runs() {
+                part.relation.walk_ours(&(own.global..own.global + own.len), &mut |r| {
+                    let other = r.at - own.global + own.local;
+                    let run = Run { at: r.other, step: r.other_step, other, other_step: r.step, n: r.n };
+                    copy(data.elements(), &mut to, run);
+                });
             }
+            read();
         }
     }
     Ok(())

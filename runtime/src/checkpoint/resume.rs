@@ -87,13 +87,13 @@ pub fn directory(path: &Path) -> Result<PathBuf> {
     if path.join(COMMON).is_file() { Ok(path.to_path_buf()) } else { latest(path) }
 }
 
-/// Fills weights and moments from iteration directory `dir`; the state of the run, whose steps have `batch` sequences now.
+/// Fills weights and moments, as rank `rank` holds them, from iteration directory `dir`; the state of the run, whose steps have `batch` sequences now.
 ///
 /// With another batch size than before, steps are counted anew from the samples consumed, as MindFormers does.
 ///
 /// # Errors
 /// [`NO_RESUME`], [`CKPT_STATE`], and what loading reports.
-pub fn restore(device: &mut CpuDevice, dir: &Path, batch: u64) -> Result<State> {
+pub fn restore(device: &mut CpuDevice, rank: usize, dir: &Path, batch: u64) -> Result<State> {
     let common = dir.join(COMMON);
     let mut bytes = vec![];
     let read = std::fs::File::open(&common).and_then(|f| f.take(1 << 20).read_to_end(&mut bytes));
@@ -119,7 +119,7 @@ pub fn restore(device: &mut CpuDevice, dir: &Path, batch: u64) -> Result<State> 
         return nothing(dir, &format!("it has {} files of optimizer state, not one", moments.len()));
     }
     let tables = device.plan().run.weights.clone();
-    load(device, &Tensors::of(dir)?, dir, &tables, is_weight)?;
-    load(device, &Tensors::open(&moments)?, dir, &[], |role| *role == BufferRole::Moment)?;
+    load(device, rank, &Tensors::of(dir)?, dir, &tables, is_weight)?;
+    load(device, rank, &Tensors::open(&moments)?, dir, &[], |role| *role == BufferRole::Moment)?;
     Ok(state)
 }

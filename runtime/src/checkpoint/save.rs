@@ -1,6 +1,6 @@
 //! Saving: into a directory out of sight, renamed when it is complete, and only then announced.
 
-use super::load::{is_weight, weights};
+use super::load::is_weight;
 use super::mapping::{Weight, map};
 use super::resume::{State, iteration_name};
 use super::tensors::WHOLE;
@@ -8,6 +8,7 @@ use super::write::{DEFAULT_SHARD, Source, write};
 use super::{COMMON, TRACKER};
 use crate::codes::{CKPT_WRITE, OUTPUT_IN_USE};
 use crate::partial::{self, PartialDir};
+use crate::team::Gathered;
 use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::names::NameTable;
 use athanor_ir::plan::BufferRole;
@@ -86,14 +87,14 @@ impl Saver {
         Ok(())
     }
 
-    /// Saves weights, moments and `state`; the directory of the iteration.
+    /// Saves weights, moments and `state`; the directory of the iteration. `gathered` has what `device` holds a part of.
     ///
     /// # Errors
     /// [`CKPT_WRITE`], [`OUTPUT_IN_USE`]; earlier iterations and the tracker stay as they were.
-    pub fn save(&mut self, device: &CpuDevice, state: &State) -> Result<PathBuf> {
+    pub fn save(&mut self, device: &CpuDevice, gathered: &Gathered, state: &State) -> Result<PathBuf> {
         self.claim()?;
         let dir = self.root.join(iteration_name(state.global_step));
-        self.write(device, state, &dir).map_err(|e| cannot_save(&dir, &e))?;
+        self.write(device, gathered, state, &dir).map_err(|e| cannot_save(&dir, &e))?;
         self.written.retain(|d| *d != dir);
         self.written.push(dir.clone());
         while self.written.len() > self.keep {
@@ -103,20 +104,25 @@ impl Saver {
         Ok(dir)
     }
 
-    fn write(&self, device: &CpuDevice, state: &State, dir: &Path) -> io::Result<()> {
+    fn write(&self, device: &CpuDevice, gathered: &Gathered, state: &State, dir: &Path) -> io::Result<()> {
         let temp = PartialDir::create(&self.root, PARTIAL)?;
         let at = |name: &str| temp.path().join(name);
         let weights = format!("{}-model-0000000-0000001.safetensors", self.prefix);
         let plain = NameTable::default();
         let table = self.names.as_ref().unwrap_or(&plain);
-        let files = write_tensors(device, temp.path(), &weights, table, self.limit, is_weight)?;
+        let arena = |wanted: fn(&BufferRole) -> bool| {
+            let (buffers, weights) = super::load::weights(device.plan(), device.stage(), wanted);
+            Arena { device, gathered, buffers, weights }
+        };
+        let files = write_tensors(&arena(is_weight), temp.path(), &weights, table, self.limit)?;
         if files == [weights.as_str()] {
             // The same file under the name that Hugging Face looks for; a copy where links are not possible.
             fs::hard_link(at(&weights), at(WHOLE)).or_else(|_| fs::copy(at(&weights), at(WHOLE)).map(|_| ()))?;
         }
         let moments = format!("{}-opt-0000000-0000001.safetensors", self.prefix);
         // Moments go with the plan's own names: only a plan reads them.
-        write_tensors(device, temp.path(), &moments, &plain, u64::MAX, |role| *role == BufferRole::Moment)?;
+        let states = arena(|role| *role == BufferRole::Moment);
+        write_tensors(&states, temp.path(), &moments, &plain, u64::MAX)?;
         write_synced(&at("config.json"), &pretty(&self.config)?)?;
         write_synced(&at(COMMON), &pretty(state)?)?;
         temp.replace(dir)?;
@@ -150,26 +156,19 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Writes the buffers that `wanted` accepts in the naming of `table`; the names of the files.
-fn write_tensors(
-    device: &CpuDevice,
-    dir: &Path,
-    whole: &str,
-    table: &NameTable,
-    limit: u64,
-    wanted: impl Fn(&BufferRole) -> bool,
-) -> io::Result<Vec<String>> {
-    let (buffers, weights) = weights(device.stage(), wanted);
-    let stored = map(table, &weights).map_err(|unfit| {
+/// Writes the buffers of `arena` in the naming of `table`; the names of the files.
+fn write_tensors(arena: &Arena<'_>, dir: &Path, whole: &str, table: &NameTable, limit: u64) -> io::Result<Vec<String>> {
+    let stored = map(table, &arena.weights).map_err(|unfit| {
         let first = unfit.first().map(|u| format!("`{}`: {}", u.name, u.why)).unwrap_or_default();
         io::Error::other(format!("{} weights do not suit the plan's table of names, {first}", unfit.len()))
     })?;
-    write(&Arena { device, buffers, weights }, &stored, &table.copies, dir, whole, limit)
+    write(arena, &stored, &table.copies, dir, whole, limit)
 }
 
 /// The buffers of a device as weights.
 struct Arena<'a> {
     device: &'a CpuDevice,
+    gathered: &'a Gathered,
     buffers: Vec<usize>,
     weights: Vec<Weight>,
 }
@@ -181,7 +180,9 @@ impl Source for Arena<'_> {
 
     fn read(&self, weight: usize, range: Range<usize>) -> io::Result<Cow<'_, [u8]>> {
         let size = self.weights[weight].dtype.bytes();
-        Ok(Cow::Borrowed(&self.device.bytes(self.buffers[weight])[range.start * size..range.end * size]))
+        let buffer = self.buffers[weight];
+        let bytes = self.gathered.bytes(buffer).unwrap_or_else(|| self.device.bytes(buffer));
+        Ok(Cow::Borrowed(&bytes[range.start * size..range.end * size]))
     }
 
     fn in_pieces(&self, _: usize) -> bool {

@@ -5,7 +5,7 @@ use crate::toy::{self, Counting, Toy};
 use athanor_ir::run::LossScale;
 
 fn executor(toy: &Toy) -> Executor {
-    let mut e = Executor::new(Arc::new(toy::plan(toy)), &DeviceOptions::default()).unwrap();
+    let mut e = Executor::new(Arc::new(toy::plan(toy)), &DeviceOptions::default(), None).unwrap();
     e.initialise().unwrap();
     e.setup().unwrap();
     e
@@ -144,7 +144,7 @@ fn plans_that_cannot_be_trained_are_refused() {
     let refuse = |change: fn(&mut Plan), says: &str| {
         let mut p = toy::plan(&Toy::default());
         change(&mut p);
-        let e = Executor::new(Arc::new(p), &DeviceOptions::default()).unwrap_err();
+        let e = Executor::new(Arc::new(p), &DeviceOptions::default(), None).unwrap_err();
         assert!(e.code.id == "R0006" && e.message.contains(says), "{e}");
     };
     refuse(|p| p.stages[0].programs.retain(|q| q.name != "update"), "`update`");
@@ -192,7 +192,7 @@ fn no_stage_makes_it_panic() {
             let Ok(stages) = serde_json::from_value(stages) else { return Ok(()) };
             let plan = Plan { stages, ..toy::plan(&toy) };
             if let Ok(mut e) =
-                Executor::new(Arc::new(plan), &DeviceOptions { threads: Some(1), ..DeviceOptions::default() })
+                Executor::new(Arc::new(plan), &DeviceOptions { threads: Some(1), ..DeviceOptions::default() }, None)
             {
                 e.initialise().unwrap();
                 let _ = e.step(2, &mut Counting { batch: toy.batch, accumulation: 1 });

@@ -26,9 +26,11 @@ impl BatchSource for Source {
 fn train_toy(toy: &Toy, save_steps: u64, options: &TrainOptions, stop_at: Option<u64>) -> Result<Summary> {
     let mut plan = toy::plan(toy);
     plan.run.save_steps = save_steps;
-    let stop_at = stop_at.map(|at| (at, Arc::clone(&options.stop)));
-    let inner = Counting { batch: toy.batch, accumulation: toy.accumulation };
-    train_with(plan, None, options, |_, _| Ok((Box::new(Source { inner, stop_at }), vec![])))
+    train_with(plan, None, options, |_, _, _| {
+        let stop_at = stop_at.map(|at| (at, Arc::clone(&options.stop)));
+        let inner = Counting { batch: toy.batch, accumulation: toy.accumulation };
+        Ok((Box::new(Source { inner, stop_at }), vec![]))
+    })
 }
 
 fn options(dir: &Path) -> TrainOptions {
@@ -108,7 +110,7 @@ fn a_signal_stops_a_run() {
     let temp = tempfile::tempdir().unwrap();
     let o = TrainOptions { signals: true, ..options(temp.path()) };
     let plan = toy::plan(&Toy::default());
-    let summary = train_with(plan, None, &o, |_, _| Ok((Box::new(Raising), vec![]))).unwrap();
+    let summary = train_with(plan, None, &o, |_, _, _| Ok((Box::new(Raising), vec![]))).unwrap();
     assert!(summary.interrupted && summary.steps == 3);
 }
 
@@ -151,7 +153,7 @@ fn weights_can_come_from_a_checkpoint() {
     let mut plan = toy::plan(&Toy::default());
     plan.run.load_checkpoint = saved.to_string_lossy().into_owned();
     let o = TrainOptions { steps: Some(1), metrics_json: None, ..options(&temp.path().join("new")) };
-    let open = |_: &RunSpec, start: u64| -> Result<Opened> {
+    let open = |_: &RunSpec, start: u64, _: Share| -> Result<Opened> {
         assert_eq!(start, 0, "weights alone start a new run");
         Ok((Box::new(Counting { batch: toy::B, accumulation: 1 }), vec![]))
     };

@@ -13,11 +13,12 @@ use athanor_ir::names::NameTable;
 use athanor_ir::plan::{Buffer, BufferRole, Plan, Stage, Target, VERSION};
 use athanor_ir::run::RunSpec;
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{Init, Mesh};
+use athanor_ir::{Init, Mesh, Sharding};
 use athanor_runtime::checkpoint::convert::{Checkpoint, Opening, convert};
 use athanor_runtime::checkpoint::mapping::Weight;
 use athanor_runtime::checkpoint::{Saver, State, load_weights};
 use athanor_runtime::loss_scale::Scaling;
+use athanor_runtime::team::Gathered;
 use safetensors::SafeTensors;
 
 const MODELS: [&str; 10] = [
@@ -92,6 +93,7 @@ fn device(weights: &[Weight], names: Vec<NameTable>) -> CpuDevice {
             offset: stage.arena_bytes,
             bytes,
             role: BufferRole::Weight { init: Init::Constant { value: 0.0 } },
+            sharding: Sharding::default(),
             live: None,
         });
         stage.arena_bytes += bytes.next_multiple_of(64);
@@ -131,15 +133,15 @@ fn every_golden_model_goes_through_a_plan_unchanged_whole_and_in_parts() {
         let stacked = opened.weights.iter().any(|w| w.name.ends_with("mlp.experts.gate_proj") && w.dims.len() == 3);
         assert_eq!(stacked, model.contains("mix") || model.contains("moe") || model.contains("deepseek"), "{model}");
         let mut first = device(&opened.weights, tables.clone());
-        load_weights(&mut first, &golden(model)).unwrap_or_else(|e| panic!("{model}: {e}"));
+        load_weights(&mut first, 0, &golden(model)).unwrap_or_else(|e| panic!("{model}: {e}"));
         for limit in [u64::MAX, 20_000] {
             let temp = tempfile::tempdir().unwrap();
             let run = RunSpec { output_dir: temp.path().to_string_lossy().into_owned(), ..first.plan().run.clone() };
-            let dir = Saver::new(&run).shards_of(limit).save(&first, &state()).unwrap();
+            let dir = Saver::new(&run).shards_of(limit).save(&first, &Gathered::default(), &state()).unwrap();
             assert_eq!(dir.join("model.safetensors.index.json").is_file(), limit < u64::MAX, "{model}");
             same(model, &tensors(&dir), &original(model));
             let mut second = device(&opened.weights, tables.clone());
-            load_weights(&mut second, &dir).unwrap_or_else(|e| panic!("{model}: {e}"));
+            load_weights(&mut second, 0, &dir).unwrap_or_else(|e| panic!("{model}: {e}"));
             for i in 0..opened.weights.len() {
                 assert_eq!(first.bytes(i), second.bytes(i), "{model}: {}", opened.weights[i].name);
             }
@@ -167,9 +169,9 @@ fn mindformers_names_and_layouts_there_and_back() {
             same(model, &tensors(&back), &original(model));
             // A plan reads them as they are.
             let mut a = device(&from.weights, tables.clone());
-            load_weights(&mut a, &mf).unwrap_or_else(|e| panic!("{model}: {e}"));
+            load_weights(&mut a, 0, &mf).unwrap_or_else(|e| panic!("{model}: {e}"));
             let mut b = device(&from.weights, tables.clone());
-            load_weights(&mut b, &golden(model)).unwrap();
+            load_weights(&mut b, 0, &golden(model)).unwrap();
             assert!((0..from.weights.len()).all(|i| a.bytes(i) == b.bytes(i)), "{model}");
         }
     }
@@ -252,9 +254,9 @@ fn half_precision_files_fill_full_precision_weights() {
         let half = Checkpoint::open(&golden("mixtral"), &opening(Some(dtype))).unwrap();
         convert(&half, &tables[0], &temp.path().join(name), u64::MAX, &|_| ()).unwrap();
         let mut d = device(&full.weights, tables.clone());
-        load_weights(&mut d, &temp.path().join(name)).unwrap();
+        load_weights(&mut d, 0, &temp.path().join(name)).unwrap();
         let (mut worst, mut exact) = (0f32, device(&full.weights, tables.clone()));
-        load_weights(&mut exact, &golden("mixtral")).unwrap();
+        load_weights(&mut exact, 0, &golden("mixtral")).unwrap();
         for i in 0..full.weights.len() {
             let values =
                 |d: &CpuDevice| d.bytes(i).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>();

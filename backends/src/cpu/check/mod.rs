@@ -9,6 +9,7 @@ mod overlap;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use athanor_ir::collective::Collective;
 use athanor_ir::infer;
 use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step};
 use athanor_ir::{Code, Diagnostic, Op, Result, TensorType};
@@ -137,11 +138,30 @@ fn step(
     }
     match &s.action {
         Action::Op(Op::Call { callee }) => Err(format!("calls @{callee}; a plan has no functions")),
+        Action::Op(Op::Collective(c)) => {
+            collective(c, &ins, &outs).map_err(|e| format!("nn.{} over {}: {e}", c.name(), c.axes))
+        }
         Action::Op(op) => {
             let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
             infer::check(op, &types(&ins), &types(&outs)).map_err(|e| format!("nn.{}: {e}", op.name()))
         }
         Action::Kernel(k) => kernel(plan, *k, &ins, &outs, signatures),
+    }
+}
+
+/// Parts of a gathered or scattered value lie side by side, and a result takes its operand's place or none of it.
+fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result::Result<(), String> {
+    let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
+    infer::check(&Op::Collective(c.clone()), &types(ins), &types(outs)).map_err(|e| e.to_string())?;
+    let (from, to) = (ins[0], outs[0]);
+    if overlap(&range(from), &range(to)) && range(from) != range(to) {
+        return Err(format!("`{}` and `{}` overlap", from.name, to.name));
+    }
+    match c.dim() {
+        Some(dim) if from.dims[..dim].iter().any(|d| *d != 1) => {
+            Err(format!("the parts of dim {dim} of {:?} do not lie side by side", from.dims))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,11 +5,20 @@ use athanor_ir::func::Init;
 use athanor_ir::plan::{GemmSpec, Kernel, MatRef, Target, VERSION};
 use athanor_ir::run::RunSpec;
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{Binary, DType, Loc, Mesh};
+use athanor_ir::{Binary, DType, Loc, Mesh, Sharding};
 
 fn named(name: &str, offset: usize, dims: &[usize], role: BufferRole, live: Option<(usize, usize)>) -> Buffer {
     let bytes = dims.iter().product::<usize>() * 4;
-    Buffer { name: name.into(), dtype: DType::F32, dims: dims.into(), offset, bytes, role, live }
+    Buffer {
+        name: name.into(),
+        dtype: DType::F32,
+        dims: dims.into(),
+        offset,
+        bytes,
+        role,
+        sharding: Sharding::default(),
+        live,
+    }
 }
 
 /// y = x·w + x: a product, and an addition in its place.

@@ -1,8 +1,10 @@
 //! Rules between sections: each value is fine on its own, and they cannot hold together.
 
 mod experts;
+mod mesh;
 
 use athanor_ir::Diagnostic;
+pub(super) use mesh::limits as mesh_limits;
 
 use crate::config::general::General;
 use crate::config::generation::Generation;
@@ -36,6 +38,8 @@ pub(super) fn check(report: &Report, config: &Config) {
             .help("say how much the run may take, such as `max_device_memory: \"12GB\"`");
         report.push(report.mark(found, recompute.span, "to fit into what?"));
     }
+    let mark = |d: Diagnostic, span: Option<Span>, text: &str| report.mark(d, span, text);
+    mesh::limits(config, &mark).into_iter().for_each(|d| report.push(d));
 }
 
 /// More layers than any model has: compiling them would take hours before memory runs out.
@@ -162,13 +166,12 @@ pub(super) fn mesh(
         }
         return;
     }
-    for (name, degree) in degrees(p) {
-        if degree.value > 1 {
-            let message = format!("`{name}: {}` is not supported yet", degree.value);
-            let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)
-                .help(format!("write `{name}: 1`, or `use_parallel: False` to run on one device"));
-            report.push(report.mark(found, degree.span, "more than one device"));
-        }
+    let supported = ["data_parallel", "model_parallel"];
+    for (name, degree) in degrees(p).into_iter().filter(|(name, d)| d.value > 1 && !supported.contains(name)) {
+        let message = format!("`{name}: {}` is not supported yet", degree.value);
+        let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)
+            .help(format!("write `{name}: 1`, or `use_parallel: False` to run on one device"));
+        report.push(report.mark(found, degree.span, "more than one device"));
     }
     if p.pipeline_stage.value > 1 && p.micro_batch_num.value < p.pipeline_stage.value {
         let message =

@@ -6,6 +6,7 @@ mod tables;
 use super::file::TensorFile;
 use super::*;
 use crate::loss_scale::Scaling;
+use crate::team::Gathered;
 use crate::toy::{self, Toy};
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use safetensors::tensor::{Dtype, TensorView, serialize};
@@ -54,12 +55,12 @@ fn state_survives_bit_for_bit() {
     let temp = tempfile::tempdir().unwrap();
     let mut saver = saver(temp.path());
     let from = device();
-    let dir = saver.save(&from, &state(4)).unwrap();
+    let dir = saver.save(&from, &Gathered::default(), &state(4)).unwrap();
     assert!(dir.ends_with("checkpoint/iteration_00000004"));
     let root = temp.path().join("checkpoint");
     assert_eq!(fs::read_to_string(root.join(TRACKER)).unwrap(), "4");
     let mut to = blank();
-    let found = resume::restore(&mut to, &resume::directory(&root).unwrap(), 2).unwrap();
+    let found = resume::restore(&mut to, 0, &resume::directory(&root).unwrap(), 2).unwrap();
     assert_eq!(found, state(4));
     for prefix in ["", "adam_m.", "adam_v."] {
         assert_eq!(kept(&from, prefix), kept(&to, prefix));
@@ -67,7 +68,7 @@ fn state_survives_bit_for_bit() {
     // Weights alone, by every path that leads to them.
     for path in [root.clone(), dir.clone(), dir.join("model.safetensors")] {
         let mut to = blank();
-        load_weights(&mut to, &path).unwrap();
+        load_weights(&mut to, 0, &path).unwrap();
         assert_eq!(kept(&from, ""), kept(&to, ""));
         assert_ne!(kept(&from, "adam_m."), kept(&to, "adam_m."));
     }
@@ -76,7 +77,7 @@ fn state_survives_bit_for_bit() {
 #[test]
 fn what_is_saved_is_what_hugging_face_reads() {
     let temp = tempfile::tempdir().unwrap();
-    let dir = saver(temp.path()).save(&device(), &state(1)).unwrap();
+    let dir = saver(temp.path()).save(&device(), &Gathered::default(), &state(1)).unwrap();
     let bytes = fs::read(dir.join("model.safetensors")).unwrap();
     let parsed = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut names = parsed.names();
@@ -96,7 +97,7 @@ fn the_oldest_of_this_run_go_and_nothing_partial_stays() {
     fs::create_dir_all(root.join("iteration_00000001")).unwrap();
     let mut saver = saver(temp.path());
     for step in [2, 3, 4, 4] {
-        saver.save(&device(), &state(step)).unwrap();
+        saver.save(&device(), &Gathered::default(), &state(step)).unwrap();
     }
     let mut names: Vec<String> =
         fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -109,11 +110,11 @@ fn the_oldest_of_this_run_go_and_nothing_partial_stays() {
 fn a_failed_save_leaves_the_last_one() {
     let temp = tempfile::tempdir().unwrap();
     let mut s = saver(temp.path());
-    s.save(&device(), &state(1)).unwrap();
+    s.save(&device(), &Gathered::default(), &state(1)).unwrap();
     // A file where the directory should go cannot be replaced by one.
     fs::remove_dir_all(temp.path().join("checkpoint")).unwrap();
     fs::write(temp.path().join("checkpoint"), "a file").unwrap();
-    assert_eq!(s.save(&device(), &state(2)).unwrap_err().code.id, "K0004");
+    assert_eq!(s.save(&device(), &Gathered::default(), &state(2)).unwrap_err().code.id, "K0004");
     assert_eq!(fs::read_to_string(temp.path().join("checkpoint")).unwrap(), "a file");
 }
 
@@ -145,7 +146,7 @@ fn dtypes_are_converted() {
     for (dtype, want) in cases {
         file(&path, dtype, |_| {});
         let mut d = blank();
-        load_weights(&mut d, &path).unwrap();
+        load_weights(&mut d, 0, &path).unwrap();
         for w in kept(&d, "") {
             assert!(w.chunks_exact(4).all(|b| f32::from_ne_bytes(b.try_into().unwrap()) == want), "{dtype:?}");
         }
@@ -162,7 +163,7 @@ fn every_difference_is_listed() {
         t.insert("head.weight".into(), (Dtype::F32, vec![2, 2], vec![0; 16]));
         t.insert("embed.weight".into(), (Dtype::I32, vec![toy::V, toy::H], vec![0; 4 * toy::V * toy::H]));
     });
-    let e = load_weights(&mut blank(), &path).unwrap_err();
+    let e = load_weights(&mut blank(), 0, &path).unwrap_err();
     assert_eq!(e.code.id, "K0003");
     for says in [
         "4 differences",
@@ -184,7 +185,7 @@ fn a_hugging_face_directory_in_parts() {
     let index =
         |map: &str| fs::write(at("model.safetensors.index.json"), format!("{{\"weight_map\": {map}}}")).unwrap();
     index(r#"{"up.weight": "a.safetensors", "head.weight": "b.safetensors", "embed.weight": "b.safetensors"}"#);
-    load_weights(&mut blank(), temp.path()).unwrap();
+    load_weights(&mut blank(), 0, temp.path()).unwrap();
     for bad in [
         r#"{"up.weight": "../a.safetensors"}"#,
         r#"{"up.weight": "gone.safetensors"}"#,
@@ -195,9 +196,9 @@ fn a_hugging_face_directory_in_parts() {
         "3",
     ] {
         index(bad);
-        assert_eq!(load_weights(&mut blank(), temp.path()).unwrap_err().code.id, "K0001");
+        assert_eq!(load_weights(&mut blank(), 0, temp.path()).unwrap_err().code.id, "K0001");
     }
-    assert_eq!(load_weights(&mut blank(), &at("nothing")).unwrap_err().code.id, "K0001");
+    assert_eq!(load_weights(&mut blank(), 0, &at("nothing")).unwrap_err().code.id, "K0001");
 }
 
 #[test]
@@ -270,7 +271,7 @@ fn no_bytes_make_it_panic() {
             if let Some(place) = bytes.get_mut(at) { *place = b; }
         }
         fs::write(&path, &bytes).unwrap();
-        let _ = load_weights(&mut blank(), &path);
+        let _ = load_weights(&mut blank(), 0, &path);
         if let Ok(c) = convert::Checkpoint::open(&path, &convert::Opening::default()) {
             let _ = c.not_finite(&|_| ());
         }
@@ -283,19 +284,19 @@ fn damaged_state_is_coded() {
     let root = temp.path().join("checkpoint");
     fs::create_dir_all(&root).unwrap();
     assert_eq!(resume::directory(&root).unwrap_err().code.id, "K0005");
-    let dir = saver(temp.path()).save(&device(), &state(3)).unwrap();
+    let dir = saver(temp.path()).save(&device(), &Gathered::default(), &state(3)).unwrap();
     fs::write(root.join(TRACKER), "three").unwrap();
     assert_eq!(resume::directory(&root).unwrap_err().code.id, "K0006");
     fs::write(root.join(TRACKER), "9").unwrap();
     assert_eq!(resume::directory(&root).unwrap_err().code.id, "K0005");
     // Another batch size counts steps anew, if they come out even.
-    assert_eq!(resume::restore(&mut blank(), &dir, 3).unwrap().global_step, 2);
-    assert_eq!(resume::restore(&mut blank(), &dir, 4).unwrap_err().code.id, "K0006");
+    assert_eq!(resume::restore(&mut blank(), 0, &dir, 3).unwrap().global_step, 2);
+    assert_eq!(resume::restore(&mut blank(), 0, &dir, 4).unwrap_err().code.id, "K0006");
     fs::write(dir.join(COMMON), "{}").unwrap();
-    assert_eq!(resume::restore(&mut blank(), &dir, 2).unwrap_err().code.id, "K0006");
+    assert_eq!(resume::restore(&mut blank(), 0, &dir, 2).unwrap_err().code.id, "K0006");
     fs::remove_file(dir.join("toy-opt-0000000-0000001.safetensors")).unwrap();
     fs::write(dir.join(COMMON), serde_json::to_vec(&state(3)).unwrap()).unwrap();
-    assert_eq!(resume::restore(&mut blank(), &dir, 2).unwrap_err().code.id, "K0005");
+    assert_eq!(resume::restore(&mut blank(), 0, &dir, 2).unwrap_err().code.id, "K0005");
 }
 
 #[test]
@@ -303,10 +304,10 @@ fn two_runs_do_not_save_into_one_directory() {
     let temp = tempfile::tempdir().unwrap();
     let (mut first, mut second) = (saver(temp.path()), saver(temp.path()));
     first.claim().unwrap();
-    first.save(&device(), &state(1)).unwrap();
+    first.save(&device(), &Gathered::default(), &state(1)).unwrap();
     assert_eq!(second.claim().unwrap_err().code.id, "K0010");
-    assert_eq!(second.save(&device(), &state(2)).unwrap_err().code.id, "K0010");
+    assert_eq!(second.save(&device(), &Gathered::default(), &state(2)).unwrap_err().code.id, "K0010");
     assert_eq!(resume::directory(&temp.path().join("checkpoint")).unwrap().file_name().unwrap(), "iteration_00000001");
     drop(first);
-    second.save(&device(), &state(2)).unwrap();
+    second.save(&device(), &Gathered::default(), &state(2)).unwrap();
 }

@@ -1,0 +1,94 @@
+//! Collective operations: what ranks of a group make of their parts together.
+
+use crate::element::ReduceKind;
+use serde::{Deserialize, Serialize};
+
+/// A collective operation over some axes of the mesh. Ranks whose coordinates differ in these axes only are a group; its
+/// members are in the order of their ranks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collective {
+    /// What is done.
+    pub kind: CollectiveKind,
+    /// Names of the axes, separated by commas, slowest first: `tp`, `dp,tp`.
+    pub axes: String,
+    /// Members of a group: the product of the axes' sizes.
+    pub ranks: usize,
+}
+
+/// What a [`Collective`] does; n is the number of members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollectiveKind {
+    /// (x) → same dims on every member: the sum or maximum over all members, in their order.
+    AllReduce {
+        /// Sum or maximum.
+        reduce: ReduceKind,
+    },
+    /// (x) → `dim` n times as large on every member: the parts one after the other.
+    AllGather {
+        /// Joined dim.
+        dim: usize,
+    },
+    /// (x) → `dim` n times smaller: each member's part of the sum over all members.
+    ReduceScatter {
+        /// Cut dim.
+        dim: usize,
+    },
+    /// (x) → `dim` n times smaller: the member's own part of what all of them have. Nothing is sent.
+    OwnPart {
+        /// Cut dim.
+        dim: usize,
+    },
+}
+
+impl Collective {
+    /// The op's name without dialect.
+    pub const fn name(&self) -> &'static str {
+        match self.kind {
+            CollectiveKind::AllReduce { .. } => "all_reduce",
+            CollectiveKind::AllGather { .. } => "all_gather",
+            CollectiveKind::ReduceScatter { .. } => "reduce_scatter",
+            CollectiveKind::OwnPart { .. } => "own_part",
+        }
+    }
+
+    /// The dim that is joined or cut.
+    pub const fn dim(&self) -> Option<usize> {
+        match self.kind {
+            CollectiveKind::AllReduce { .. } => None,
+            CollectiveKind::AllGather { dim }
+            | CollectiveKind::ReduceScatter { dim }
+            | CollectiveKind::OwnPart { dim } => Some(dim),
+        }
+    }
+
+    /// The axes one by one.
+    pub fn axes(&self) -> impl Iterator<Item = &str> {
+        self.axes.split(',')
+    }
+
+    /// Dims of the result for an operand of `dims`.
+    ///
+    /// # Errors
+    /// Why there is none: a dim that does not exist or cannot be cut.
+    pub fn dims(&self, dims: &[usize]) -> Result<Vec<usize>, String> {
+        let mut out = dims.to_vec();
+        if self.ranks == 0 {
+            return Err("a group has one member at least".into());
+        }
+        match self.kind {
+            CollectiveKind::AllReduce { .. } => {}
+            CollectiveKind::AllGather { dim } => {
+                let size = out.get_mut(dim).ok_or_else(|| format!("dims {dims:?} have no dim {dim}"))?;
+                *size =
+                    size.checked_mul(self.ranks).ok_or_else(|| format!("dim {dim} of {dims:?} becomes too large"))?;
+            }
+            CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => {
+                let size = out.get_mut(dim).filter(|s| s.is_multiple_of(self.ranks));
+                *size.ok_or_else(|| format!("dim {dim} of {dims:?} cannot be cut in {}", self.ranks))? /= self.ranks;
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,230 @@
+//! Whether every partial sum of a module is made whole before something reads it, derived from its parameters alone.
+
+use super::PARTIAL;
+use super::spread::{Axes, Linear, labels, linear};
+use athanor_ir::{
+    Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, ValueId,
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// How a value is spread, as far as it can be told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Spread {
+    /// Axes that cut each dim; `None` where the value is the same whatever part of the dim it is: constants, tables.
+    dims: Vec<Option<Axes>>,
+    /// Axes over which it is a sum.
+    partial: Axes,
+    /// A sum over a dim of which it is not known what cuts it.
+    vague: bool,
+}
+
+/// Checks that no function of `module` reads a partial sum as if it were whole, sums up what is whole, or hands on something
+/// else than the next one takes.
+///
+/// # Errors
+/// [`PARTIAL`], naming the function and the op.
+pub fn check(module: &Module) -> Result<()> {
+    let mut handed: HashMap<&str, Spread> = HashMap::new();
+    for func in &module.funcs {
+        Checker { module, func, spread: vec![Spread::default(); func.types.len()] }
+            .run(&mut handed)
+            .or_else(|text| Diagnostic::error(&PARTIAL, format!("@{}: {text}", func.name)).err())?;
+    }
+    Ok(())
+}
+
+struct Checker<'a> {
+    module: &'a Module,
+    func: &'a Func,
+    spread: Vec<Spread>,
+}
+
+type Checked<T> = std::result::Result<T, String>;
+
+impl<'a> Checker<'a> {
+    fn run(mut self, handed: &mut HashMap<&'a str, Spread>) -> Checked<()> {
+        for p in &self.func.params {
+            let spread = self.declared(&p.sharding, self.func.ty(p.value).rank())?;
+            if p.role != Role::Grad && !spread.partial.is_empty() {
+                return Err(format!("parameter {} is partial and no gradient", p.name));
+            }
+            match handed.get(p.name.as_str()) {
+                Some(before) if !agree(before, &spread) => {
+                    return Err(format!("{} is taken otherwise than it was left", p.name));
+                }
+                _ => {}
+            }
+            handed.insert(&p.name, spread.clone());
+            self.spread[p.value.0 as usize] = spread;
+        }
+        for (i, node) in self.func.nodes.iter().enumerate() {
+            let results =
+                self.node(node).map_err(|e| format!("op {i} (nn.{} in {:?}) {e}", node.op.name(), node.loc.block))?;
+            for (value, spread) in node.outputs.iter().zip(results) {
+                self.spread[value.0 as usize] = spread;
+            }
+        }
+        let is_gradient = |name: &str| {
+            self.module.funcs.iter().flat_map(|f| &f.params).any(|p| p.role == Role::Grad && p.name == name)
+        };
+        for r in &self.func.results {
+            let spread = self.of(r.value).clone();
+            if !spread.partial.is_empty() && !is_gradient(&r.name) {
+                return Err(format!("result {} is partial", r.name));
+            }
+            let cut_otherwise =
+                |before: &Spread| !agree(&Spread { partial: spread.partial, ..before.clone() }, &spread);
+            if handed.get(r.name.as_str()).is_some_and(cut_otherwise) {
+                return Err(format!("result {} is cut otherwise than what it replaces", r.name));
+            }
+            handed.insert(&r.name, spread);
+        }
+        Ok(())
+    }
+
+    fn of(&self, value: ValueId) -> &Spread {
+        &self.spread[value.0 as usize]
+    }
+
+    fn axes<'n>(&self, names: impl Iterator<Item = &'n str>) -> Checked<Axes> {
+        let axis =
+            |n: &str| self.module.mesh.axis(n).ok_or_else(|| format!("names axis {n:?}, which the mesh does not have"));
+        names.map(axis).try_fold(Axes::NONE, |all, a| Ok(all.or(Axes::one(a?))))
+    }
+
+    fn declared(&self, s: &Sharding, rank: usize) -> Checked<Spread> {
+        let dim = |d: usize| self.axes(s.dims.get(d).into_iter().flatten().map(String::as_str)).map(Some);
+        let dims = (0..rank).map(dim).collect::<Checked<_>>()?;
+        Ok(Spread { dims, partial: self.axes(s.partial.iter().map(String::as_str))?, vague: false })
+    }
+
+    /// How the results of `node` are spread.
+    fn node(&self, node: &Node) -> Checked<Vec<Spread>> {
+        if let Op::Collective(c) = &node.op {
+            return Ok(vec![self.collective(c, self.of(node.inputs[0]))?]);
+        }
+        if node.op == Op::SumSquares {
+            return Ok(vec![self.squares(node)?]);
+        }
+        let partial = self.kept(node)?;
+        if node.op == Op::Reshape {
+            return Ok(vec![self.reshaped(node.inputs[0], node.outputs[0])?]);
+        }
+        let types = |vs: &[ValueId]| vs.iter().map(|v| self.func.ty(*v).clone()).collect::<Vec<_>>();
+        let s = labels(&node.op, &types(&node.inputs), &types(&node.outputs)).ok_or("calls a function")?;
+        let mut cut: BTreeMap<char, Option<Axes>> = BTreeMap::new();
+        for (value, labels) in node.inputs.iter().zip(&s.operands) {
+            for (label, axes) in labels.iter().zip(&self.of(*value).dims) {
+                let known = cut.entry(*label).or_insert(*axes);
+                match (*known, axes) {
+                    (Some(a), Some(b)) if a != *b => return Err(format!("has dim {label} cut in two ways")),
+                    _ => *known = known.or(*axes),
+                }
+            }
+        }
+        if let Some(label) = s.whole.iter().find(|l| cut.get(l).copied().flatten().is_some_and(|a| !a.is_empty())) {
+            return Err(format!("needs all of dim {label}, which is cut"));
+        }
+        let vague = node.inputs.iter().any(|v| self.of(*v).vague);
+        let result = |labels: &Vec<char>| {
+            let gone = || cut.iter().filter(|(label, _)| !labels.contains(label));
+            let lost = gone().fold(Axes::NONE, |all, (_, axes)| all.or(axes.unwrap_or_default()));
+            if !lost.and(partial).is_empty() {
+                return Err("sums over an axis that it is partial over already".to_owned());
+            }
+            Ok(Spread {
+                dims: labels.iter().map(|l| cut.get(l).copied().flatten()).collect(),
+                partial: partial.or(lost),
+                vague: vague || gone().any(|(_, axes)| axes.is_none()),
+            })
+        };
+        s.results.iter().map(result).collect()
+    }
+
+    /// A reshape of a rank's part.
+    ///
+    /// Dims of one are not told apart by their extents as they are in the whole: a cut dim becomes the first one that as many
+    /// elements are outside of. That is where heads come from or go to, and the batch.
+    fn reshaped(&self, from: ValueId, to: ValueId) -> Checked<Spread> {
+        let (x, dims, out) = (self.of(from), &self.func.ty(from).dims, &self.func.ty(to).dims);
+        let known = x.dims.iter().any(Option::is_some) || x.dims.is_empty();
+        let mut cut = vec![known.then_some(Axes::NONE); out.len()];
+        for (i, axes) in x.dims.iter().enumerate() {
+            let Some(axes) = axes.filter(|a| !a.is_empty()) else { continue };
+            let outside: usize = dims[..i].iter().product();
+            let place = (0..out.len()).find(|j| out[..*j].iter().product::<usize>() == outside);
+            let Some(j) = place else { return Err(format!("tears dim {i} apart, which is cut")) };
+            cut[j] = Some(cut[j].unwrap_or_default().or(axes));
+        }
+        Ok(Spread { dims: cut, ..x.clone() })
+    }
+
+    /// Axes over which the results are partial because operands are.
+    fn kept(&self, node: &Node) -> Checked<Axes> {
+        let mut all = node.inputs.iter().map(|v| self.of(*v).partial);
+        match linear(&node.op) {
+            Linear::No if all.all(Axes::is_empty) => Ok(Axes::NONE),
+            Linear::No => Err("reads a partial sum".into()),
+            Linear::One => Ok(all.next().unwrap_or_default()),
+            Linear::Same => {
+                let first = all.next().unwrap_or_default();
+                if all.all(|a| a == first) { Ok(first) } else { Err("adds partial sums to other values".into()) }
+            }
+        }
+    }
+
+    fn squares(&self, node: &Node) -> Checked<Spread> {
+        let cut = |v: &ValueId| self.of(*v).dims.iter().fold(Axes::NONE, |all, d| all.or(d.unwrap_or_default()));
+        let axes: Vec<Axes> = node.inputs.iter().map(cut).collect();
+        if node.inputs.iter().any(|v| !self.of(*v).partial.is_empty()) {
+            return Err("reads a partial sum".into());
+        }
+        if axes.iter().any(|a| *a != axes[0]) {
+            return Err("adds squares of values that are cut in different ways".into());
+        }
+        Ok(Spread { partial: axes[0], ..Spread::default() })
+    }
+
+    fn collective(&self, c: &Collective, x: &Spread) -> Checked<Spread> {
+        let axes = self.axes(c.axes())?;
+        let mut out = x.clone();
+        let summed = |out: &mut Spread| {
+            if x.vague || axes.without(x.partial).is_empty() {
+                out.partial = x.partial.without(axes);
+                out.vague = false;
+                return Ok(());
+            }
+            Err(format!("sums over {} what is not partial over it", c.axes))
+        };
+        match c.kind {
+            CollectiveKind::AllReduce { reduce: ReduceKind::Sum } => summed(&mut out)?,
+            CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => {}
+            CollectiveKind::AllReduce { reduce: ReduceKind::Max } => return Err("reads a partial sum".into()),
+            CollectiveKind::AllGather { dim } => {
+                let cut = x.dims[dim].unwrap_or(axes);
+                if !axes.without(cut).is_empty() {
+                    return Err(format!("gathers dim {dim}, which {} does not cut", c.axes));
+                }
+                out.dims[dim] = Some(cut.without(axes));
+            }
+            CollectiveKind::OwnPart { dim } => {
+                let cut = x.dims[dim].unwrap_or_default();
+                if !axes.and(cut.or(x.partial)).is_empty() {
+                    return Err(format!("cuts over {} what is not whole there", c.axes));
+                }
+                out.dims[dim] = Some(cut.or(axes));
+            }
+            CollectiveKind::ReduceScatter { dim } => {
+                summed(&mut out)?;
+                out.dims[dim] = Some(axes.or(x.dims[dim].unwrap_or_default()));
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Whether two accounts of one value say the same where both say something.
+fn agree(a: &Spread, b: &Spread) -> bool {
+    let same = |(x, y): (&Option<Axes>, &Option<Axes>)| x.is_none() || y.is_none() || x == y;
+    a.partial == b.partial && a.dims.len() == b.dims.len() && a.dims.iter().zip(&b.dims).all(same)
+}

@@ -1,0 +1,183 @@
+//! Dims that are one index throughout a module, and which axis of the mesh cuts them.
+
+use super::cannot;
+use super::spread::{Axes, labels};
+use athanor_ir::{Func, Module, Op, Result, Role, TensorType, ValueId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Every dim of every value of a module, in sets of those that are one index.
+pub(super) struct Factors {
+    /// First dim of each value, by function.
+    first: Vec<Vec<usize>>,
+    parent: Vec<usize>,
+    /// Axis that cuts the factor with this root.
+    cut: HashMap<usize, usize>,
+}
+
+impl Factors {
+    /// The factors of `module`, with the axes that cut them.
+    pub(super) fn of(module: &Module) -> Result<Self> {
+        let mut count = 0;
+        let mut number = |t: &TensorType| {
+            count += t.rank();
+            count - t.rank()
+        };
+        let first: Vec<Vec<usize>> = module.funcs.iter().map(|f| f.types.iter().map(&mut number).collect()).collect();
+        let mut this = Self { first, parent: (0..count).collect(), cut: HashMap::new() };
+        let mut whole = vec![];
+        for (f, func) in module.funcs.iter().enumerate() {
+            this.join_func(f, func, &mut whole)?;
+        }
+        this.join_names(module);
+        let whole: BTreeSet<usize> = whole.into_iter().map(|d| this.root(d)).collect();
+        this.choose(module, &whole)?;
+        Ok(this)
+    }
+
+    fn root(&self, mut dim: usize) -> usize {
+        while self.parent[dim] != dim {
+            dim = self.parent[dim];
+        }
+        dim
+    }
+
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        // Every root is the first of its set, which keeps chains short for values that follow one another.
+        let (low, high) = (a.min(b), a.max(b));
+        self.parent[high] = low;
+    }
+
+    /// Joins the dims of equal labels of each node; those that an op needs whole are added to `whole`.
+    fn join_func(&mut self, f: usize, func: &Func, whole: &mut Vec<usize>) -> Result<()> {
+        let types = |vs: &[ValueId]| vs.iter().map(|v| func.ty(*v).clone()).collect::<Vec<_>>();
+        for node in &func.nodes {
+            if node.op == Op::SumSquares {
+                continue;
+            }
+            let Some(s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else {
+                return cannot(format!("@{} calls a function; cut the module before it is fused", func.name));
+            };
+            let mut seen: BTreeMap<char, usize> = BTreeMap::new();
+            let sides = node.inputs.iter().zip(&s.operands).chain(node.outputs.iter().zip(&s.results));
+            for (value, labels) in sides {
+                for (d, label) in labels.iter().enumerate() {
+                    let dim = self.first[f][value.0 as usize] + d;
+                    match seen.get(label) {
+                        Some(other) => self.join(*other, dim),
+                        None => {
+                            seen.insert(*label, dim);
+                        }
+                    }
+                }
+            }
+            whole.extend(s.whole.iter().filter_map(|l| seen.get(l)));
+        }
+        Ok(())
+    }
+
+    /// A name means one value in all functions.
+    fn join_names(&mut self, module: &Module) {
+        let mut known: HashMap<&str, (usize, ValueId)> = HashMap::new();
+        for (f, func) in module.funcs.iter().enumerate() {
+            let params = func.params.iter().map(|p| (p.name.as_str(), p.value));
+            for (name, value) in params.chain(func.results.iter().map(|r| (r.name.as_str(), r.value))) {
+                let (of, other) = *known.entry(name).or_insert((f, value));
+                let rank = func.ty(value).rank();
+                if module.funcs[of].ty(other).rank() == rank {
+                    let (a, b) = (self.first[of][other.0 as usize], self.first[f][value.0 as usize]);
+                    (0..rank).for_each(|d| self.join(a + d, b + d));
+                }
+            }
+        }
+    }
+
+    /// Decides what each axis cuts.
+    fn choose(&mut self, module: &Module, whole: &BTreeSet<usize>) -> Result<()> {
+        let mut extents: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (f, func) in module.funcs.iter().enumerate() {
+            for (value, ty) in func.types.iter().enumerate() {
+                for (d, size) in ty.dims.iter().enumerate() {
+                    extents.entry(self.root(self.first[f][value] + d)).or_default().insert(*size);
+                }
+            }
+        }
+        let roots = |this: &Self, wanted: fn(&Role) -> bool| -> BTreeSet<usize> {
+            let params =
+                module.funcs.iter().enumerate().flat_map(|(f, func)| func.params.iter().map(move |p| (f, func, p)));
+            let dims = params.filter(|(_, _, p)| wanted(&p.role)).flat_map(|(f, func, p)| {
+                let first = this.first[f][p.value.0 as usize];
+                first..first + func.ty(p.value).rank()
+            });
+            dims.map(|d| this.root(d)).collect()
+        };
+        let inputs = roots(self, |r| *r == Role::Input);
+        let divides = |root: usize, size: usize| extents[&root].iter().all(|e| e.is_multiple_of(size));
+        if let Some(dp) = module.mesh.axis("dp") {
+            let size = module.mesh.axes[dp].size;
+            for (f, func) in module.funcs.iter().enumerate() {
+                for p in func.params.iter().filter(|p| p.role == Role::Input && func.ty(p.value).rank() > 0) {
+                    let root = self.root(self.first[f][p.value.0 as usize]);
+                    if whole.contains(&root) || !divides(root, size) {
+                        return cannot(format!(
+                            "the batch of {} cannot be cut in {size}: an op needs all of it",
+                            p.name
+                        ));
+                    }
+                    self.cut.insert(root, dp);
+                }
+            }
+            if self.cut.is_empty() {
+                return cannot("axis dp has nothing to cut: no input has a batch".into());
+            }
+        }
+        if let Some(tp) = module.mesh.axis("tp") {
+            let size = module.mesh.axes[tp].size;
+            let weights = roots(self, |r| matches!(r, Role::Weight { .. }));
+            let beside = self.beside(module);
+            let able = |r: &&usize| !whole.contains(r) && divides(**r, size);
+            for root in weights.difference(&inputs).filter(able).copied().collect::<Vec<_>>() {
+                // Two factors of one op that one axis cuts would leave a rank without most pairs of their indices.
+                let free = beside.get(&root).is_none_or(|other| other.iter().all(|o| self.cut.get(o) != Some(&tp)));
+                if free {
+                    self.cut.insert(root, tp);
+                }
+            }
+            if !self.cut.values().any(|axis| *axis == tp) {
+                return cannot(format!(
+                    "axis tp of {size} has nothing to cut: no heads and no inner width that it divides"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The factors that some op has beside each factor.
+    fn beside(&self, module: &Module) -> HashMap<usize, BTreeSet<usize>> {
+        let mut out: HashMap<usize, BTreeSet<usize>> = HashMap::new();
+        for (f, func) in module.funcs.iter().enumerate() {
+            for node in func.nodes.iter().filter(|n| n.op != Op::SumSquares) {
+                let dims = node.inputs.iter().chain(&node.outputs).flat_map(|v| {
+                    let first = self.first[f][v.0 as usize];
+                    first..first + func.ty(*v).rank()
+                });
+                let roots: BTreeSet<usize> = dims.map(|d| self.root(d)).collect();
+                for root in &roots {
+                    out.entry(*root).or_default().extend(roots.iter().filter(|r| *r != root));
+                }
+            }
+        }
+        out
+    }
+
+    /// Axis that cuts dim `dim` of `value` of function `f`.
+    pub(super) fn axis(&self, f: usize, value: ValueId, dim: usize) -> Option<usize> {
+        self.cut.get(&self.root(self.first[f][value.0 as usize] + dim)).copied()
+    }
+
+    /// Axes that cut dims of `value`.
+    pub(super) fn axes(&self, f: usize, func: &Func, value: ValueId) -> Axes {
+        let cut = (0..func.ty(value).rank()).filter_map(|d| self.axis(f, value, d));
+        cut.fold(Axes::NONE, |all, a| all.or(Axes::one(a)))
+    }
+}

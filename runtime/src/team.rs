@@ -1,0 +1,129 @@
+//! This rank among the ranks of a run: what they decide together, and how values that are spread over them come together.
+
+use athanor_backends::comm::{Communicator, Engine};
+use athanor_backends::cpu::device::{CpuDevice, Groups};
+use athanor_ir::op::ReduceKind;
+use athanor_ir::plan::{Action, Plan};
+use athanor_ir::{DType, Mesh, Op, Result};
+use std::collections::HashMap;
+
+/// One rank of a run.
+#[derive(Default)]
+pub struct Team {
+    rank: usize,
+    mesh: Mesh,
+    /// All ranks; `None` if there is one.
+    world: Option<Box<dyn Communicator>>,
+}
+
+impl std::fmt::Debug for Team {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Team").field("rank", &self.rank).field("mesh", &self.mesh).finish_non_exhaustive()
+    }
+}
+
+/// Contents of the buffers of which each rank has a part, by index, whole.
+#[derive(Debug, Default)]
+pub struct Gathered(HashMap<usize, Vec<u8>>);
+
+impl Gathered {
+    /// Bytes of buffer `index`, if it was gathered.
+    pub fn bytes(&self, index: usize) -> Option<&[u8]> {
+        self.0.get(&index).map(Vec::as_slice)
+    }
+}
+
+impl Team {
+    /// The rank that `engine` stands for among those of `plan`'s mesh, with its groups for the collective operations of the
+    /// plan. All ranks call it.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn of(engine: &dyn Engine, plan: &Plan) -> Result<(Self, Groups)> {
+        let (rank, mesh) = (engine.rank(), plan.mesh.clone());
+        let all: Vec<usize> = (0..mesh.ranks()).collect();
+        let world = engine.group(&all)?;
+        let mut groups: Groups = vec![];
+        let steps = plan.stages.iter().flat_map(|s| &s.programs).flat_map(|p| &p.steps);
+        for step in steps {
+            if let Action::Op(Op::Collective(c)) = &step.action
+                && groups.iter().all(|(axes, _)| *axes != c.axes)
+            {
+                let members = mesh.group(&c.axes().collect::<Vec<_>>(), rank);
+                groups.push((c.axes.clone(), engine.group(&members)?));
+            }
+        }
+        Ok((Self { rank, mesh, world: Some(world) }, groups))
+    }
+
+    /// Own rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Whether this rank speaks for all: it logs and saves.
+    pub fn leads(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// The mesh of all ranks.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Whether `own` is true on any rank.
+    ///
+    /// # Errors
+    /// If another rank has left.
+    pub fn any(&mut self, own: bool) -> Result<bool> {
+        let Some(world) = &mut self.world else { return Ok(own) };
+        let mut flag = i32::from(own).to_ne_bytes();
+        world.all_reduce(ReduceKind::Max, DType::I32, &mut flag)?;
+        Ok(i32::from_ne_bytes(flag) != 0)
+    }
+
+    /// Returns when all ranks have come here.
+    ///
+    /// # Errors
+    /// If another rank has left.
+    pub fn barrier(&mut self) -> Result<()> {
+        self.world.as_mut().map_or(Ok(()), |w| w.barrier())
+    }
+
+    /// Brings the buffers that `wanted` accepts and of which ranks have parts together on the rank that leads. All ranks call
+    /// it; the others get nothing.
+    ///
+    /// # Errors
+    /// If another rank has left.
+    pub fn gather(&mut self, device: &CpuDevice, wanted: impl Fn(usize) -> bool) -> Result<Gathered> {
+        let mut out = Gathered::default();
+        let Some(world) = &mut self.world else { return Ok(out) };
+        for (i, b) in device.stage().buffers.iter().enumerate().filter(|(i, b)| b.sharding.is_cut() && wanted(*i)) {
+            let axes: Vec<&str> = b.sharding.cutting().collect();
+            let members = self.mesh.group(&axes, 0);
+            let own = device.bytes(i);
+            if self.rank != 0 {
+                if members.contains(&self.rank) {
+                    world.send(0, own)?;
+                }
+                continue;
+            }
+            let size = b.dtype.bytes();
+            let mut whole = vec![0; own.len() * members.len()];
+            let mut part = vec![0; own.len()];
+            for m in members {
+                if m == 0 {
+                    part.copy_from_slice(own);
+                } else {
+                    world.receive(m, &mut part)?;
+                }
+                for run in b.slice(&self.mesh, m).runs() {
+                    let (from, to) = (run.local * size, run.global * size);
+                    whole[to..to + run.len * size].copy_from_slice(&part[from..from + run.len * size]);
+                }
+            }
+            out.0.insert(i, whole);
+        }
+        Ok(out)
+    }
+}

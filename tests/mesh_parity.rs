@@ -1,0 +1,249 @@
+//! The same configuration gives the same numbers on any mesh: losses, gradient norms, saved weights, resumed runs; and a rank
+//! that fails ends all.
+
+mod support;
+
+use athanor_backends::cpu::features;
+use athanor_frontend::config::load;
+use athanor_frontend::{model, run};
+use athanor_ir::plan::BufferRole;
+use athanor_ir::run::RunSpec;
+use athanor_ir::{Code, Diagnostic, Plan, Result};
+use athanor_passes::codegen::llvm::build_shared_object;
+use athanor_passes::compile::{OptLevel, pipeline};
+use athanor_passes::plan::{PlanOptions, build};
+use athanor_runtime::checkpoint::Resume;
+use athanor_runtime::metrics::json::Line;
+use athanor_runtime::source::{Batch, BatchSource, DataSource, Share};
+use athanor_runtime::trainer::{Opened, TrainOptions, train_with};
+use std::path::{Path, PathBuf};
+use support::{apply, relative_error, tensors};
+
+/// Sequences of a step in every run here.
+const GLOBAL: usize = 4;
+
+/// Overrides of a configuration.
+type Changes<'a> = &'a [(&'a str, &'a str)];
+
+/// A plan of w1-tiny on a mesh, with its kernels.
+struct Compiled {
+    plan: Plan,
+    dir: tempfile::TempDir,
+}
+
+/// `dp` replicas of `tp` ranks, `micro` micro-batches in a step.
+fn compile([dp, tp, micro]: [usize; 3], opt: OptLevel, changes: Changes<'_>) -> Compiled {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |n: usize| n.to_string();
+    let mut all = vec![
+        ("runner_config.batch_size".to_owned(), text(GLOBAL / dp / micro)),
+        ("runner_config.gradient_accumulation_steps".into(), text(micro)),
+        ("use_parallel".into(), "True".into()),
+        ("parallel_config.data_parallel".into(), text(dp)),
+        ("parallel_config.model_parallel".into(), text(tp)),
+        ("output_dir".into(), dir.path().join("output").to_string_lossy().into_owned()),
+    ];
+    all.extend(changes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+    let loaded = load(Path::new("examples/w1_tiny.yaml"), &all);
+    let config = loaded.config.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
+    let run = run::spec(&config).unwrap_or_else(|e| panic!("{e}"));
+    let module = model::build(&config, run, false).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(module.mesh.ranks(), dp * tp);
+    let module = apply(&module, &pipeline(&module, opt, true, 4));
+    let (level, reference) = (features::detect(), opt == OptLevel::O0);
+    let options = PlanOptions { threads: 1, level, config_hash: String::new(), reference };
+    let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
+    if !compiled.texts.is_empty() {
+        build_shared_object(&compiled.texts, level, &dir.path().join("kernels.so")).unwrap_or_else(|e| panic!("{e}"));
+    }
+    Compiled { plan: compiled.plan, dir }
+}
+
+fn open_data(run: &RunSpec, start: u64, share: Share) -> Result<Opened> {
+    Ok((Box::new(DataSource::open(run, start, share)?), vec![]))
+}
+
+impl Compiled {
+    fn kernels(&self) -> Option<PathBuf> {
+        Some(self.dir.path().join("kernels.so"))
+    }
+
+    /// Trains `steps` steps in all; what each of those run here said.
+    fn train(&self, steps: u64, resume: Resume) -> Vec<Line> {
+        let metrics = self.dir.path().join("metrics.jsonl");
+        let _ = std::fs::remove_file(&metrics);
+        let options = TrainOptions {
+            metrics_json: Some(metrics.clone()),
+            resume,
+            steps: Some(steps),
+            quiet: true,
+            library: false,
+            signals: false,
+            ..TrainOptions::default()
+        };
+        train_with(self.plan.clone(), self.kernels(), &options, open_data).unwrap_or_else(|e| panic!("{e}"));
+        let text = std::fs::read_to_string(metrics).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    /// Directory of the checkpoint after `step` steps.
+    fn saved(&self, step: u64) -> PathBuf {
+        self.dir.path().join(format!("output/checkpoint/iteration_{step:08}"))
+    }
+}
+
+fn agree(what: &str, got: &[Line], want: &[Line]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (g, w) in got.iter().zip(want) {
+        assert_eq!((g.step, g.consumed_samples, g.lr), (w.step, w.consumed_samples, w.lr), "{what}");
+        for (name, g, w, most) in [("loss", g.loss, w.loss, 1e-5), ("norm", g.grad_norm, w.grad_norm, 1e-4)] {
+            let off = (g / w - 1.0).abs();
+            assert!(off <= most, "{what}, step {}: {name} {g} is {off:.1e} off {w}", got[0].step);
+        }
+    }
+}
+
+const MESHES: [[usize; 2]; 4] = [[2, 1], [1, 2], [2, 2], [4, 1]];
+
+fn parity(opt: OptLevel, micro: usize, changes: Changes<'_>, meshes: &[[usize; 2]]) {
+    let serial = compile([1, 1, micro], opt, changes).train(6, Resume::No);
+    for [dp, tp] in meshes {
+        let got = compile([*dp, *tp, micro], opt, changes).train(6, Resume::No);
+        agree(&format!("dp {dp}, tp {tp}, {micro} micro-batches, {changes:?}"), &got, &serial);
+    }
+}
+
+#[test]
+fn reference_ops_on_a_mesh_follow_one_device() {
+    parity(OptLevel::O0, 1, &[], &MESHES);
+}
+
+#[test]
+fn fused_kernels_on_a_mesh_follow_one_device() {
+    parity(OptLevel::O1, 1, &[], &MESHES);
+}
+
+#[test]
+fn gradients_are_summed_over_micro_batches_and_ranks() {
+    for opt in [OptLevel::O0, OptLevel::O1] {
+        parity(opt, 2, &[], &[[2, 1], [2, 2]]);
+    }
+}
+
+#[test]
+fn losses_per_token_are_over_the_tokens_of_all_ranks() {
+    let per_token = ("model.model_config.calculate_per_token_loss", "True");
+    parity(OptLevel::O1, 2, &[per_token], &[[2, 2]]);
+}
+
+/// New weights are those of one device, whatever part of them a rank draws.
+#[test]
+fn a_mesh_starts_from_the_same_weights() {
+    parity(OptLevel::O1, 1, &[("load_checkpoint", "")], &[[2, 2]]);
+}
+
+#[test]
+fn models_with_other_blocks_follow_one_device() {
+    let new = ("load_checkpoint", "");
+    let variants: [Changes<'_>; 2] = [
+        &[new, ("model.model_config.tie_word_embeddings", "True")],
+        &[new, ("model.model_config.qk_layernorm", "True"), ("model.model_config.add_qkv_bias", "True")],
+    ];
+    for changes in variants {
+        parity(OptLevel::O0, 1, changes, &[[2, 2]]);
+    }
+}
+
+#[test]
+fn every_optimizer_follows_one_device() {
+    let kinds: [Changes<'_>; 5] = [
+        &[("optimizer.type", "Adam")],
+        &[("optimizer.type", "Lamb")],
+        &[("optimizer.type", "Came"), ("optimizer.eps", "[1.e-30, 1.e-3, 1.e-16]")],
+        &[("optimizer.type", "SGD"), ("optimizer.momentum", "0.9")],
+        &[("optimizer.type", "PmaAdamW"), ("optimizer.fused_num", "2"), ("optimizer.interleave_step", "2")],
+    ];
+    for kind in kinds {
+        parity(OptLevel::O0, 1, kind, &[[2, 2]]);
+    }
+}
+
+#[test]
+fn a_scaled_loss_follows_one_device() {
+    let scale = ("runner_wrapper.scale_sense", "1024.0");
+    let clip = ("runner_wrapper.use_clip_grad", "True");
+    parity(OptLevel::O1, 2, &[scale, clip], &[[2, 2]]);
+}
+
+const SHARED: [(&str, &str); 2] = [
+    ("parallel.enable_parallel_optimizer", "True"),
+    ("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"),
+];
+
+#[test]
+fn replicas_that_share_the_optimizer_follow_one_device() {
+    parity(OptLevel::O0, 1, &SHARED, &[[2, 1], [4, 1]]);
+    parity(OptLevel::O1, 1, &SHARED, &[[2, 2]]);
+    let moments = |changes: Changes<'_>| -> usize {
+        let compiled = compile([2, 1, 1], OptLevel::O1, changes);
+        let buffers = compiled.plan.stages[0].buffers.iter();
+        buffers.filter(|b| b.role == BufferRole::Moment).map(|b| b.bytes).sum()
+    };
+    let (shared, whole) = (moments(&SHARED), moments(&[]));
+    assert!(shared * 2 < whole + whole / 50, "{shared} of {whole} bytes");
+}
+
+const SAVES: (&str, &str) = ("callbacks", "[{type: CheckpointMonitor, save_checkpoint_steps: 3}]");
+
+#[test]
+fn saved_files_are_those_of_one_device_and_are_taken_up_on_any_mesh() {
+    let serial = compile([1, 1, 1], OptLevel::O1, &[SAVES]);
+    let straight = serial.train(6, Resume::No);
+    let mesh = compile([2, 2, 1], OptLevel::O1, &[&SHARED[..], &[SAVES]].concat());
+    mesh.train(3, Resume::No);
+    let (ours, theirs) = (mesh.saved(3), serial.saved(3));
+    let files = |dir: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files(&ours), files(&theirs));
+    for file in files(&ours).iter().map(|f| Path::new(f)).filter(|f| f.extension().is_some_and(|e| e == "safetensors"))
+    {
+        let (a, b) = (tensors(&ours.join(file)), tensors(&theirs.join(file)));
+        assert_eq!(a.len(), b.len());
+        for (name, t) in &b {
+            assert_eq!(a[name].ty, t.ty, "{name}");
+            let off = relative_error(&a[name].to_f64(), &t.to_f64());
+            assert!(off < 1e-4, "{name} is {off:.1e} off");
+        }
+    }
+    agree("on the mesh from one device", &mesh.train(6, Resume::From(theirs)), &straight[3..]);
+    agree("on one device from the mesh", &serial.train(6, Resume::From(ours)), &straight[3..]);
+}
+
+const SPOILED: Code = Code { id: "T0001", title: "the data is spoiled", explain: "" };
+
+/// Batches that end with an error at step 2.
+struct Spoiled(DataSource);
+
+impl BatchSource for Spoiled {
+    fn next(&mut self, step: u64, micro: usize) -> Result<Batch> {
+        if step == 2 { Diagnostic::error(&SPOILED, "rank 1 cannot read").err() } else { self.0.next(step, micro) }
+    }
+}
+
+#[test]
+fn a_rank_that_fails_ends_all_with_its_own_error() {
+    let compiled = compile([2, 1, 1], OptLevel::O0, &[]);
+    let options = TrainOptions { quiet: true, signals: false, steps: Some(6), ..TrainOptions::default() };
+    let e = train_with(compiled.plan.clone(), compiled.kernels(), &options, |run, start, share| {
+        let source = DataSource::open(run, start, share)?;
+        Ok((
+            if share.index == 1 { Box::new(Spoiled(source)) as Box<dyn BatchSource> } else { Box::new(source) },
+            vec![],
+        ))
+    })
+    .unwrap_err();
+    assert_eq!((e.code.id, e.message.as_str()), ("T0001", "rank 1 cannot read"));
+}
