@@ -29,7 +29,7 @@ fn no_example_draws_a_diagnostic() {
 #[test]
 fn the_quickstart_takes_as_many_steps_as_it_says() {
     let config = read("examples/quickstart.yaml");
-    assert_eq!(config.global_batch_size(1), 8);
+    assert_eq!(config.global_batch_size(), 8);
     let config::DataLoader::Megatron(data) = &config.dataset.loader else { panic!("not a Megatron data set") };
     assert_eq!(data.sizes.value[0], 350 * 8);
 }

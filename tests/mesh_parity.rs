@@ -64,8 +64,8 @@ fn open_data(run: &RunSpec, start: u64, share: Share) -> Result<Opened> {
 }
 
 impl Compiled {
-    fn kernels(&self) -> Option<PathBuf> {
-        Some(self.dir.path().join("kernels.so"))
+    fn kernels(&self) -> PathBuf {
+        self.dir.path().join("kernels.so")
     }
 
     /// Trains `steps` steps in all; what each of those run here said.
@@ -81,7 +81,7 @@ impl Compiled {
             signals: false,
             ..TrainOptions::default()
         };
-        train_with(self.plan.clone(), self.kernels(), &options, open_data).unwrap_or_else(|e| panic!("{e}"));
+        train_with(self.plan.clone(), Some(self.kernels()), &options, open_data).unwrap_or_else(|e| panic!("{e}"));
         let text = std::fs::read_to_string(metrics).unwrap();
         text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     }
@@ -208,8 +208,7 @@ fn saved_files_are_those_of_one_device_and_are_taken_up_on_any_mesh() {
         names
     };
     assert_eq!(files(&ours), files(&theirs));
-    for file in files(&ours).iter().map(|f| Path::new(f)).filter(|f| f.extension().is_some_and(|e| e == "safetensors"))
-    {
+    for file in files(&ours).iter().map(Path::new).filter(|f| f.extension().is_some_and(|e| e == "safetensors")) {
         let (a, b) = (tensors(&ours.join(file)), tensors(&theirs.join(file)));
         assert_eq!(a.len(), b.len());
         for (name, t) in &b {
@@ -237,7 +236,7 @@ impl BatchSource for Spoiled {
 fn a_rank_that_fails_ends_all_with_its_own_error() {
     let compiled = compile([2, 1, 1], OptLevel::O0, &[]);
     let options = TrainOptions { quiet: true, signals: false, steps: Some(6), ..TrainOptions::default() };
-    let e = train_with(compiled.plan.clone(), compiled.kernels(), &options, |run, start, share| {
+    let e = train_with(compiled.plan.clone(), Some(compiled.kernels()), &options, |run, start, share| {
         let source = DataSource::open(run, start, share)?;
         Ok((
             if share.index == 1 { Box::new(Spoiled(source)) as Box<dyn BatchSource> } else { Box::new(source) },

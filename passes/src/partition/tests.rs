@@ -136,6 +136,9 @@ fn repeat(f: &mut Func, n: usize) {
     f.nodes.insert(n + 1, again);
 }
 
+/// What is done to a sum, and how.
+type Mutation = (&'static str, fn(&mut Func, usize));
+
 fn over_another_axis(f: &mut Func, n: usize) {
     if let Op::Collective(c) = &mut f.nodes[n].op {
         c.axes = if c.axes == "tp" { "dp" } else { "tp" }.into();
@@ -149,7 +152,7 @@ fn every_sum_is_needed_and_none_may_be_taken_twice() {
         let mut changed = 0;
         for (f, func) in m.funcs.iter().enumerate() {
             for n in (0..func.nodes.len()).filter(|n| matches!(func.nodes[*n].op, Op::Collective(_))) {
-                let ways: [(&str, fn(&mut Func, usize)); 3] =
+                let ways: [Mutation; 3] =
                     [("left out", bypass), ("twice", repeat), ("over another axis", over_another_axis)];
                 for (what, change) in ways {
                     let e = check(&mutated(&m, f, n, change));

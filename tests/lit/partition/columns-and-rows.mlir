@@ -5,9 +5,9 @@
 // anything but a sum of partial values reads it. The batch is cut over dp.
 // CHECK: nn.mesh = {{\[\[}}"dp", 2], ["tp", 4]]
 // CHECK-LABEL: func.func @forward(
-// CHECK-SAME: tensor<3x8xf32> {nn.cut = {{\[\[}}"dp"], []], nn.name = "x", nn.role = "input"}
-// CHECK-SAME: tensor<4x8xf32> {nn.cut = {{\[\[}}"tp"], []], nn.decay = true
-// CHECK-SAME: tensor<8x4xf32> {nn.cut = {{\[\[}}], ["tp"]], nn.decay = true
+// CHECK: tensor<3x8xf32> {nn.cut = {{\[\[}}"dp"], []], nn.name = "x", nn.role = "input"}
+// CHECK: tensor<4x8xf32> {nn.cut = {{\[\[}}"tp"], []], nn.decay = true
+// CHECK: tensor<8x4xf32> {nn.cut = {{\[\[}}], ["tp"]], nn.decay = true
 // CHECK: %[[UP:.*]] = "nn.einsum"(%{{.*}}, %{{.*}}) {spec = "bh,kh->bk"} : (tensor<3x8xf32>, tensor<4x8xf32>) -> tensor<3x4xf32>
 // CHECK: %[[ACT:.*]] = "nn.silu"(%[[UP]]) : (tensor<3x4xf32>) -> tensor<3x4xf32>
 // CHECK: %[[PART:.*]] = "nn.einsum"(%[[ACT]], %{{.*}}) {spec = "bk,hk->bh"}
