@@ -170,7 +170,8 @@ def contestants(work, dtype, args, cpus):
     found = {}
     if args.with_athanor:
         found["athanor"] = lambda: athanor(work, dtype, args, cpus)
-    for name, how in work.torch.items() if args.with_torch else []:
+    ways = {name: how for name, how in work.torch.items() if not args.ways or name.removeprefix("torch").strip(" .") in args.ways}
+    for name, how in ways.items() if args.with_torch else []:
         if dtype == "bf16" and not has_bf16():
             found[f"{name} f32"] = lambda how=how: torch(work, "f32", how, args, cpus)
             continue
@@ -231,6 +232,7 @@ def main():
     args.add_argument("--warmup", type=int, default=2, help="steps at the start of a run that are not counted")
     args.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     args.add_argument("--only", choices=["f32", "bf16"])
+    args.add_argument("--ways", nargs="*", help="of PyTorch, only these: eager, compile, loop, sorted, grouped")
     args.add_argument("--no-athanor", dest="with_athanor", action="store_false")
     args.add_argument("--no-torch", dest="with_torch", action="store_false")
     args.add_argument("--no-tcmalloc", dest="tcmalloc", action="store_false")
