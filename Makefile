@@ -18,7 +18,7 @@ build: setup ## build the athanor command (release)
 runner: setup ## build the small runner, which has no LLVM in it
 	cargo build --release --no-default-features
 
-demo: build ## train the quickstart on real text, about two minutes of training on two cores
+demo: build ## train the quickstart on real text, two to three minutes of training on two cores
 	@scripts/demo.sh
 
 test: setup ## all tests but the long ones

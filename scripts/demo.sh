@@ -19,7 +19,7 @@ show data train-tokenizer --input 'examples/data/*.txt' --vocab-size 4096 --outp
 title 'The data set: one document a paragraph, as .bin and .idx'
 show data build --input 'examples/data/*.txt' --vocab-file "$out/tokenizer.json" --output-prefix "$out/data/novels" --append-eod --workers 2
 
-title 'Training: 280 steps, about two minutes on two cores'
+title 'Training: 200 steps, two to three minutes on two cores'
 show train examples/quickstart.yaml --metrics-json "$out/metrics.jsonl" --plot "$out/loss.svg"
 
 # transformers finds the tokenizer beside the weights

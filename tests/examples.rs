@@ -31,5 +31,5 @@ fn the_quickstart_takes_as_many_steps_as_it_says() {
     let config = read("examples/quickstart.yaml");
     assert_eq!(config.global_batch_size(), 8);
     let config::DataLoader::Megatron(data) = &config.dataset.loader else { panic!("not a Megatron data set") };
-    assert_eq!(data.sizes.value[0], 280 * 8);
+    assert_eq!(data.sizes.value[0], 200 * 8);
 }
