@@ -188,20 +188,24 @@ impl Func {
         uses
     }
 
-    /// The same function without nodes whose results nobody needs.
-    #[must_use]
-    pub fn without_dead_nodes(&self) -> Self {
+    /// Whether each node is needed for one of the values `wanted`.
+    pub fn needed_for(&self, wanted: impl IntoIterator<Item = ValueId>) -> Vec<bool> {
         let mut live = vec![false; self.types.len()];
-        for r in &self.results {
-            live[r.value.0 as usize] = true;
-        }
-        let mut keep = vec![false; self.nodes.len()];
+        wanted.into_iter().for_each(|v| live[v.0 as usize] = true);
+        let mut needed = vec![false; self.nodes.len()];
         for (i, node) in self.nodes.iter().enumerate().rev() {
             if node.outputs.iter().any(|o| live[o.0 as usize]) {
-                keep[i] = true;
+                needed[i] = true;
                 node.inputs.iter().for_each(|v| live[v.0 as usize] = true);
             }
         }
+        needed
+    }
+
+    /// The same function without nodes whose results nobody needs.
+    #[must_use]
+    pub fn without_dead_nodes(&self) -> Self {
+        let keep = self.needed_for(self.results.iter().map(|r| r.value));
         let mut out = self.clone();
         let mut kept = keep.iter();
         out.nodes.retain(|_| *kept.next().unwrap_or(&true));

@@ -64,7 +64,12 @@ impl Recompute {
     /// Whether operator `path` of `layer` is chosen, as one of them or with the whole layer.
     pub fn has(&self, layer: &str, path: &str) -> bool {
         let chosen = self.layers.iter().any(|l| l == layer) || self.operators.iter().any(|o| o.has(layer, path));
-        chosen && !self.keep.iter().any(|o| o.has(layer, path))
+        chosen && !self.keeps(layer, path)
+    }
+
+    /// Whether operator `path` of `layer` is kept whatever the rest says.
+    pub fn keeps(&self, layer: &str, path: &str) -> bool {
+        self.keep.iter().any(|o| o.has(layer, path))
     }
 }
 

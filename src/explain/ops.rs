@@ -130,6 +130,7 @@ fn letters(name: &str) -> Option<String> {
 /// An op of this name with ranks of operands and results.
 fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
     let one = op::F64(1.0);
+    let collective = |kind| (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2]);
     if let Some(u) = op::Unary::ALL.into_iter().find(|u| u.name() == name) {
         return Some((Op::Unary(u), vec![3], vec![3]));
     }
@@ -173,22 +174,10 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "combine" => (Op::Combine, vec![2, 2, 2], vec![2]),
         "combine_dot" => (Op::CombineDot, vec![2, 2, 2], vec![2]),
         "grouped_einsum" => (Op::GroupedEinsum { spec: "rk,enk->rn".into() }, vec![2, 3, 1], vec![2]),
-        "all_reduce" => {
-            let kind = CollectiveKind::AllReduce { reduce: op::ReduceKind::Sum };
-            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
-        }
-        "all_gather" => {
-            let kind = CollectiveKind::AllGather { dim: 0 };
-            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
-        }
-        "reduce_scatter" => {
-            let kind = CollectiveKind::ReduceScatter { dim: 0 };
-            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
-        }
-        "own_part" => {
-            let kind = CollectiveKind::OwnPart { dim: 0 };
-            (Op::Collective(Collective { kind, axes: "tp".into(), ranks: 2 }), vec![2], vec![2])
-        }
+        "all_reduce" => collective(CollectiveKind::AllReduce { reduce: op::ReduceKind::Sum }),
+        "all_gather" => collective(CollectiveKind::AllGather { dim: 0 }),
+        "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: 0 }),
+        "own_part" => collective(CollectiveKind::OwnPart { dim: 0 }),
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
         "adam_w" => {
             let op = Op::AdamW { beta1: one, beta2: one, eps: one, decay: one };

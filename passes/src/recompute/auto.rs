@@ -72,15 +72,8 @@ fn mebibytes(n: u64) -> String {
 
 /// Everything that can be computed again, the cheapest for its size first.
 fn candidates(program: &Program<'_>) -> Vec<Candidate> {
-    let possible = within_layers(program, |layer, path| {
-        !program
-            .module
-            .run
-            .recompute
-            .keep
-            .iter()
-            .any(|o| o.layers.iter().any(|l| l == layer) && o.paths.iter().any(|p| p == path))
-    });
+    let choice = &program.module.run.recompute;
+    let possible = within_layers(program, |layer, path| !choice.keeps(layer, path));
     let mut found: Vec<Candidate> = (0..possible.len())
         .filter(|v| possible[*v] && program.kept[*v])
         .filter_map(|v| candidate(program, &possible, ValueId(v as u32)))

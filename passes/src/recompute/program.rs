@@ -120,18 +120,7 @@ impl<'a> Program<'a> {
 
 /// Nodes that a result other than a gradient needs.
 fn forward(func: &Func) -> Vec<bool> {
-    let mut needed = vec![false; func.types.len()];
-    for r in func.results.iter().filter(|r| !r.name.starts_with("grad.")) {
-        needed[r.value.0 as usize] = true;
-    }
-    let mut forward = vec![false; func.nodes.len()];
-    for (i, node) in func.nodes.iter().enumerate().rev() {
-        if node.outputs.iter().any(|o| needed[o.0 as usize]) {
-            forward[i] = true;
-            node.inputs.iter().for_each(|v| needed[v.0 as usize] = true);
-        }
-    }
-    forward
+    func.needed_for(func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value))
 }
 
 /// Floating-point operations of a node of `func` that is no call.

@@ -87,7 +87,8 @@ pub fn directory(path: &Path) -> Result<PathBuf> {
     if path.join(COMMON).is_file() { Ok(path.to_path_buf()) } else { latest(path) }
 }
 
-/// Fills weights and moments, as rank `rank` holds them, from iteration directory `dir`; the state of the run, whose steps have `batch` sequences now.
+/// Fills weights and moments, as rank `rank` holds them, from iteration directory `dir`; the state of the run, whose steps
+/// have `batch` sequences now.
 ///
 /// With another batch size than before, steps are counted anew from the samples consumed, as MindFormers does.
 ///

@@ -135,13 +135,7 @@ impl Work for Messages<'_> {
                 moved = true;
             }
         }
-        Ok(if self.all.iter().all(Message::done) {
-            Step::Done
-        } else if moved {
-            Step::Moved
-        } else {
-            Step::Stuck
-        })
+        Ok(Step::of(self.all.iter().all(Message::done), moved))
     }
 
     fn absent(&self) -> Vec<usize> {

@@ -57,13 +57,7 @@ impl Work for Met<'_> {
                 open |= !over;
             }
         }
-        Ok(if !open {
-            Step::Done
-        } else if moved {
-            Step::Moved
-        } else {
-            Step::Stuck
-        })
+        Ok(Step::of(!open, moved))
     }
 
     fn absent(&self) -> Vec<usize> {

@@ -71,6 +71,17 @@ pub(super) enum Step {
     Stuck,
 }
 
+impl Step {
+    /// Of work that is over or not, and of which something has moved or not.
+    pub fn of(done: bool, moved: bool) -> Self {
+        match (done, moved) {
+            (true, _) => Self::Done,
+            (false, true) => Self::Moved,
+            (false, false) => Self::Stuck,
+        }
+    }
+}
+
 /// Something to wait for.
 pub(super) trait Work {
     /// Goes as far as it can without waiting.
