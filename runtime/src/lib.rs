@@ -7,7 +7,6 @@ pub mod codes;
 pub mod data;
 pub mod executor;
 pub mod init;
-pub mod launch;
 pub mod loss_scale;
 pub mod metrics;
 mod partial;
