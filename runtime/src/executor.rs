@@ -180,6 +180,7 @@ impl Executor {
     pub fn step(&mut self, step: u64, source: &mut dyn BatchSource) -> Result<StepOutput> {
         let plan = Arc::clone(self.device.plan());
         let run = &plan.run;
+        self.team.begin(step + 1);
         let scaling = self.scaler.now();
         self.put("loss_scale", scaling.loss_scale);
         let (mut sum, mut tokens) = (0.0, 0.0);
