@@ -8,7 +8,7 @@ use crate::source::{Batch, BatchSource};
 use crate::team::{Gathered, Team};
 use athanor_backends::comm::Engine;
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
-use athanor_ir::plan::{Buffer, BufferRole, Plan};
+use athanor_ir::plan::{Buffer, BufferRole, CPU, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Diagnostic, Result};
 use std::collections::HashMap;
@@ -62,8 +62,8 @@ impl Executor {
     /// # Errors
     /// [`NOT_TRAINABLE`], and what [`CpuDevice::in_groups`] reports.
     pub fn new(plan: Arc<Plan>, options: &DeviceOptions, engine: Option<&dyn Engine>) -> Result<Self> {
-        if plan.target.device != "cpu" {
-            return not_trainable(format!("the plan is for device `{}`, not `cpu`", plan.target.device));
+        if plan.target.device != CPU {
+            return not_trainable(format!("the plan is for device `{}`, not `{CPU}`", plan.target.device));
         }
         if plan.stages.len() != 1 {
             return not_trainable(format!("the plan has {} stages; this runner executes one", plan.stages.len()));

@@ -102,6 +102,8 @@ pub struct Config {
     pub parallel: Parallel,
     /// `recompute_config`.
     pub recompute: RecomputeConfig,
+    /// `swap_config.swap`: activations are kept on the host.
+    pub swap: Spanned<bool>,
     /// `context`.
     pub context: Context,
     /// `callbacks`.
@@ -211,7 +213,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
     let parallel_config = parallel_config::read(top.section("parallel_config"));
     let parallel = parallel::read(top.section("parallel"));
     let recompute = recompute::read(top.section("recompute_config"), generation == Generation::G2);
-    recompute::read_swap(top.section("swap_config"));
+    let swap = recompute::read_swap(top.section("swap_config"));
     let context = context::read(top.section("context"));
     let callbacks = callbacks::read(report, &mut top);
     for idle in ["monitor_config", "tensorboard"] {
@@ -234,6 +236,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
         parallel_config,
         parallel,
         recompute,
+        swap,
         context,
         callbacks,
     };

@@ -16,7 +16,7 @@ use athanor_ir::diag::Result;
 use athanor_ir::func::{Func, ValueId};
 use athanor_ir::module::Module;
 use athanor_ir::op::Op;
-use athanor_ir::plan::{Action, Buffer, BufferRole, Kernel, Plan, Program, Stage, Step, Target, VERSION};
+use athanor_ir::plan::{Action, Buffer, BufferRole, CPU, Kernel, Plan, Program, SIM, Stage, Step, Target, VERSION};
 use athanor_ir::sharding::Sharding;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::types::{DType, TensorType};
@@ -43,6 +43,15 @@ pub struct Compiled {
     pub plan: Plan,
     /// MLIR of each generated kernel.
     pub texts: Vec<KernelText>,
+}
+
+impl Compiled {
+    /// The plan to look at, prove and price: everything but machine code.
+    #[must_use]
+    pub fn simulated(self) -> Self {
+        let target = Target { device: SIM.into(), ..self.plan.target };
+        Self { plan: Plan { target, ..self.plan }, texts: vec![] }
+    }
 }
 
 /// Kernels of the plan by what they compute, so that equal work is generated once.
@@ -158,7 +167,7 @@ pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
         config_hash: options.config_hash.clone(),
         compiler: concat!("athanor ", env!("CARGO_PKG_VERSION")).to_owned(),
         model: module.name.clone(),
-        target: Target { device: "cpu".into(), cpu: options.level, threads: options.threads },
+        target: Target { device: CPU.into(), cpu: options.level, threads: options.threads },
         mesh: module.mesh.clone(),
         stages: vec![stage],
         kernels: kernels.kernels,
