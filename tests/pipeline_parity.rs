@@ -105,25 +105,109 @@ fn agree(what: &str, got: &[Line], want: &[Line]) {
 
 const STEPS: u64 = 4;
 
-const GPIPE: (&str, &str) = ("parallel.pipeline_config.pipeline_scheduler", "gpipe");
-const ONE: (&str, &str) = ("parallel.pipeline_config.pipeline_scheduler", "1f1b");
-const CHUNKS: (&str, &str) = ("model.model_config.pp_interleave_num", "2");
+const fn scheduler(name: &str) -> (&str, &str) {
+    ("parallel.pipeline_config.pipeline_scheduler", name)
+}
 
-/// Losses of `mesh` with each of `schedules`, which must be those of one device.
-fn parity(opt: OptLevel, mesh: [usize; 3], schedules: &[Changes<'_>], more: Changes<'_>) {
+const CHUNKS: (&str, &str) = ("model.model_config.pp_interleave_num", "2");
+const GPIPE: Changes<'_> = &[scheduler("gpipe")];
+const ONE: Changes<'_> = &[scheduler("1f1b")];
+const INTERLEAVED: Changes<'_> = &[scheduler("1f1b"), CHUNKS];
+const ZERO_BUBBLE: Changes<'_> = &[scheduler("zero_bubble_v"), CHUNKS];
+
+/// Losses of `mesh` with each of `schedules`, which must be those of one device; those of all schedules.
+fn parity(opt: OptLevel, mesh: [usize; 3], schedules: &[Changes<'_>], more: Changes<'_>) -> Vec<Vec<Line>> {
     let serial = compile([1, 1, 1], opt, more).train(STEPS, Resume::No);
-    for schedule in schedules {
+    let train = |schedule: &Changes<'_>| {
         let got = compile(mesh, opt, &[*schedule, more].concat()).train(STEPS, Resume::No);
         agree(&format!("{mesh:?} {schedule:?} {more:?}"), &got, &serial);
+        got
+    };
+    schedules.iter().map(train).collect()
+}
+
+/// Losses and norms, as bits.
+fn bits(lines: &[Line]) -> Vec<[u64; 2]> {
+    lines.iter().map(|l| [l.loss.to_bits(), l.grad_norm.to_bits()]).collect()
+}
+
+#[test]
+fn reference_ops_on_stages_follow_one_device_whatever_the_schedule() {
+    let runs = parity(OptLevel::O0, [2, 1, 1], &[GPIPE, ONE, INTERLEAVED, ZERO_BUBBLE], &[]);
+    for run in &runs[1..] {
+        assert_eq!(bits(run), bits(&runs[0]));
     }
 }
 
 #[test]
-fn reference_ops_on_two_stages_follow_one_device() {
-    parity(OptLevel::O0, [2, 1, 1], &[&[ONE], &[GPIPE]], &[]);
+fn fused_kernels_on_stages_follow_one_device_whatever_the_schedule() {
+    let runs = parity(OptLevel::O1, [2, 1, 1], &[GPIPE, ONE, INTERLEAVED, ZERO_BUBBLE], &[]);
+    assert_eq!(bits(&runs[0]), bits(&runs[1]));
 }
 
 #[test]
-fn fused_kernels_on_stages_follow_one_device() {
-    parity(OptLevel::O1, [2, 1, 1], &[&[ONE], &[GPIPE]], &[]);
+fn stages_beside_replicas_and_tensor_parallel_ranks_follow_one_device() {
+    parity(OptLevel::O0, [4, 1, 1], &[GPIPE, ONE], &[]);
+    parity(OptLevel::O0, [2, 2, 1], &[ONE, ZERO_BUBBLE], &[]);
+    parity(OptLevel::O0, [2, 1, 2], &[INTERLEAVED], &[]);
+    parity(OptLevel::O1, [2, 2, 2], &[ONE], &[]);
+}
+
+#[test]
+fn layers_that_are_computed_again_keep_their_bits() {
+    for (opt, schedules) in [(OptLevel::O0, &[ONE, ZERO_BUBBLE][..]), (OptLevel::O1, &[ONE])] {
+        let kept = parity(opt, [2, 1, 1], schedules, &[]);
+        let again = parity(opt, [2, 1, 1], schedules, &[("recompute_config.recompute", "True")]);
+        for (kept, again) in kept.iter().zip(&again) {
+            assert_eq!(bits(kept), bits(again));
+        }
+    }
+}
+
+#[test]
+fn stages_of_uneven_sizes_follow_one_device() {
+    let first_has_none = ("model.model_config.offset", "[-2, 2]");
+    parity(OptLevel::O0, [2, 1, 1], &[ONE], &[first_has_none]);
+    let last_has_none = ("model.model_config.offset", "[2, -2]");
+    parity(OptLevel::O0, [2, 1, 1], &[ONE], &[last_has_none]);
+}
+
+#[test]
+fn losses_per_token_and_scaled_losses_are_those_of_one_device() {
+    let per_token = ("model.model_config.calculate_per_token_loss", "True");
+    let scale = ("runner_wrapper.scale_sense", "1024.0");
+    parity(OptLevel::O0, [2, 2, 1], &[ONE], &[per_token, scale]);
+}
+
+const SAVES: (&str, &str) = ("callbacks", "[{type: CheckpointMonitor, save_checkpoint_steps: 2}]");
+
+#[test]
+fn saved_files_are_those_of_one_device_and_are_taken_up_on_any_pipeline() {
+    let serial = compile([1, 1, 1], OptLevel::O1, &[SAVES]);
+    let straight = serial.train(4, Resume::No);
+    let shared = [
+        SAVES,
+        ("parallel.enable_parallel_optimizer", "True"),
+        ("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"),
+    ];
+    let stages = compile([2, 2, 1], OptLevel::O1, &[&shared[..], INTERLEAVED].concat());
+    stages.train(2, Resume::No);
+    let (ours, theirs) = (stages.saved(2), serial.saved(2));
+    let files = |dir: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files(&ours), files(&theirs));
+    for file in files(&ours).iter().map(Path::new).filter(|f| f.extension().is_some_and(|e| e == "safetensors")) {
+        let (a, b) = (tensors(&ours.join(file)), tensors(&theirs.join(file)));
+        assert_eq!(a.len(), b.len());
+        for (name, t) in &b {
+            assert_eq!(a[name].ty, t.ty, "{name}");
+            let off = relative_error(&a[name].to_f64(), &t.to_f64());
+            assert!(off < 1e-4, "{name} is {off:.1e} off");
+        }
+    }
+    agree("in the pipeline from one device", &stages.train(4, Resume::From(theirs)), &straight[2..]);
+    agree("on one device from the pipeline", &serial.train(4, Resume::From(ours)), &straight[2..]);
 }

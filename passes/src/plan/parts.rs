@@ -1,6 +1,6 @@
 //! The programs that one function becomes: one, or for a position of a pipeline the forward, the backward and the weights' part.
 
-use athanor_ir::func::{Func, ValueId};
+use athanor_ir::func::{Func, Role, ValueId};
 use athanor_ir::op::Op;
 use athanor_ir::pipeline::{Part, Pipeline, handed, is_micro};
 
@@ -92,7 +92,7 @@ pub(crate) fn ordered(func: &Func, pipeline: &Pipeline) -> Func {
     Func { nodes: order.map(|i| func.nodes[i].clone()).collect(), ..func.clone() }
 }
 
-/// Nodes of the forward part: what the handover reads, and what makes results without it.
+/// Nodes of the forward part: what the handover reads, and what is counted over micro-batches without it.
 fn forward(func: &Func) -> Vec<bool> {
     let mut after = vec![false; func.types.len()];
     for node in &func.nodes {
@@ -101,7 +101,8 @@ fn forward(func: &Func) -> Vec<bool> {
         }
     }
     let handed = func.nodes.iter().filter(|n| matches!(n.op, Op::Handover { .. })).flat_map(|n| n.inputs.clone());
-    let counted = func.results.iter().filter(|r| !r.name.starts_with("grad.") && !after[r.value.0 as usize]);
+    let counts = |name: &str| func.find_param(name).is_some_and(|p| p.role == Role::Grad) && !name.starts_with("grad.");
+    let counted = func.results.iter().filter(|r| counts(&r.name) && !after[r.value.0 as usize]);
     func.needed_for(handed.chain(counted.map(|r| r.value)))
 }
 

@@ -19,8 +19,8 @@ pub(super) enum Place {
 
 /// The place of each node of `micro`.
 ///
-/// Forward ops never run before what they read, backward ops never behind; an op without a layer runs where its first reader
-/// is, or behind the layers if it depends on one, and a gradient without a layer where the last it depends on is.
+/// Forward ops never run before what they read, backward ops never behind. An op without a layer is at the first position if a
+/// layer reads it, else behind the layers; a gradient without a layer is at the first position if it depends on a layer's.
 pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
     let (layers, last) = (pipeline.all_layers(), pipeline.positions() - 1);
     let defs = micro.defs();
@@ -40,20 +40,26 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
     }
     let mut first_reader = vec![last + 1; micro.nodes.len()];
     for (i, node) in micro.nodes.iter().enumerate().rev().filter(|(i, _)| forward[*i] && !free[*i]) {
-        let place = *at[i].get_or_insert(first_reader[i]);
+        // What layers read is the embedding; the rest belongs to what is behind them.
+        let place = *at[i].get_or_insert(if first_reader[i] > last { last + 1 } else { 0 });
         for m in makers(node) {
             first_reader[m] = first_reader[m].min(place);
         }
     }
     let mut places: Vec<Place> = vec![];
+    let mut under = vec![false; micro.nodes.len()];
     for (i, node) in micro.nodes.iter().enumerate() {
         places.push(match at[i] {
             _ if free[i] => Place::Free,
             Some(p) if forward[i] => if p > last { Place::Tail } else { Place::Forward(p) },
             _ => {
-                let own = layer(node).map_or(last, |l| pipeline.position_of(l));
+                let before = makers(node);
+                let of_layer = layer(node);
+                under[i] = of_layer.is_some_and(|l| l < layers) || before.iter().any(|m| under[*m]);
+                let elsewhere = if under[i] { 0 } else { last };
+                let own = of_layer.map_or(elsewhere, |l| pipeline.position_of(l));
                 let back = |m: &usize| if let Place::Backward(p) = places[*m] { Some(p) } else { None };
-                Place::Backward(makers(node).iter().filter_map(back).min().map_or(own, |p| p.min(own)))
+                Place::Backward(before.iter().filter_map(back).min().map_or(own, |p| p.min(own)))
             }
         });
     }
