@@ -249,7 +249,8 @@ fn train_rank(
     let drawn = reporter.finish();
     done?;
     drawn?;
-    summary.arena_bytes = executor.device().stage().arena_bytes as u64 * plan.mesh.ranks() as u64;
+    let each = (plan.mesh.ranks() / plan.stages.len().max(1)) as u64;
+    summary.arena_bytes = plan.stages.iter().map(|s| s.arena_bytes as u64 * each).sum();
     summary.profile = executor.device().profile().cloned();
     Ok(summary)
 }
@@ -290,7 +291,8 @@ fn batch(executor: &Executor) -> u64 {
 /// What is said before the first step.
 fn opening(executor: &Executor, resumed: Option<&Path>, finished: u64) -> Vec<String> {
     let (device, run) = (executor.device(), executor.run());
-    let weights = device.stage().buffers.iter().filter(|b| matches!(b.role, BufferRole::Weight { .. }));
+    let buffers = device.plan().stages.iter().flat_map(|s| &s.buffers);
+    let weights = buffers.filter(|b| matches!(b.role, BufferRole::Weight { .. }));
     let mesh = &device.plan().mesh;
     let count: usize = weights.map(|b| b.slice(mesh, 0).dims.iter().product::<usize>()).sum();
     let library = if device.uses_library() { ", oneDNN" } else { "" };

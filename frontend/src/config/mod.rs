@@ -28,6 +28,7 @@ mod node;
 mod optimizer;
 mod parallel;
 mod parallel_config;
+mod pipeline;
 mod reader;
 mod recompute;
 mod report;
@@ -63,6 +64,7 @@ pub use model::{
 pub use optimizer::{MuonConfig, OptimizerConfig, UpdateRule};
 pub use parallel::{Parallel, ParallelMode, PipelineScheduler};
 pub use parallel_config::{ContextParallelAlgo, ParallelConfig};
+pub use pipeline::Offset;
 pub use recompute::{Amount, RecomputeConfig, Selection};
 pub use runner_config::RunnerConfig;
 pub use runner_wrapper::{LossScale, RunnerWrapper};

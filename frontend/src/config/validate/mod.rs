@@ -4,7 +4,7 @@ mod experts;
 mod mesh;
 
 use athanor_ir::Diagnostic;
-pub(super) use mesh::limits as mesh_limits;
+pub(super) use mesh::{Mark, limits as mesh_limits};
 
 use crate::config::general::General;
 use crate::config::generation::Generation;
@@ -165,7 +165,7 @@ pub(super) fn mesh(
         }
         return;
     }
-    let supported = ["data_parallel", "model_parallel"];
+    let supported = ["data_parallel", "model_parallel", "pipeline_stage"];
     for (name, degree) in degrees(p).into_iter().filter(|(name, d)| d.value > 1 && !supported.contains(name)) {
         let message = format!("`{name}: {}` is not supported yet", degree.value);
         let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)
