@@ -88,6 +88,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         weights: names::tables(&hf_config, m.layouts),
         // Operators are known when the model is built.
         recompute: Recompute::default(),
+        pipeline: config.pipeline(),
         hf_config,
     })
 }

@@ -71,6 +71,8 @@ pub enum Role {
     /// Gradient that `micro` leaves for `update`; zero before the first micro-batch when accumulating. The tokens of each
     /// expert, `expert_load.…`, are handed on in the same way.
     Grad,
+    /// What the position before in a pipeline hands on; it lies in the slot of its micro-batch.
+    Handed,
     /// What a router adds to scores when it chooses, f32 `[e]`: zero at first, saved and loaded like a weight, and moved by
     /// a rule instead of a gradient: `update` adds rate·sign(mean(load) − load). (arXiv 2408.15664.)
     ExpertBias {

@@ -49,6 +49,7 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::CombineDot => 3..=3,
         Op::GroupedEinsum { .. } => 3..=4,
         Op::Concat { .. } | Op::SumSquares => return None,
+        Op::Handover { .. } => 0..=usize::MAX,
         Op::Call { .. } => 0..=usize::MAX,
     })
 }
@@ -71,9 +72,11 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
         | Op::Reshape
         | Op::Broadcast { .. }
         | Op::RopeTable { .. }
+        | Op::Handover { last: false }
         | Op::Call { .. } => {
             return undetermined();
         }
+        Op::Handover { last: true } => ins.to_vec(),
         Op::Unary(u) => {
             let int_ok = matches!(u, Unary::Neg | Unary::Square | Unary::Sign);
             want(int_ok || ins[0].dtype.is_float(), || format!("wants a float operand, got {}", ins[0]))?;
@@ -268,6 +271,7 @@ pub fn check(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Result<(), Inf
             let fits = outs[0] == outs[1] && outs[0].rank() == 2 && outs[0].dims[1] == inv_freq.len();
             want(fits && ins.is_empty(), || format!("wants two tables [s, {}]", inv_freq.len()))
         }
+        Op::Handover { last: false } => want(!ins.is_empty(), || "hands over one value at least".into()),
         Op::Call { .. } => Ok(()),
         _ => {
             let expected = infer(op, ins)?;

@@ -14,6 +14,7 @@ pub mod module;
 pub mod names;
 pub mod op;
 pub mod optimizer;
+pub mod pipeline;
 pub mod plan;
 pub mod recompute;
 pub mod run;

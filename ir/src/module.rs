@@ -78,6 +78,11 @@ impl Mesh {
         at
     }
 
+    /// The first rank whose position along the axis called `name` is `position`.
+    pub fn first_at(&self, name: &str, position: usize) -> usize {
+        self.axis(name).map_or(0, |i| position * self.axes[i + 1..].iter().map(|a| a.size).product::<usize>())
+    }
+
     /// Where `rank` is along the axis called `name`: 0 if there is none.
     pub fn position(&self, name: &str, rank: usize) -> usize {
         self.axis(name).map_or(0, |i| self.coordinates(rank)[i])

@@ -224,6 +224,14 @@ pub enum Op {
     },
     /// (x) → y: ranks of a group together. Inserted by `partition`, after derivatives were taken.
     Collective(Collective),
+    /// (v₀, v₁, …) → (g₀, g₁, …): the operands go to the next position of a pipeline, the results are what comes back from
+    /// it. Inserted by `split-stages`: what depends on a result runs after the operands have gone.
+    ///
+    /// At the last position the results are the operands: there the forward part ends and the loss begins.
+    Handover {
+        /// Whether this is the last position.
+        last: bool,
+    },
     /// Runs another function of the module on the operands.
     Call {
         /// Name of the function.
@@ -279,6 +287,7 @@ impl Op {
             Self::SumSquares => "sum_squares",
             Self::AdamW { .. } => "adam_w",
             Self::Collective(c) => c.name(),
+            Self::Handover { .. } => "handover",
             Self::Call { .. } => "call",
         }
     }

@@ -6,6 +6,7 @@
 use crate::func::{Init, Loc, Role};
 use crate::module::Mesh;
 use crate::op::Op;
+use crate::pipeline::Act;
 use crate::run::RunSpec;
 use crate::sharding::{Sharding, Slice};
 use crate::target::CpuLevel;
@@ -14,6 +15,11 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the format; a runner refuses any other.
 pub const VERSION: u32 = 1;
+
+/// [`Target::device`] of a plan that runs on a CPU.
+pub const CPU: &str = "cpu";
+/// [`Target::device`] of a plan that has no machine code: it can be looked at, not run.
+pub const SIM: &str = "sim";
 
 /// What a buffer holds between steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +42,14 @@ pub enum BufferRole {
     Activation,
     /// Scratch memory of one step.
     Scratch,
+    /// A value of a micro-batch that lives from one program of a pipeline's stage to another, in a slot: of slot k it is
+    /// `k · stride` bytes behind its offset.
+    Stash {
+        /// Chunk of layers whose value it is; chunks lay their slots out each for itself.
+        chunk: usize,
+        /// Bytes of a slot.
+        stride: usize,
+    },
 }
 
 impl From<&Role> for BufferRole {
@@ -46,6 +60,8 @@ impl From<&Role> for BufferRole {
             Role::Weight { init, .. } => Self::Weight { init: init.clone() },
             Role::Moment => Self::Moment,
             Role::Grad => Self::Grad,
+            // Places of such values are slots, whose size is not known before all values are.
+            Role::Handed => Self::Activation,
             Role::ExpertBias { .. } => Self::Weight { init: Init::Constant { value: 0.0 } },
         }
     }
@@ -195,6 +211,36 @@ pub struct Program {
     pub results: Vec<(String, usize)>,
 }
 
+/// What passes between a chunk of a pipeline's stage and its neighbours; buffers by index.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chunk {
+    /// What the position before hands on, in slots.
+    pub arrives: Vec<usize>,
+    /// What the forward program leaves for the next position.
+    pub leaves: Vec<usize>,
+    /// What comes back from the next position, in slots.
+    pub returns: Vec<usize>,
+    /// What the backward program leaves for the position before.
+    pub goes_back: Vec<usize>,
+}
+
+/// What a stage does in the micro-batches of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagePipeline {
+    /// Micro-batches that may be in flight.
+    pub slots: usize,
+    /// Offset of the first slot.
+    pub slots_at: usize,
+    /// Size of a slot.
+    pub slot_bytes: usize,
+    /// By chunk.
+    pub chunks: Vec<Chunk>,
+    /// In order.
+    pub acts: Vec<Act>,
+}
+
 /// What the ranks of one pipeline stage run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -205,6 +251,10 @@ pub struct Stage {
     pub buffers: Vec<Buffer>,
     /// Programs.
     pub programs: Vec<Program>,
+    /// The order of the programs of micro-batches, and what goes to and comes from other stages; `None` without a pipeline,
+    /// where `micro` runs once for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<StagePipeline>,
 }
 
 impl Stage {
@@ -223,7 +273,7 @@ impl Stage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// `cpu`.
+    /// [`CPU`] or [`SIM`].
     pub device: String,
     /// Instruction sets that the kernels use; checked again at load.
     pub cpu: CpuLevel,

@@ -55,6 +55,19 @@ pub struct Recomputed {
     pub of_flops: u64,
 }
 
+impl Recomputed {
+    /// Both together, of different parts of a model.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            layers: self.layers + other.layers,
+            values: self.values + other.values,
+            flops: self.flops + other.flops,
+            of_flops: self.of_flops + other.of_flops,
+        }
+    }
+}
+
 impl Recompute {
     /// True if nothing is asked for.
     pub fn is_none(&self) -> bool {

@@ -5,6 +5,7 @@
 use crate::lr::LrSchedule;
 use crate::names::NameTable;
 use crate::optimizer::OptimizerSpec;
+use crate::pipeline::Pipeline;
 use crate::recompute::Recompute;
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +108,9 @@ pub struct RunSpec {
     /// What the backward pass computes again.
     #[serde(default, skip_serializing_if = "Recompute::is_none")]
     pub recompute: Recompute,
+    /// How layers lie on the ranks along axis pp; `None` without that axis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<Pipeline>,
 }
 
 impl RunSpec {
@@ -159,6 +163,7 @@ impl RunSpec {
             hf_config: serde_json::Value::Null,
             weights: vec![],
             recompute: Recompute::default(),
+            pipeline: None,
         }
     }
 }

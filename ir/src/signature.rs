@@ -194,6 +194,12 @@ impl Op {
                 results: vec![vec![]],
                 whole: vec![],
             },
+            // Of values that are whole or cut alike: it comes after values were cut.
+            Self::Handover { .. } => Signature {
+                operands: ins.iter().map(|t| letters(t.rank())).collect(),
+                results: outs.iter().map(|t| letters(t.rank())).collect(),
+                whole: letters(ins.iter().chain(outs).map(TensorType::rank).max().unwrap_or(0)),
+            },
             Self::AdamW { .. } => {
                 let l = letters(outs[0].rank());
                 let operands = ins.iter().map(|t| if t.rank() == l.len() { l.clone() } else { vec![] }).collect();
@@ -226,7 +232,11 @@ impl Op {
             Self::GroupedEinsum { spec } => experts::grouped_flops(spec, ins),
             Self::Combine | Self::CombineDot => product(&[2, elements(&ins[1]), ins[0].dims[1] as u64]),
             Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
-            Self::Constant { .. } | Self::Transpose { .. } | Self::Embed | Self::Collective(_) => 0,
+            Self::Constant { .. }
+            | Self::Transpose { .. }
+            | Self::Embed
+            | Self::Collective(_)
+            | Self::Handover { .. } => 0,
             Self::Reduce { .. } | Self::SumSquares => sum(ins),
             _ => sum(outs),
         }

@@ -33,6 +33,9 @@ pub fn pipeline(
     if module.mesh.ranks() > 1 {
         passes.push("partition".into());
     }
+    if module.mesh.size("pp") > 1 {
+        passes.push("split-stages".into());
+    }
     if level != OptLevel::O0 {
         passes.push(format!("fuse{{loss-blocks={loss_blocks}}}"));
     }

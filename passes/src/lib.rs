@@ -21,6 +21,7 @@ pub mod recompute;
 pub mod registry;
 pub mod schedule;
 pub mod simplify;
+pub mod split_stages;
 
 pub use observe::{Observe, Select, Timings};
 pub use pass::Pass;
@@ -47,6 +48,7 @@ pub const CODES: &[&Code] = &[
     &optimizer::BAD_RULE,
     &partition::CANNOT_CUT,
     &partition::PARTIAL,
+    &split_stages::CANNOT_SPLIT,
     &prove::UNMATCHED,
     &recompute::TOO_LARGE,
     &schedule::generate::IMPOSSIBLE,

@@ -2,7 +2,7 @@
 
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
-use crate::{autodiff, dce, fuse, optimizer, partition, pipeline, recompute, simplify};
+use crate::{autodiff, dce, fuse, optimizer, partition, pipeline, recompute, simplify, split_stages};
 use athanor_ir::{Code, Diagnostic, Result};
 
 /// Every pass, in the order in which a compilation meets them.
@@ -11,6 +11,7 @@ pub const PASSES: &[&Entry] = &[
     &autodiff::ENTRY,
     &optimizer::ENTRY,
     &partition::ENTRY,
+    &split_stages::ENTRY,
     &fuse::ENTRY,
     &recompute::ENTRY,
     &dce::ENTRY,

@@ -143,7 +143,9 @@ impl Company {
     /// If a rank has left, files cannot be made, or what came is no plan.
     pub fn share(&mut self, own: Option<Job>) -> Result<Job> {
         let unreadable = |path: &Path, e: &io::Error| {
-            Box::new(Diagnostic::error(&PLAN_READ, format!("cannot read {}: {e}", path.display())).help("compile again"))
+            Box::new(
+                Diagnostic::error(&PLAN_READ, format!("cannot read {}: {e}", path.display())).help("compile again"),
+            )
         };
         let no_plan = |e: serde_json::Error| {
             Box::new(Diagnostic::error(&PLAN_FORMAT, format!("the plan of rank 0: {e}")).help("compile again"))
@@ -187,9 +189,9 @@ impl Company {
     /// [`RANKS_DIFFER`], [`PLAN_READ`], and if a rank has left.
     pub fn agree(&mut self, plan: &Plan, kernels: Option<&Path>) -> Result<()> {
         let mut hash = blake3::Hasher::new();
-        let hashed = serde_json::to_writer(&mut hash, plan).map_err(io::Error::from).and_then(|()| {
-            kernels.map_or(Ok(()), |path| hash.update_reader(File::open(path)?).map(|_| ()))
-        });
+        let hashed = serde_json::to_writer(&mut hash, plan)
+            .map_err(io::Error::from)
+            .and_then(|()| kernels.map_or(Ok(()), |path| hash.update_reader(File::open(path)?).map(|_| ())));
         hashed.or_else(|e| {
             Diagnostic::error(&PLAN_READ, format!("cannot read the plan's kernels: {e}")).help("compile again").err()
         })?;

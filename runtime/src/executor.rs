@@ -4,11 +4,12 @@ use crate::codes::{BATCH, NOT_FINITE, NOT_TRAINABLE};
 use crate::init::{Stream, fill};
 use crate::loss_scale::{Scaler, Scaling};
 use crate::parts::{Gather, Parts};
+use crate::pipeline::Runner;
 use crate::source::{Batch, BatchSource};
 use crate::team::{Gathered, Team};
 use athanor_backends::comm::Engine;
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
-use athanor_ir::plan::{Buffer, BufferRole, Plan};
+use athanor_ir::plan::{Buffer, BufferRole, CPU, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Diagnostic, Result};
 use std::collections::HashMap;
@@ -31,7 +32,7 @@ pub struct StepOutput {
 
 /// Inputs that the trainer knows how to give.
 #[derive(Debug, Default)]
-struct Inputs {
+pub(crate) struct Inputs {
     tokens: Option<usize>,
     labels: Option<usize>,
     loss_mask: Option<usize>,
@@ -49,6 +50,8 @@ pub struct Executor {
     gather: Gather,
     has_setup: bool,
     scaler: Scaler,
+    /// The micro-batches of a pipeline's stage.
+    pipeline: Option<Runner>,
 }
 
 fn not_trainable<T>(text: String) -> Result<T> {
@@ -62,11 +65,12 @@ impl Executor {
     /// # Errors
     /// [`NOT_TRAINABLE`], and what [`CpuDevice::in_groups`] reports.
     pub fn new(plan: Arc<Plan>, options: &DeviceOptions, engine: Option<&dyn Engine>) -> Result<Self> {
-        if plan.target.device != "cpu" {
-            return not_trainable(format!("the plan is for device `{}`, not `cpu`", plan.target.device));
+        if plan.target.device != CPU {
+            return not_trainable(format!("the plan is for device `{}`, not `{CPU}`", plan.target.device));
         }
-        if plan.stages.len() != 1 {
-            return not_trainable(format!("the plan has {} stages; this runner executes one", plan.stages.len()));
+        if plan.stages.len() != plan.mesh.size("pp") {
+            let text = format!("the plan has {} stages, and its mesh {}", plan.stages.len(), plan.mesh.size("pp"));
+            return not_trainable(text);
         }
         let (ranks, here) = (plan.mesh.ranks(), engine.map_or(1, Engine::size));
         if ranks != here {
@@ -76,17 +80,21 @@ impl Executor {
             Some(engine) if ranks > 1 => Team::of(engine, &plan)?,
             _ => (Team::default(), vec![]),
         };
-        let device = CpuDevice::in_groups(plan, 0, options, groups)?;
+        let own = plan.mesh.position("pp", team.rank());
+        let pipeline = match engine {
+            Some(engine) if plan.stages[own].pipeline.is_some() => Some(Runner::new(engine, &plan, own)?),
+            _ => None,
+        };
+        let device = CpuDevice::in_groups(plan, own, options, groups)?;
         let stage = device.stage();
-        for name in ["micro", "update"] {
+        for name in ["micro", "update"].into_iter().filter(|name| *name != "micro" || pipeline.is_none()) {
             if stage.program(name).is_none() {
                 return not_trainable(format!("the plan has no program `{name}`"));
             }
         }
-        let per_token = device.plan().run.per_token_loss;
-        let loss = if per_token { "loss_sum" } else { "loss" };
         let norm = if device.plan().run.loss_scale.is_some() { "grad_norm" } else { "update" };
-        for (program, result) in [("micro", loss), (norm, "grad_norm")] {
+        let loss = pipeline.is_none().then_some(("micro", loss_name(&device.plan().run)));
+        for (program, result) in loss.into_iter().chain([(norm, "grad_norm")]) {
             if device.scalar(program, result).is_none() {
                 return not_trainable(format!("program `{program}` has no scalar result `{result}`"));
             }
@@ -95,7 +103,7 @@ impl Executor {
         let has_setup = stage.program("setup").is_some();
         let gather = Gather::new(&device);
         let scaler = Scaler::new(device.plan().run.loss_scale);
-        Ok(Self { device, team, inputs, gather, has_setup, scaler })
+        Ok(Self { device, team, inputs, gather, has_setup, scaler, pipeline })
     }
 
     /// The ranks of the run, seen from this one.
@@ -108,8 +116,7 @@ impl Executor {
     /// # Errors
     /// If another rank has left.
     pub fn gather(&mut self) -> Result<Gathered> {
-        let buffers = &self.device.stage().buffers;
-        self.team.gather(&self.device, |i| matches!(buffers[i].role, BufferRole::Weight { .. } | BufferRole::Moment))
+        self.team.gather(&self.device, |b| matches!(b.role, BufferRole::Weight { .. } | BufferRole::Moment))
     }
 
     /// The device to fill, and the rank that it belongs to.
@@ -183,21 +190,18 @@ impl Executor {
         self.team.begin(step + 1);
         let scaling = self.scaler.now();
         self.put("loss_scale", scaling.loss_scale);
-        let (mut sum, mut tokens) = (0.0, 0.0);
         self.gather.begin();
-        for micro in 0..run.accumulation {
-            let batch = source.next(step, micro)?;
-            let mask: f64 = batch.loss_mask.iter().map(|m| f64::from(*m)).sum();
-            self.feed(&batch)?;
-            if micro == 0 && run.accumulation > 1 {
-                self.device.zero_gradients();
-            }
-            self.device.run_program("micro")?;
-            sum += self.scalar("micro", if run.per_token_loss { "loss_sum" } else { "loss" })?;
-            tokens += self.device.scalar("micro", "token_count").unwrap_or(mask);
-            self.gather.add(&self.device, run.accumulation);
+        if run.accumulation > 1 {
+            self.device.zero_gradients();
         }
+        let (sum, tokens) = match &mut self.pipeline {
+            None => self.micro_batches(step, source)?,
+            Some(stages) => stages.run(&mut self.device, &self.inputs, &mut self.gather, step, source)?,
+        };
         self.gather.finish(&self.device);
+        if let Some(stages) = &mut self.pipeline {
+            stages.share_loads(&mut self.gather)?;
+        }
         // The optimizer divides by the same sum: what it adds keeps a step without tokens finite.
         let loss = if run.per_token_loss { sum / (tokens + 1e-8) } else { sum / run.accumulation as f64 };
         if !self.scaler.is_on() {
@@ -210,6 +214,21 @@ impl Executor {
         }
         let (grad_norm, overflow) = self.apply(step, loss)?;
         Ok(StepOutput { loss, grad_norm, lr: run.lr.at(done), loss_scale: scaling.loss_scale, overflow })
+    }
+
+    /// Runs the micro-batches of a step: the sum of their losses, and the tokens that count.
+    fn micro_batches(&mut self, step: u64, source: &mut dyn BatchSource) -> Result<(f64, f64)> {
+        let plan = Arc::clone(self.device.plan());
+        let (mut sum, mut tokens) = (0.0, 0.0);
+        for micro in 0..plan.run.accumulation {
+            let batch = source.next(step, micro)?;
+            self.inputs.feed(&mut self.device, &batch)?;
+            self.device.run_program("micro")?;
+            sum += self.scalar("micro", loss_name(&plan.run))?;
+            tokens += self.device.scalar("micro", "token_count").unwrap_or_else(|| counted(&batch));
+            self.gather.add(&self.device, "micro", plan.run.accumulation);
+        }
+        Ok((sum, tokens))
     }
 
     /// Applies the gradients, unless they are scaled and not finite; their norm, and whether they overflowed.
@@ -244,32 +263,53 @@ impl Executor {
             None => not_trainable(format!("program `{program}` has no scalar result `{result}`")),
         }
     }
+}
 
-    /// Copies a batch into the inputs of `micro`.
-    fn feed(&mut self, batch: &Batch) -> Result<()> {
+/// The result of a micro-batch that is trained for.
+pub(crate) fn loss_name(run: &RunSpec) -> &'static str {
+    if run.per_token_loss { "loss_sum" } else { "loss" }
+}
+
+/// Tokens of a batch that count.
+pub(crate) fn counted(batch: &Batch) -> f64 {
+    batch.loss_mask.iter().map(|m| f64::from(*m)).sum()
+}
+
+impl Inputs {
+    /// Indices of the inputs that a batch fills.
+    pub(crate) fn of_batch(&self) -> impl Iterator<Item = usize> {
+        [self.tokens, self.labels, self.loss_mask, self.position_ids].into_iter().flatten()
+    }
+
+    /// Copies a batch into the inputs of a program of micro-batches.
+    pub(crate) fn feed(&self, device: &mut CpuDevice, batch: &Batch) -> Result<()> {
         let refuse = |text: String| {
             Diagnostic::error(&BATCH, format!("step {}, micro-batch {}: {text}", batch.step + 1, batch.micro_batch))
                 .help("compile the configuration again with the batch size and data that it has now")
                 .err()
         };
         let columns: [(&str, Option<usize>, &[u8]); 4] = [
-            ("tokens", self.inputs.tokens, bytemuck::cast_slice(&batch.tokens)),
-            ("labels", self.inputs.labels, bytemuck::cast_slice(&batch.labels)),
-            ("loss_mask", self.inputs.loss_mask, bytemuck::cast_slice(&batch.loss_mask)),
-            ("position_ids", self.inputs.position_ids, bytemuck::cast_slice(&batch.position_ids)),
+            ("tokens", self.tokens, bytemuck::cast_slice(&batch.tokens)),
+            ("labels", self.labels, bytemuck::cast_slice(&batch.labels)),
+            ("loss_mask", self.loss_mask, bytemuck::cast_slice(&batch.loss_mask)),
+            ("position_ids", self.position_ids, bytemuck::cast_slice(&batch.position_ids)),
         ];
         for (name, index, bytes) in columns {
             let Some(index) = index else { continue };
-            let place = self.device.bytes_mut(index);
+            let place = device.bytes_mut(index);
             if place.len() != bytes.len() {
                 return refuse(format!("the plan wants {} bytes of {name}, the data has {}", place.len(), bytes.len()));
             }
             place.copy_from_slice(bytes);
         }
-        if self.inputs.loss_mask.is_none() && batch.loss_mask.iter().any(|m| *m != 1.0) {
+        // A stage of a pipeline without labels has no loss.
+        if self.labels.is_none() {
+            return Ok(());
+        }
+        if self.loss_mask.is_none() && batch.loss_mask.iter().any(|m| *m != 1.0) {
             return refuse("the data masks positions, and the plan has no loss_mask".into());
         }
-        if self.inputs.position_ids.is_none() && !batch.position_ids.is_empty() {
+        if self.position_ids.is_none() && !batch.position_ids.is_empty() {
             return refuse("the data resets position ids, and the plan has no position_ids".into());
         }
         Ok(())

@@ -12,6 +12,7 @@ pub mod loss_scale;
 pub mod metrics;
 mod partial;
 pub mod parts;
+mod pipeline;
 pub mod plan_dir;
 pub mod signals;
 pub mod source;

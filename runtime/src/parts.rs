@@ -2,8 +2,10 @@
 
 use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::DType;
+use athanor_ir::pipeline::Act;
+use athanor_ir::plan::{Plan, Stage};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Results of `micro` that begin with this are the tokens of each expert, one result per layer with experts.
 const LOAD: &str = "expert_load.";
@@ -32,10 +34,11 @@ impl Parts {
     }
 }
 
-/// Reads the parts of each step from the results of a plan's program `micro`.
+/// Reads the parts of each step from the results of a plan's programs of micro-batches.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
-    losses: Vec<String>,
+    /// Program and name.
+    losses: Vec<(String, String)>,
     /// Buffers with f32 counts.
     loads: Vec<usize>,
     parts: Parts,
@@ -45,12 +48,13 @@ impl Gather {
     /// What the plan on `device` has to tell.
     pub(crate) fn new(device: &CpuDevice) -> Self {
         let stage = device.stage();
-        let results = stage.program("micro").map_or(&[][..], |p| &p.results[..]);
-        let scalar = |name: &str| device.scalar("micro", name).is_some();
-        let losses =
-            results.iter().map(|(n, _)| n).filter(|n| n.ends_with("_loss") && scalar(n.as_str())).cloned().collect();
+        let programs = stage.programs.iter().filter(|p| of_micro_batches(stage, &p.name));
+        let results = programs.flat_map(|p| p.results.iter().map(move |(name, i)| (&p.name, name, *i)));
+        let scalar = |program: &str, name: &str| name.ends_with("_loss") && device.scalar(program, name).is_some();
+        let own = results.clone().filter(|(program, name, _)| scalar(program, name));
+        let losses = own.map(|(program, name, _)| (program.clone(), name.clone())).collect();
         let counts = |i: usize| stage.buffers.get(i).is_some_and(|b| b.dtype == DType::F32);
-        let loads = results.iter().filter(|(n, i)| n.starts_with(LOAD) && counts(*i)).map(|(_, i)| *i).collect();
+        let loads = results.filter(|(_, n, i)| n.starts_with(LOAD) && counts(*i)).map(|(_, _, i)| i).collect();
         Self { losses, loads, parts: Parts::default() }
     }
 
@@ -59,10 +63,10 @@ impl Gather {
         self.parts = Parts::default();
     }
 
-    /// Adds a micro-batch, whose program has just run; a step has `of` of them.
-    pub(crate) fn add(&mut self, device: &CpuDevice, of: usize) {
-        for name in &self.losses {
-            let share = device.scalar("micro", name).unwrap_or(f64::NAN) / of as f64;
+    /// Adds a micro-batch, whose program `program` has just run; a step has `of` of them.
+    pub(crate) fn add(&mut self, device: &CpuDevice, program: &str, of: usize) {
+        for (_, name) in self.losses.iter().filter(|(p, _)| p == program) {
+            let share = device.scalar(program, name).unwrap_or(f64::NAN) / of as f64;
             *self.parts.losses.entry(name.clone()).or_default() += share;
         }
     }
@@ -74,10 +78,28 @@ impl Gather {
         self.parts.expert_load = self.loads.iter().map(layer).collect();
     }
 
+    /// The parts of the step, for those who know more of them than this rank.
+    pub(crate) fn parts_mut(&mut self) -> &mut Parts {
+        &mut self.parts
+    }
+
     /// The parts of the last step.
     pub(crate) fn parts(&self) -> &Parts {
         &self.parts
     }
+}
+
+/// Names of the losses that the programs of micro-batches of any stage of `plan` have, in order.
+pub(crate) fn losses_of(plan: &Plan) -> Vec<String> {
+    let programs = plan.stages.iter().flat_map(|s| s.programs.iter().filter(|p| of_micro_batches(s, &p.name)));
+    let names = programs.flat_map(|p| &p.results).map(|(name, _)| name).filter(|n| n.ends_with("_loss"));
+    names.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Whether program `name` of `stage` runs once for each micro-batch.
+fn of_micro_batches(stage: &Stage, name: &str) -> bool {
+    let runs = |act: &Act| matches!(act, Act::Run { task, .. } if task.part.program(task.chunk) == name);
+    stage.pipeline.as_ref().map_or(name == "micro", |p| p.acts.iter().any(runs))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use athanor_backends::comm::{Communicator, Engine, Place};
 use athanor_backends::cpu::device::{CpuDevice, Groups};
 use athanor_ir::op::ReduceKind;
-use athanor_ir::plan::{Action, Plan};
+use athanor_ir::plan::{Action, Buffer, Plan};
 use athanor_ir::{DType, Mesh, Op, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ impl std::fmt::Debug for Team {
     }
 }
 
-/// Contents of the buffers of which each rank has a part, by index, whole.
+/// Whole contents of buffers that the rank that leads has a part of or nothing, by stage and index.
 #[derive(Debug, Default)]
-pub struct Gathered(HashMap<usize, Vec<u8>>);
+pub struct Gathered(HashMap<(usize, usize), Vec<u8>>);
 
 impl Gathered {
-    /// Bytes of buffer `index`, if it was gathered.
-    pub fn bytes(&self, index: usize) -> Option<&[u8]> {
-        self.0.get(&index).map(Vec::as_slice)
+    /// Bytes of buffer `index` of stage `stage`, if it was gathered.
+    pub fn bytes(&self, stage: usize, index: usize) -> Option<&[u8]> {
+        self.0.get(&(stage, index)).map(Vec::as_slice)
     }
 }
 
@@ -101,40 +101,43 @@ impl Team {
         self.world.as_mut().map_or(Ok(()), |w| w.barrier())
     }
 
-    /// Brings the buffers that `wanted` accepts and of which ranks have parts together on the rank that leads. All ranks call
-    /// it; the others get nothing.
+    /// Brings the buffers that `wanted` accepts whole to the rank that leads: those of which ranks have parts, and those of the
+    /// stages that it is not of. All ranks call it; the others get nothing.
     ///
     /// # Errors
     /// If another rank has left.
-    pub fn gather(&mut self, device: &CpuDevice, wanted: impl Fn(usize) -> bool) -> Result<Gathered> {
+    pub fn gather(&mut self, device: &CpuDevice, wanted: impl Fn(&Buffer) -> bool) -> Result<Gathered> {
         let mut out = Gathered::default();
         let Some(world) = &mut self.world else { return Ok(out) };
         world.ledger().enter(Place::Save);
-        for (i, b) in device.stage().buffers.iter().enumerate().filter(|(i, b)| b.sharding.is_cut() && wanted(*i)) {
-            let axes: Vec<&str> = b.sharding.cutting().collect();
-            let members = self.mesh.group(&axes, 0);
-            let own = device.bytes(i);
-            if self.rank != 0 {
-                if members.contains(&self.rank) {
-                    world.send(0, own)?;
+        for (s, stage) in device.plan().stages.iter().enumerate() {
+            let first = self.mesh.first_at("pp", s);
+            let elsewhere = |b: &Buffer| b.sharding.is_cut() || first != 0;
+            for (i, b) in stage.buffers.iter().enumerate().filter(|(_, b)| elsewhere(b) && wanted(b)) {
+                let axes: Vec<&str> = b.sharding.cutting().collect();
+                let members = self.mesh.group(&axes, first);
+                if self.rank != 0 {
+                    if members.contains(&self.rank) {
+                        world.send(0, device.bytes(i))?;
+                    }
+                    continue;
                 }
-                continue;
+                let size = b.dtype.bytes();
+                let mut whole = vec![0; b.bytes * members.len()];
+                let mut part = vec![0; b.bytes];
+                for m in members {
+                    if m == 0 {
+                        part.copy_from_slice(device.bytes(i));
+                    } else {
+                        world.receive(m, &mut part)?;
+                    }
+                    for run in b.slice(&self.mesh, m).runs() {
+                        let (from, to) = (run.local * size, run.global * size);
+                        whole[to..to + run.len * size].copy_from_slice(&part[from..from + run.len * size]);
+                    }
+                }
+                out.0.insert((s, i), whole);
             }
-            let size = b.dtype.bytes();
-            let mut whole = vec![0; own.len() * members.len()];
-            let mut part = vec![0; own.len()];
-            for m in members {
-                if m == 0 {
-                    part.copy_from_slice(own);
-                } else {
-                    world.receive(m, &mut part)?;
-                }
-                for run in b.slice(&self.mesh, m).runs() {
-                    let (from, to) = (run.local * size, run.global * size);
-                    whole[to..to + run.len * size].copy_from_slice(&part[from..from + run.len * size]);
-                }
-            }
-            out.0.insert(i, whole);
         }
         Ok(out)
     }

@@ -251,7 +251,7 @@ pub fn run(toy: &Toy) -> RunSpec {
 
 /// The plan of a toy.
 pub fn plan(toy: &Toy) -> Plan {
-    let mut stage = Stage { arena_bytes: 0, buffers: vec![], programs: vec![] };
+    let mut stage = Stage { arena_bytes: 0, buffers: vec![], programs: vec![], pipeline: None };
     let mut names = HashMap::new();
     lower(&micro(toy), &mut stage, &mut names);
     if toy.loss_scale.is_some() {

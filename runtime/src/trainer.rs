@@ -183,8 +183,9 @@ pub fn train_as(
         rank(engine)?
     } else {
         let mut all = local::run(ranks, local::TIMEOUT, |member| rank(Some(&member)))?;
-        let first = all.swap_remove(0);
-        Summary { arena_bytes: first.arena_bytes * ranks as u64, ..first }
+        let each = (ranks / plan.stages.len().max(1)) as u64;
+        let arena_bytes = plan.stages.iter().map(|s| s.arena_bytes as u64 * each).sum();
+        Summary { arena_bytes, ..all.swap_remove(0) }
     };
     summary.resident = before.zip(resident());
     Ok(summary)
@@ -295,7 +296,8 @@ fn batch(executor: &Executor) -> u64 {
 /// What is said before the first step.
 fn opening(executor: &Executor, resumed: Option<&Path>, finished: u64) -> Vec<String> {
     let (device, run) = (executor.device(), executor.run());
-    let weights = device.stage().buffers.iter().filter(|b| matches!(b.role, BufferRole::Weight { .. }));
+    let buffers = device.plan().stages.iter().flat_map(|s| &s.buffers);
+    let weights = buffers.filter(|b| matches!(b.role, BufferRole::Weight { .. }));
     let mesh = &device.plan().mesh;
     let count: usize = weights.map(|b| b.slice(mesh, 0).dims.iter().product::<usize>()).sum();
     let library = if device.uses_library() { ", oneDNN" } else { "" };

@@ -85,9 +85,11 @@ fn function(f: &Func) -> Function<'_> {
         Role::Weight { .. } => "weights",
         Role::Moment => "moments",
         Role::Grad => "gradients",
+        Role::Handed => "handed on",
         Role::ExpertBias { .. } => "expert biases",
     };
-    let parameters = ["inputs", "weights", "expert biases", "moments", "gradients"].into_iter().filter_map(|role| {
+    let roles = ["inputs", "handed on", "weights", "expert biases", "moments", "gradients"];
+    let parameters = roles.into_iter().filter_map(|role| {
         let of: Vec<&TensorType> =
             f.params.iter().filter(|p| role_of(&p.role) == role).map(|p| f.ty(p.value)).collect();
         let sum = |g: fn(&TensorType) -> usize| of.iter().map(|t| g(t) as u64).sum();

@@ -97,7 +97,7 @@ fn place(role: &BufferRole) -> Option<usize> {
         BufferRole::Grad => Some(2),
         BufferRole::Persistent => Some(3),
         BufferRole::Input => Some(4),
-        BufferRole::Activation | BufferRole::Scratch => None,
+        BufferRole::Activation | BufferRole::Scratch | BufferRole::Stash { .. } => None,
     }
 }
 

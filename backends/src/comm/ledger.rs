@@ -21,6 +21,13 @@ pub enum Place {
         /// Step of the program.
         step: u32,
     },
+    /// What one stage of a pipeline gives another.
+    Message {
+        /// Its micro-batch.
+        micro: u32,
+        /// A gradient instead of an activation.
+        back: bool,
+    },
     /// Bringing weights together to save them, or waiting for them to be saved.
     Save,
 }
@@ -61,6 +68,7 @@ impl Place {
             Self::Start => 0,
             Self::Between => 1,
             Self::Save => 2,
+            Self::Message { micro, back } => 3 | u64::from(back) << 8 | u64::from(micro) << 16,
             Self::Step { stage, program, step } => {
                 STEP | u64::from(stage & 0x7fff) << 48 | u64::from(program) << 32 | u64::from(step)
             }
@@ -71,6 +79,7 @@ impl Place {
         match word {
             1 => Self::Between,
             2 => Self::Save,
+            w if w & (STEP | 0xff) == 3 => Self::Message { micro: (w >> 16) as u32, back: w >> 8 & 1 != 0 },
             w if w & STEP != 0 => {
                 Self::Step { stage: (w >> 48) as u16 & 0x7fff, program: (w >> 32) as u16, step: w as u32 }
             }
@@ -119,6 +128,9 @@ impl Ledger {
             (Place::Start, _) => "the start of the run".into(),
             (Place::Between, _) => "its end".into(),
             (Place::Save, _) => "saving".into(),
+            (Place::Message { micro, back }, _) => {
+                format!("{} of micro-batch {micro} for the next stage", if back { "gradients" } else { "activations" })
+            }
             (Place::Step { stage, program, step }, Some(describe)) => describe(stage, program, step),
             (Place::Step { program, step, .. }, None) => format!("program {program}, step {step}"),
         };
@@ -141,7 +153,9 @@ mod tests {
     #[test]
     fn positions_survive_being_sent_as_numbers() {
         let step = Place::Step { stage: 0x7fff, program: u16::MAX, step: u32::MAX };
-        for place in [Place::Start, Place::Between, Place::Save, step, Place::Step { stage: 0, program: 0, step: 0 }] {
+        let messages = [true, false].map(|back| Place::Message { micro: u32::MAX, back });
+        let steps = [step, Place::Step { stage: 0, program: 0, step: 3 }];
+        for place in [Place::Start, Place::Between, Place::Save].into_iter().chain(steps).chain(messages) {
             let position = Position { step: 7, place };
             assert_eq!(Position::from_words(position.words()), position);
         }

@@ -1,17 +1,18 @@
 //! The CPU as a device: one arena, the plan's kernels, and the execution of programs step by step.
 
 use super::arena::Arena;
-use super::check::{check, overlap, range, tensor_type};
+use super::check::{check, overlap, range, stride, tensor_type};
 use super::onednn::OneDnn;
 use super::pool::Pool;
 use super::profile::Profile;
 use super::reference::{View, ViewMut, run_op};
 use super::{features, gemm};
-use crate::comm::{Communicator, Place};
+use crate::comm::{self, Communicator};
 use athanor_ir::collective::{Collective, CollectiveKind};
-use athanor_ir::plan::{Action, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Program, Stage, Step};
+use athanor_ir::plan::{Action, Buffer, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Program, Stage, Step};
 use athanor_ir::{Code, Diagnostic, Op, ReduceKind, Result, TensorType};
 use libloading::Library;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ops::Range;
@@ -96,7 +97,36 @@ impl Default for DeviceOptions {
 type KernelFn = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
 
 /// Addresses in the arena, handed to kernels.
-struct Addresses(Vec<*mut c_void>);
+struct Addresses {
+    /// In slot 0.
+    first: Vec<*mut c_void>,
+    /// Distance of each from slot to slot; empty if none lies in slots.
+    strides: Vec<usize>,
+}
+
+impl Addresses {
+    /// The addresses in slot `slot`.
+    fn in_slot(&self, slot: usize) -> Cow<'_, [*mut c_void]> {
+        if slot == 0 || self.strides.is_empty() {
+            return Cow::Borrowed(&self.first);
+        }
+        // Whoever runs a program has compared the slot with the number of slots, which `check` found inside the arena.
+        let shifted = |(p, stride): (&*mut c_void, &usize)| p.wrapping_byte_add(slot * stride);
+        Cow::Owned(self.first.iter().zip(&self.strides).map(shifted).collect())
+    }
+}
+
+/// Addresses of one run of a step.
+struct Given<'a>(&'a [*mut c_void]);
+// SAFETY: as for [`Addresses`].
+unsafe impl Sync for Given<'_> {}
+
+impl Given<'_> {
+    fn as_ptr(&self) -> *const *mut c_void {
+        self.0.as_ptr()
+    }
+}
+
 // SAFETY: they lead into the arena, which lives as long as the device and is used by one step at a time; within a step
 // the workers of a kernel write disjoint parts.
 unsafe impl Send for Addresses {}
@@ -106,6 +136,26 @@ unsafe impl Sync for Addresses {}
 /// A value of a reference op: its type and bytes of the arena.
 struct Operand {
     ty: TensorType,
+    /// In slot 0.
+    first: Range<usize>,
+    /// Bytes from slot to slot; 0 for what lies in none.
+    stride: usize,
+}
+
+impl Operand {
+    fn of(ty: TensorType, b: &Buffer) -> Self {
+        Self { ty, first: range(b), stride: stride(b) }
+    }
+
+    fn in_slot(&self, slot: usize) -> Place<'_> {
+        let shift = slot * self.stride;
+        Place { ty: &self.ty, range: self.first.start + shift..self.first.end + shift }
+    }
+}
+
+/// An operand in the slot that a program runs on.
+struct Place<'a> {
+    ty: &'a TensorType,
     range: Range<usize>,
 }
 
@@ -234,6 +284,11 @@ impl CpuDevice {
         &self.plan.stages[self.stage]
     }
 
+    /// Its number.
+    pub fn stage_index(&self) -> usize {
+        self.stage
+    }
+
     /// Number of workers.
     pub fn threads(&self) -> usize {
         self.pool.threads()
@@ -269,6 +324,38 @@ impl CpuDevice {
     pub fn bytes_mut(&mut self, index: usize) -> &mut [u8] {
         let range = range(&self.stage().buffers[index]);
         &mut self.arena.bytes_mut()[range]
+    }
+
+    /// Contents of buffer `index` in slot `slot`: a [`BufferRole::Stash`]; other buffers lie in no slot.
+    ///
+    /// # Panics
+    /// If there is no such buffer or slot.
+    pub fn bytes_in_slot(&self, index: usize, slot: usize) -> &[u8] {
+        &self.arena.bytes()[self.range_in_slot(index, slot)]
+    }
+
+    /// As [`Self::bytes_in_slot`], to write.
+    ///
+    /// # Panics
+    /// If there is no such buffer or slot.
+    pub fn bytes_in_slot_mut(&mut self, index: usize, slot: usize) -> &mut [u8] {
+        let range = self.range_in_slot(index, slot);
+        &mut self.arena.bytes_mut()[range]
+    }
+
+    /// Copies buffer `from.0` in slot `from.1` to a buffer of its size, `to.0` in slot `to.1`.
+    ///
+    /// # Panics
+    /// If there is no such buffer or slot.
+    pub fn copy_in_slots(&mut self, from: (usize, usize), to: (usize, usize)) {
+        let (from, to) = (self.range_in_slot(from.0, from.1), self.range_in_slot(to.0, to.1));
+        self.arena.bytes_mut().copy_within(from, to.start);
+    }
+
+    fn range_in_slot(&self, index: usize, slot: usize) -> Range<usize> {
+        let b = &self.stage().buffers[index];
+        let shift = slot * stride(b);
+        b.offset + shift..b.offset + shift + b.bytes
     }
 
     /// Contents of buffer `index` and the workers, to fill it with all of them.
@@ -322,7 +409,16 @@ impl CpuDevice {
     /// # Errors
     /// [`NO_PROGRAM`], [`STEP_FAILED`], and what a worker or the library reports.
     pub fn run_program(&mut self, name: &str) -> Result<()> {
-        let Some(steps) = self.programs.get(name) else {
+        self.run_in_slot(name, 0)
+    }
+
+    /// As [`Self::run_program`], on the values of the micro-batch in slot `slot`.
+    ///
+    /// # Errors
+    /// As [`Self::run_program`]; [`NO_PROGRAM`] if the stage has no such slot.
+    pub fn run_in_slot(&mut self, name: &str, slot: usize) -> Result<()> {
+        let slots = self.stage().pipeline.as_ref().map_or(1, |p| p.slots.max(1));
+        let Some(steps) = self.programs.get(name).filter(|_| slot < slots) else {
             return Diagnostic::error(&NO_PROGRAM, format!("the plan has no program `{name}`"))
                 .help("compile the configuration for training")
                 .err();
@@ -335,35 +431,37 @@ impl CpuDevice {
             match &s.work {
                 Work::Reference { op, ins, outs } => {
                     // SAFETY: `check` found the operands inside the arena, and results apart from one another.
-                    let done = unsafe { reference(base, op, ins, outs) };
+                    let done = unsafe { reference(base, op, ins, outs, slot) };
                     done.or_else(|e| step_failed(stage, name, i, &e))?;
                 }
                 Work::Generated { call, grid, buffers } => {
+                    let buffers = buffers.in_slot(slot);
+                    let buffers = Given(&buffers);
                     let buffers = &buffers;
                     // Shares are those the kernel's scratch and partial sums are made for, whatever the number of threads.
                     self.pool.run_shares(*grid, self.plan.target.threads, &|worker, lo, hi| {
                         // SAFETY: the addresses are those of checked buffers of the sizes that the kernel was compiled
                         // for, and items of its grid are independent.
-                        unsafe { call(buffers.0.as_ptr(), lo as i64, hi as i64, worker as i64) }
+                        unsafe { call(buffers.as_ptr(), lo as i64, hi as i64, worker as i64) }
                     })?;
                 }
                 Work::Library { spec, buffers } => {
                     let Some(library) = &self.onednn else { continue };
-                    let p = &buffers.0;
+                    let p = buffers.in_slot(slot);
                     // SAFETY: `check` found the matrices inside their buffers, and C apart from A and B.
                     unsafe { library.run(&self.pool, spec, p[0], p[1], p[2])? }
                 }
                 Work::Plain { spec, buffers } => {
-                    let p = &buffers.0;
+                    let p = buffers.in_slot(slot);
                     // SAFETY: as above, and no two elements of C coincide.
                     unsafe { gemm::run(&self.pool, spec, [p[0], p[1], p[2]])? }
                 }
                 Work::Collective { op, group, from, to } => {
                     let group = self.groups[*group].1.as_mut();
                     let (stage, program, step) = (self.stage as u16, program as u16, i as u32);
-                    group.ledger().enter(Place::Step { stage, program, step });
+                    group.ledger().enter(comm::Place::Step { stage, program, step });
                     // SAFETY: `check` found the operands inside the arena, and apart unless they are one.
-                    unsafe { collective(base, op, group, from, to)? }
+                    unsafe { collective(base, op, group, &from.in_slot(slot), &to.in_slot(slot))? }
                 }
             }
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
@@ -424,20 +522,28 @@ fn step_failed<T>(stage: &Stage, program: &str, index: usize, text: &str) -> Res
 ///
 /// # Safety
 /// All ranges lie inside the arena at `base`, those of `outs` are disjoint, and nobody else uses the arena meanwhile.
-unsafe fn reference(base: *mut u8, op: &Op, ins: &[Operand], outs: &[Operand]) -> std::result::Result<(), String> {
+unsafe fn reference(
+    base: *mut u8,
+    op: &Op,
+    ins: &[Operand],
+    outs: &[Operand],
+    slot: usize,
+) -> std::result::Result<(), String> {
+    let ins: Vec<Place<'_>> = ins.iter().map(|o| o.in_slot(slot)).collect();
+    let outs: Vec<Place<'_>> = outs.iter().map(|o| o.in_slot(slot)).collect();
     // SAFETY: inside the arena, and not written while borrowed: operands that results overlap are copied first.
-    let bytes = |o: &Operand| unsafe { std::slice::from_raw_parts(base.add(o.range.start), o.range.len()) };
-    let shared = |o: &Operand| outs.iter().any(|r| overlap(&r.range, &o.range));
+    let bytes = |o: &Place<'_>| unsafe { std::slice::from_raw_parts(base.add(o.range.start), o.range.len()) };
+    let shared = |o: &Place<'_>| outs.iter().any(|r| overlap(&r.range, &o.range));
     let copies: Vec<Option<Vec<u8>>> = ins.iter().map(|o| shared(o).then(|| bytes(o).to_vec())).collect();
     let views: Vec<View<'_>> = ins
         .iter()
         .zip(&copies)
-        .map(|(o, copy)| View { ty: &o.ty, bytes: copy.as_deref().unwrap_or_else(|| bytes(o)) })
+        .map(|(o, copy)| View { ty: o.ty, bytes: copy.as_deref().unwrap_or_else(|| bytes(o)) })
         .collect();
     let mut results: Vec<ViewMut<'_>> = outs
         .iter()
         .map(|o| ViewMut {
-            ty: &o.ty,
+            ty: o.ty,
             // SAFETY: inside the arena, apart from other results and from every borrowed operand.
             bytes: unsafe { std::slice::from_raw_parts_mut(base.add(o.range.start), o.range.len()) },
         })
@@ -453,8 +559,8 @@ unsafe fn collective(
     base: *mut u8,
     op: &Collective,
     group: &mut dyn Communicator,
-    from: &Operand,
-    to: &Operand,
+    from: &Place<'_>,
+    to: &Place<'_>,
 ) -> Result<()> {
     // SAFETY: inside the arena, and not read through `from` where the two are one.
     let out = unsafe { std::slice::from_raw_parts_mut(base.add(to.range.start), to.range.len()) };
@@ -505,13 +611,11 @@ impl Loader<'_> {
                     |list: &[&athanor_ir::plan::Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
                 let (t_in, t_out) = (types(&ins), types(&outs));
                 let operands = |ts: Vec<TensorType>, bs: &[&athanor_ir::plan::Buffer]| {
-                    ts.into_iter().zip(bs).map(|(ty, b)| Operand { ty, range: range(b) }).collect()
+                    ts.into_iter().zip(bs).map(|(ty, b)| Operand::of(ty, b)).collect()
                 };
                 if let Op::Collective(c) = op {
-                    let operand = |ts: &[TensorType], bs: &[&athanor_ir::plan::Buffer]| Operand {
-                        ty: ts[0].clone(),
-                        range: range(bs[0]),
-                    };
+                    let operand =
+                        |ts: &[TensorType], bs: &[&athanor_ir::plan::Buffer]| Operand::of(ts[0].clone(), bs[0]);
                     let (from, to) = (operand(&t_in, &ins), operand(&t_out, &outs));
                     let row = profile.row(&format!("{} over {}", op.name(), c.axes));
                     let work = Work::Collective { op: c.clone(), group: self.group(c)?, from, to };
@@ -527,7 +631,9 @@ impl Loader<'_> {
         let kernel = &self.plan.kernels[index];
         // SAFETY: `check` found every buffer inside the arena.
         let address = |b: &&athanor_ir::plan::Buffer| unsafe { self.base.add(b.offset) }.cast::<c_void>();
-        let buffers = Addresses(ins.iter().chain(&outs).map(address).collect());
+        let strides: Vec<usize> = ins.iter().chain(&outs).map(|b| stride(b)).collect();
+        let strides = if strides.iter().all(|s| *s == 0) { vec![] } else { strides };
+        let buffers = Addresses { first: ins.iter().chain(&outs).map(address).collect(), strides };
         let (work, how) = match &kernel.kind {
             KernelKind::Generated { symbol, grid } => {
                 (Work::Generated { call: self.symbol(kernel, symbol)?, grid: *grid, buffers }, "")

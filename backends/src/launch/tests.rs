@@ -61,13 +61,18 @@ fn a_process_that_nobody_has_started_is_no_rank() {
 
 #[test]
 fn ranks_without_mpi_are_told_what_to_use() {
-    let kubeflow = "PET_NNODES=4 PET_NODE_RANK=2 PET_NPROC_PER_NODE=1 PET_MASTER_ADDR=job-node-0-0.job PET_MASTER_PORT=29400";
+    let kubeflow =
+        "PET_NNODES=4 PET_NODE_RANK=2 PET_NPROC_PER_NODE=1 PET_MASTER_ADDR=job-node-0-0.job PET_MASTER_PORT=29400";
     // mpirun starts torchrun once per node, which starts eight ranks.
     let nested = "RANK=11 WORLD_SIZE=16 LOCAL_RANK=3 LOCAL_WORLD_SIZE=8 OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2";
     let cases = [
         (TORCHRUN, "torchrun has started this process (rank 5 of 16)", "`mpirun -n N athanor train …`"),
         (MSRUN, "msrun has started this process (rank 3 of 8)", "`mpirun -n N athanor train …`"),
-        ("MS_ROLE=MS_SCHED RANK_ID=0 MS_WORKER_NUM=8", "msrun has started this process (this is its scheduler)", "mpirun"),
+        (
+            "MS_ROLE=MS_SCHED RANK_ID=0 MS_WORKER_NUM=8",
+            "msrun has started this process (this is its scheduler)",
+            "mpirun",
+        ),
         (SLURM, "srun has started this process (rank 3 of 4)", "`srun --mpi=pmix`"),
         (kubeflow, "Kubeflow Trainer has started this process (rank 2 of 4)", "MPIJob"),
         (

@@ -231,7 +231,7 @@ const MODEL_IDLE: &str = "\
     use_ring_attention use_rope_slice use_attention_mask input_layout sparse_mode mask_func_type fused_norm \
     fused_rms_norm rmsnorm_compute_2d use_fused_rope apply_rope_fusion use_fused_swiglu bias_swiglu_fusion \
     bias_dropout_fusion use_fused_ops_topkrouter use_fused_ops_permute moe_permute_fusion use_fused_mla qkv_concat \
-    mlp_concat use_contiguous_weight_layout fine_grain_interleave parallel_optimizer offset disable_lazy_inline \
+    mlp_concat use_contiguous_weight_layout fine_grain_interleave parallel_optimizer disable_lazy_inline \
     compute_in_2d return_extra_loss return_hidden_states monitor_config dataset_config parallel_config num_labels \
     quant_config quantization_config llm_backend chunk_prefill pipeline_stage print_separate_loss \
     track_max_attention_logit pre_process post_process attn_reduce_scatter attn_allgather attn_allreduce \

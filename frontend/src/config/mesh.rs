@@ -8,13 +8,13 @@ use super::{Config, ParallelMode, codes, validate};
 
 impl Config {
     /// The axes of more than one rank. Ranks are counted as in MindFormers: tensor parallel ranks are neighbours, then come
-    /// the data parallel ones.
+    /// the data parallel ones, then the stages of a pipeline.
     pub fn mesh(&self) -> Mesh {
         if !self.is_parallel() {
             return Mesh::default();
         }
         let p = &self.parallel_config;
-        let axes = [("dp", &p.data_parallel), ("tp", &p.model_parallel)];
+        let axes = [("pp", &p.pipeline_stage), ("dp", &p.data_parallel), ("tp", &p.model_parallel)];
         let axes = axes.into_iter().filter(|(_, degree)| degree.value > 1);
         Mesh { axes: axes.map(|(name, d)| Axis { name: name.to_owned(), size: d.value }).collect() }
     }

@@ -28,6 +28,7 @@ mod node;
 mod optimizer;
 mod parallel;
 mod parallel_config;
+mod pipeline;
 mod reader;
 mod recompute;
 mod report;
@@ -63,6 +64,7 @@ pub use model::{
 pub use optimizer::{MuonConfig, OptimizerConfig, UpdateRule};
 pub use parallel::{Parallel, ParallelMode, PipelineScheduler};
 pub use parallel_config::{ContextParallelAlgo, ParallelConfig};
+pub use pipeline::Offset;
 pub use recompute::{Amount, RecomputeConfig, Selection};
 pub use runner_config::RunnerConfig;
 pub use runner_wrapper::{LossScale, RunnerWrapper};
@@ -102,6 +104,8 @@ pub struct Config {
     pub parallel: Parallel,
     /// `recompute_config`.
     pub recompute: RecomputeConfig,
+    /// `swap_config.swap`: activations are kept on the host.
+    pub swap: Spanned<bool>,
     /// `context`.
     pub context: Context,
     /// `callbacks`.
@@ -211,7 +215,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
     let parallel_config = parallel_config::read(top.section("parallel_config"));
     let parallel = parallel::read(top.section("parallel"));
     let recompute = recompute::read(top.section("recompute_config"), generation == Generation::G2);
-    recompute::read_swap(top.section("swap_config"));
+    let swap = recompute::read_swap(top.section("swap_config"));
     let context = context::read(top.section("context"));
     let callbacks = callbacks::read(report, &mut top);
     for idle in ["monitor_config", "tensorboard"] {
@@ -234,6 +238,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
         parallel_config,
         parallel,
         recompute,
+        swap,
         context,
         callbacks,
     };

@@ -56,6 +56,8 @@ pub enum PipelineScheduler {
     Seqsmartvpp,
     /// Zero bubble, V shape.
     ZeroBubbleV,
+    /// Forward and backward of two chunks overlapped, V shape. `MindFormers` has no such schedule.
+    DualpipeV,
 }
 
 pub(super) const SCHEDULERS: &[(&str, PipelineScheduler)] = &[
@@ -65,6 +67,7 @@ pub(super) const SCHEDULERS: &[(&str, PipelineScheduler)] = &[
     ("seqvpp", PipelineScheduler::Seqvpp),
     ("seqsmartvpp", PipelineScheduler::Seqsmartvpp),
     ("zero_bubble_v", PipelineScheduler::ZeroBubbleV),
+    ("dualpipe_v", PipelineScheduler::DualpipeV),
 ];
 
 pub(super) fn read(mut s: Section<'_>) -> Parallel {

@@ -3,6 +3,7 @@
 //! Patterns are resolved here, so that no pass has to know them: the module names layers (`model.layers.3`) and operators in
 //! them (`mlp.silu`: the block in the layer, then the op).
 
+use athanor_ir::pipeline::Pipeline;
 use athanor_ir::recompute::{Operators, Recompute, layer_of, operator_path};
 use athanor_ir::{Code, Diagnostic, Func, Result};
 use regex::Regex;
@@ -42,8 +43,20 @@ fn default_patterns(generation: Generation) -> &'static [&'static str] {
     }
 }
 
-/// The layers of a model and the operators that each has, in their order.
-struct Model(Vec<(String, Vec<String>)>);
+/// The layers of a model and the operators that each has, in their order, and the pipeline that they lie on.
+struct Model(Vec<(String, Vec<String>)>, Option<Pipeline>);
+
+impl Amount {
+    /// So many of the first of `layers`.
+    fn first(self, layers: &[String]) -> Vec<String> {
+        let count = match self {
+            Self::All(true) => layers.len(),
+            Self::All(false) => 0,
+            Self::Layers(n) => n.min(layers.len()),
+        };
+        layers[..count].to_vec()
+    }
+}
 
 impl Model {
     fn of(forward: &Func) -> Self {
@@ -60,7 +73,12 @@ impl Model {
                 layers[index].1.push(path);
             }
         }
-        Self(layers)
+        Self(layers, None)
+    }
+
+    /// The model of `config`.
+    fn of_config(config: &Config, forward: &Func) -> Self {
+        Self(Self::of(forward).0, config.pipeline())
     }
 
     fn layers(&self) -> Vec<String> {
@@ -69,25 +87,33 @@ impl Model {
 
     /// The layers that `amounts` choose: one amount for each of as many pieces of the model, first to last.
     ///
-    /// On one device the pieces (stages of a pipeline, or their chunks) follow each other, with the layers dealt out evenly.
+    /// The pieces are the stages of the pipeline, or their chunks. On one device they follow each other, with the layers dealt
+    /// out evenly.
     fn counted(&self, amounts: &[Amount]) -> Vec<String> {
+        if let Some(pipeline) = self.1.as_ref().filter(|p| [p.stages(), p.positions()].contains(&amounts.len())) {
+            return self.counted_on(pipeline, amounts);
+        }
         let (layers, pieces) = (self.layers(), amounts.len().max(1));
         let start = |piece: usize| piece * layers.len() / pieces;
-        let chosen = |(i, amount): (usize, &Amount)| {
-            let piece = &layers[start(i)..start(i + 1)];
-            let count = match amount {
-                Amount::All(all) => {
-                    if *all {
-                        piece.len()
-                    } else {
-                        0
-                    }
-                }
-                Amount::Layers(n) => *n,
-            };
-            piece[..count.min(piece.len())].to_vec()
-        };
+        let chosen = |(i, amount): (usize, &Amount)| amount.first(&layers[start(i)..start(i + 1)]);
         amounts.iter().enumerate().flat_map(chosen).collect()
+    }
+
+    /// As [`Self::counted`], one amount for each stage of `pipeline`, whose layers are dealt to its chunks in turn, or one for each
+    /// chunk and stage.
+    fn counted_on(&self, pipeline: &Pipeline, amounts: &[Amount]) -> Vec<String> {
+        let (layers, stages, chunks) = (self.layers(), pipeline.stages(), pipeline.layers.len());
+        let at = |layer: usize| pipeline.schedule.shape().at(stages, pipeline.position_of(layer));
+        let of = |stage: usize, chunk: usize| -> Vec<String> {
+            let inside = |l: &usize| *l < pipeline.all_layers() && at(*l) == (stage, chunk);
+            let own: Vec<String> = (0..layers.len()).filter(inside).map(|l| layers[l].clone()).collect();
+            match (amounts.get(chunk * stages + stage), amounts[stage]) {
+                (Some(amount), _) if amounts.len() > stages || chunks == 1 => amount.first(&own),
+                (_, Amount::Layers(n)) => Amount::Layers(n / chunks + usize::from(chunk < n % chunks)).first(&own),
+                (_, all) => all.first(&own),
+            }
+        };
+        (0..chunks).flat_map(|chunk| (0..stages).flat_map(move |stage| of(stage, chunk)).collect::<Vec<_>>()).collect()
     }
 
     /// The operators of `layers` that `pattern` fits, of each layer what it has.
@@ -231,7 +257,7 @@ pub(super) fn choice(config: &Config, forward: &Func) -> Result<Recompute> {
     if !auto && c.recompute.value.is_none() && c.select_recompute.value.is_none() {
         return Ok(Recompute::default());
     }
-    let model = Model::of(forward);
+    let model = Model::of_config(config, forward);
     Ok(Recompute {
         layers: of_layers(&model, &c.recompute.value).unwrap_or_default(),
         operators: operators(config, &model, &c.select_recompute)?,
@@ -243,7 +269,7 @@ pub(super) fn choice(config: &Config, forward: &Func) -> Result<Recompute> {
 
 /// Notes on patterns of `config` that fit no operator of `forward`.
 pub fn notes(config: &Config, forward: &Func) -> Vec<Diagnostic> {
-    let model = Model::of(forward);
+    let model = Model::of_config(config, forward);
     let c = &config.recompute;
     let mut out = vec![];
     for (key, selection) in
@@ -274,7 +300,7 @@ mod tests {
     fn model() -> Model {
         let paths =
             ["mlp.silu", "mlp.mul", "mlp.gate_proj.einsum", "self_attn.attention", "input_layernorm.rms_norm", "add"];
-        Model((0..5).map(|i| (format!("model.layers.{i}"), paths.map(str::to_owned).to_vec())).collect())
+        Model((0..5).map(|i| (format!("model.layers.{i}"), paths.map(str::to_owned).to_vec())).collect(), None)
     }
 
     fn numbers(layers: &[String]) -> Vec<usize> {
@@ -292,6 +318,22 @@ mod tests {
         let chunks = vec![vec![Layers(1), All(false)], vec![Layers(0), All(true)]];
         assert_eq!(chosen(&Selection::PerChunk(chunks)), [0, 3, 4]);
         assert_eq!(chosen(&Selection::PerStage(vec![])), [0_usize; 0]);
+    }
+
+    #[test]
+    fn numbers_count_on_the_stages_of_the_pipeline() {
+        use Amount::{All, Layers};
+        use athanor_ir::pipeline::Kind;
+        let on = |schedule, layers: &[&[usize]], s: &Selection| {
+            let layers = layers.iter().map(|l| l.to_vec()).collect();
+            numbers(&of_layers(&Model(model().0, Some(Pipeline { schedule, layers })), s).unwrap())
+        };
+        let stages = Selection::PerStage(vec![Layers(1), All(true)]);
+        assert_eq!(on(Kind::OneFOneB, &[&[3, 2]], &stages), [0, 3, 4]);
+        // Stage 0 has layers 0, 1 and 4, dealt in turn: one layer is of its first chunk.
+        assert_eq!(on(Kind::ZeroBubbleV, &[&[2, 1], &[1, 1]], &stages), [0, 2, 3]);
+        let chunks = Selection::PerChunk(vec![vec![Layers(1), Layers(0)], vec![Layers(1), All(true)]]);
+        assert_eq!(on(Kind::Interleaved, &[&[2, 1], &[1, 1]], &chunks), [0, 3, 4]);
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("axes", Field::Text(&c.axes));
             see("ranks", Field::Int(c.ranks));
         }
+        Op::Handover { last } => see("last", Field::Bool(*last)),
         Op::Call { callee } => see("callee", Field::Text(callee)),
     }
 }
@@ -170,6 +171,7 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "all_gather" => collective(CollectiveKind::AllGather { dim: f.int("dim")? }, f)?,
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: f.int("dim")? }, f)?,
         "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
+        "handover" => Op::Handover { last: f.bool("last")? },
         "call" => Op::Call { callee: f.text("callee")? },
         _ => {
             let unary = Unary::ALL.into_iter().find(|u| u.name() == name).map(Op::Unary);
@@ -194,7 +196,7 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::Assign { .. } => 2,
         Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } | Op::CrossEntropy => 2,
         Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::AdamW { .. } => 3,
-        Op::Call { .. } => return None,
+        Op::Handover { .. } | Op::Call { .. } => return None,
     })
 }
 
@@ -251,6 +253,7 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::AllGather { dim: 0 }));
     ops.push(collective(CollectiveKind::ReduceScatter { dim: 0 }));
     ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
+    ops.push(Op::Handover { last: false });
     ops.push(Op::Call { callee: "f".into() });
     ops
 }

@@ -45,6 +45,7 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::CrossEntropyGrad
         | Op::SumSquares
         | Op::Collective(_)
+        | Op::Handover { .. }
         | Op::AdamW { .. } => return no_derivative(node, ""),
         // Calls are inlined before.
         Op::Call { .. } => return no_derivative(node, ""),

@@ -90,7 +90,7 @@ pub fn partition(module: &Module) -> Result<Module> {
     if module.mesh.ranks() == 1 {
         return Ok(module.clone());
     }
-    if let Some(axis) = module.mesh.axes.iter().find(|a| !["dp", "tp"].contains(&a.name.as_str())) {
+    if let Some(axis) = module.mesh.axes.iter().find(|a| !["dp", "tp", "pp"].contains(&a.name.as_str())) {
         return cannot(format!("there is no rule for what axis {:?} of the mesh cuts", axis.name));
     }
     let mut params = module.funcs.iter().flat_map(|f| &f.params);

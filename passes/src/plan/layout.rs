@@ -100,7 +100,7 @@ impl Planner<'_> {
     fn steerable(&self, value: ValueId) -> bool {
         let Some(node) = self.defs[value.0 as usize] else { return false };
         let moves = match self.func.nodes[node].op {
-            Op::Reshape | Op::RopeTable { .. } => false,
+            Op::Reshape | Op::RopeTable { .. } | Op::Handover { .. } => false,
             Op::Slice { .. } => contiguous_slice(self.func, node).is_none(),
             _ => true,
         };
@@ -168,9 +168,12 @@ pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> La
     };
     let named = |i: usize| Place { home: Home::Named(i), offset: 0 };
     for param in &func.params {
-        if let Some(i) = names.get(&param.name) {
-            p.settle(param.value, named(i));
-        }
+        let place = match names.get(&param.name) {
+            Some(i) => named(i),
+            // What the position before hands on lies in the slot of its micro-batch.
+            None => p.new_local(func.ty(param.value).bytes()),
+        };
+        p.settle(param.value, place);
     }
     for (v, i) in persistent {
         p.settle(*v, named(*i));
@@ -224,6 +227,15 @@ pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> La
         }
     }
     for (i, node) in func.nodes.iter().enumerate() {
+        if node.op == (Op::Handover { last: true }) {
+            view[i] = true;
+            for (from, to) in node.inputs.iter().zip(&node.outputs) {
+                if let Some(place) = p.places[from.0 as usize] {
+                    p.settle(*to, place);
+                }
+            }
+            continue;
+        }
         let source = |p: &Planner<'_>| node.inputs.first().and_then(|v| p.places[v.0 as usize]);
         let alias = match node.op {
             Op::Reshape => source(&p),

@@ -1,26 +1,32 @@
 //! From the last module to the plan: memory for every value, a step for every node, a kernel for every distinct step.
 
 pub mod arena;
+mod assemble;
 mod copies;
 mod experts;
 mod grouped;
 pub mod layout;
 mod lower;
 mod matrix;
+mod parts;
+mod pipeline;
 mod reduce;
 
 use crate::codegen::llvm::KernelText;
 use crate::prove::prove;
-use arena::{Block, align, place};
+use assemble::assemble;
 use athanor_ir::diag::Result;
-use athanor_ir::func::{Func, ValueId};
+use athanor_ir::func::{Func, Role, ValueId};
 use athanor_ir::module::Module;
 use athanor_ir::op::Op;
-use athanor_ir::plan::{Action, Buffer, BufferRole, Kernel, Plan, Program, Stage, Step, Target, VERSION};
+use athanor_ir::pipeline::func_of_stage;
+use athanor_ir::plan::{Action, BufferRole, CPU, Kernel, Plan, SIM, Stage, Target, VERSION};
 use athanor_ir::sharding::Sharding;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::types::{DType, TensorType};
 use layout::{Home, Layout, Names, Place, layout};
+use parts::Parts;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// What a plan is made for.
@@ -43,6 +49,15 @@ pub struct Compiled {
     pub plan: Plan,
     /// MLIR of each generated kernel.
     pub texts: Vec<KernelText>,
+}
+
+impl Compiled {
+    /// The plan to look at, prove and price: everything but machine code.
+    #[must_use]
+    pub fn simulated(self) -> Self {
+        let target = Target { device: SIM.into(), ..self.plan.target };
+        Self { plan: Plan { target, ..self.plan }, texts: vec![] }
+    }
 }
 
 /// Kernels of the plan by what they compute, so that equal work is generated once.
@@ -98,6 +113,10 @@ pub(crate) struct Draft<'a> {
     pub func: &'a Func,
     pub layout: Layout,
     pub steps: Vec<DraftStep>,
+    /// The programs that it becomes.
+    pub parts: Parts,
+    /// Step behind the last one of each part.
+    pub ends: Vec<usize>,
 }
 
 impl Draft<'_> {
@@ -146,21 +165,24 @@ struct Named {
     sharding: Sharding,
 }
 
-/// Makes the plan of a single-stage module, and proves that its ranks fit together.
+/// Makes the plan of a module, and proves that its ranks fit together.
 ///
 /// # Errors
 /// What a generator reports; [`crate::prove::UNMATCHED`].
 pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
     let mut kernels = KernelTable::default();
-    let stage = stage(module, options, &mut kernels)?;
+    let stages = match &module.run.pipeline {
+        Some(pipeline) => pipeline::stages(module, pipeline, options, &mut kernels)?,
+        None => vec![stage(module, options, &mut kernels)?],
+    };
     let plan = Plan {
         version: VERSION,
         config_hash: options.config_hash.clone(),
         compiler: concat!("athanor ", env!("CARGO_PKG_VERSION")).to_owned(),
         model: module.name.clone(),
-        target: Target { device: "cpu".into(), cpu: options.level, threads: options.threads },
+        target: Target { device: CPU.into(), cpu: options.level, threads: options.threads },
         mesh: module.mesh.clone(),
-        stages: vec![stage],
+        stages,
         kernels: kernels.kernels,
         run: module.run.clone(),
     };
@@ -187,17 +209,40 @@ impl<'a> Sizes<'a> {
 
 /// The only stage of `module`'s plan.
 fn stage(module: &Module, options: &PlanOptions, kernels: &mut KernelTable) -> Result<Stage> {
+    Ok(assemble(&contents(module, &called(module, None), options, kernels)?))
+}
+
+/// Functions of `module` that become programs: those that are not called, of one stage if there are several.
+fn called(module: &Module, stage: Option<usize>) -> Vec<Cow<'_, Func>> {
     let called: Vec<&str> = module
         .funcs
         .iter()
         .flat_map(|f| &f.nodes)
         .filter_map(|n| if let Op::Call { callee } = &n.op { Some(callee.as_str()) } else { None })
         .collect();
-    let programs: Vec<&Func> = module.funcs.iter().filter(|f| !called.contains(&f.name.as_str())).collect();
+    let own = |f: &&Func| stage.is_none_or(|s| func_of_stage(&f.name).is_some_and(|(of, _)| of == s));
+    let programs = module.funcs.iter().filter(|f| !called.contains(&f.name.as_str())).filter(own);
+    programs.map(Cow::Borrowed).collect()
+}
+
+/// What a stage holds, before offsets are known.
+struct Contents<'a> {
+    named: Vec<Named>,
+    setup: Vec<(Op, Vec<usize>, athanor_ir::Loc)>,
+    drafts: Vec<Draft<'a>>,
+}
+
+/// Named buffers and steps of `programs`.
+fn contents<'a>(
+    module: &Module,
+    programs: &'a [Cow<'a, Func>],
+    options: &PlanOptions,
+    kernels: &mut KernelTable,
+) -> Result<Contents<'a>> {
     let mut names = Names::default();
     let mut named: Vec<Named> = vec![];
-    for func in &programs {
-        for p in &func.params {
+    for func in programs {
+        for p in func.params.iter().filter(|p| p.role != Role::Handed) {
             if names.get(&p.name).is_none() {
                 names.add(&p.name);
                 let role = BufferRole::from(&p.role);
@@ -206,31 +251,49 @@ fn stage(module: &Module, options: &PlanOptions, kernels: &mut KernelTable) -> R
             }
         }
     }
-    let mut setup: Vec<(Op, Vec<usize>, athanor_ir::Loc)> = vec![];
+    let mut setup = vec![];
     let mut drafts = vec![];
-    for func in &programs {
+    for func in programs {
         let persistent = hoist_tables(func, &mut names, &mut named, &mut setup);
-        let mut draft = Draft { func, layout: layout(func, &names, &persistent), steps: vec![] };
+        let parts = Parts::of(func, module.run.pipeline.as_ref());
+        let mut draft = Draft { func, layout: layout(func, &names, &persistent), steps: vec![], parts, ends: vec![] };
         for i in 0..func.nodes.len() {
-            let done = draft.layout.view[i] || matches!(func.nodes[i].op, Op::RopeTable { .. });
+            if draft.parts.ends_before(i) {
+                end_part(&mut draft, i);
+            }
+            let done = draft.layout.view[i] || matches!(func.nodes[i].op, Op::RopeTable { .. } | Op::Handover { .. });
             if !done {
                 lower::node(module, &mut draft, i, kernels, options)?;
             }
         }
-        for (value, state) in draft.layout.copies_out.clone() {
-            let from = draft.of(value);
-            let to = (Place { home: Home::Named(state), offset: 0 }, from.1.clone());
-            draft.steps.push(DraftStep {
-                action: Action::Op(Op::Reshape),
-                inputs: vec![from],
-                outputs: vec![to],
-                scratch: None,
-                node: None,
-            });
+        while draft.ends.len() < draft.parts.count() {
+            end_part(&mut draft, func.nodes.len());
         }
         drafts.push(draft);
     }
-    Ok(assemble(&named, &setup, &drafts))
+    Ok(Contents { named, setup, drafts })
+}
+
+/// Ends a part of `draft` before node `next`: what it leaves for a state and could not compute there is copied.
+fn end_part(draft: &mut Draft<'_>, next: usize) {
+    let defs = draft.func.defs();
+    let copied = std::mem::take(&mut draft.layout.copies_out);
+    let last = draft.ends.len() + 1 == draft.parts.count();
+    let (now, later): (Vec<_>, Vec<_>) =
+        copied.into_iter().partition(|(value, _)| last || defs[value.0 as usize].is_some_and(|d| d < next));
+    for (value, state) in now {
+        let from = draft.of(value);
+        let to = (Place { home: Home::Named(state), offset: 0 }, from.1.clone());
+        draft.steps.push(DraftStep {
+            action: Action::Op(Op::Reshape),
+            inputs: vec![from],
+            outputs: vec![to],
+            scratch: None,
+            node: None,
+        });
+    }
+    draft.layout.copies_out = later;
+    draft.ends.push(draft.steps.len());
 }
 
 /// Values that depend on nothing are computed once by `setup` and shared between functions.
@@ -266,105 +329,4 @@ fn hoist_tables(
         persistent.extend(node.outputs.iter().copied().zip(outs));
     }
     persistent
-}
-
-/// Gives every place its offset: named buffers first, then the locals of each program over one another, since programs
-/// run one at a time.
-fn assemble(named: &[Named], setup: &[(Op, Vec<usize>, athanor_ir::Loc)], drafts: &[Draft<'_>]) -> Stage {
-    let mut buffers: Vec<Buffer> = vec![];
-    let mut base = 0;
-    for n in named {
-        let bytes = n.ty.bytes();
-        buffers.push(Buffer {
-            name: n.name.clone(),
-            dtype: n.ty.dtype,
-            dims: n.ty.dims.clone(),
-            offset: base,
-            bytes,
-            role: n.role.clone(),
-            sharding: n.sharding.clone(),
-            live: None,
-        });
-        base += align(bytes);
-    }
-    let mut arena_bytes = base;
-    let mut programs = vec![];
-    if !setup.is_empty() {
-        let step = |(op, outs, loc): &(Op, Vec<usize>, athanor_ir::Loc)| Step {
-            action: Action::Op(op.clone()),
-            inputs: vec![],
-            outputs: outs.clone(),
-            loc: loc.clone(),
-        };
-        programs.push(Program { name: "setup".into(), steps: setup.iter().map(step).collect(), results: vec![] });
-    }
-    for draft in drafts {
-        let end = draft.steps.len();
-        let mut lives: Vec<Option<(usize, usize)>> = vec![None; draft.layout.locals.len()];
-        let mut touch = |place: &Place, at: usize| {
-            if let Home::Local(l) = place.home {
-                let life = lives[l].get_or_insert((at, at));
-                life.1 = life.1.max(at);
-            }
-        };
-        for (i, s) in draft.steps.iter().enumerate() {
-            s.inputs.iter().chain(&s.outputs).chain(&s.scratch).for_each(|(p, _)| touch(p, i));
-        }
-        for r in &draft.func.results {
-            touch(&draft.layout.places[r.value.0 as usize], end);
-        }
-        let used: Vec<usize> = (0..lives.len()).filter(|l| lives[*l].is_some()).collect();
-        let block = |l: &usize| {
-            let (first, last) = lives[*l].unwrap_or_default();
-            Block { bytes: draft.layout.locals[*l], first, last }
-        };
-        let blocks: Vec<Block> = used.iter().map(block).collect();
-        let (offsets, peak) = place(&blocks);
-        arena_bytes = arena_bytes.max(base + peak);
-        let mut offset_of = vec![0; lives.len()];
-        for (l, o) in used.iter().zip(&offsets) {
-            offset_of[*l] = base + o;
-        }
-        let mut index: HashMap<(Place, TensorType), usize> = HashMap::new();
-        let mut buffer = |place: &Place, ty: &TensorType, scratch: bool| {
-            if let Home::Named(n) = place.home
-                && place.offset == 0
-                && named[n].ty == *ty
-            {
-                return n;
-            }
-            *index.entry((*place, ty.clone())).or_insert_with(|| {
-                let (start, live) = match place.home {
-                    Home::Named(n) => (buffers[n].offset, None),
-                    Home::Local(l) => (offset_of[l], lives[l]),
-                };
-                buffers.push(Buffer {
-                    name: format!("{}.{}", draft.func.name, buffers.len()),
-                    dtype: ty.dtype,
-                    dims: ty.dims.clone(),
-                    offset: start + place.offset,
-                    bytes: ty.bytes(),
-                    role: if scratch { BufferRole::Scratch } else { BufferRole::Activation },
-                    sharding: Sharding::default(),
-                    live,
-                });
-                buffers.len() - 1
-            })
-        };
-        let mut steps = Vec::with_capacity(draft.steps.len());
-        for s in &draft.steps {
-            let inputs = s.inputs.iter().map(|(p, t)| buffer(p, t, false)).collect();
-            let mut outputs: Vec<usize> = s.outputs.iter().map(|(p, t)| buffer(p, t, false)).collect();
-            outputs.extend(s.scratch.iter().map(|(p, t)| buffer(p, t, true)));
-            let loc = s.node.map(|n| draft.func.nodes[n].loc.clone()).unwrap_or_default();
-            steps.push(Step { action: s.action.clone(), inputs, outputs, loc });
-        }
-        let result = |r: &athanor_ir::FuncResult| {
-            let (place, ty) = draft.of(r.value);
-            (r.name.clone(), buffer(&place, &ty, false))
-        };
-        let results = draft.func.results.iter().map(result).collect();
-        programs.push(Program { name: draft.func.name.clone(), steps, results });
-    }
-    Stage { arena_bytes, buffers, programs }
 }

@@ -13,6 +13,7 @@ use crate::options::{Kind, Options, Spec};
 use crate::pass::Pass;
 use crate::plan::PlanOptions;
 use crate::registry::Entry;
+use athanor_ir::pipeline::is_micro;
 use athanor_ir::recompute::Recompute as Choice;
 use athanor_ir::run::RunSpec;
 use athanor_ir::target::CpuLevel;
@@ -21,7 +22,7 @@ use program::Program;
 
 /// Computes values of the forward part again in the backward part instead of keeping them, as the run chooses.
 ///
-/// In `micro`, what the backward part reads of a chosen layer is computed again from what the layer reads (its residual
+/// In `micro`, and in each position of a pipeline, what the backward part reads of a chosen layer is computed again from what the layer reads (its residual
 /// stream and weights); of a chosen operator, from the operator's operands. A value that another layer reads too is kept.
 /// A copy stands right before its first reader. The backward part is put in an order that uses every gradient up as
 /// soon as it is there.
@@ -86,13 +87,22 @@ impl Pass for Recompute {
 
     fn run(&self, module: &Module) -> Result<Module> {
         let choice = &module.run.recompute;
-        let Some(program) = Program::of(module).filter(|_| choice.done.is_none() && !choice.is_none()) else {
+        let micros: Vec<&str> =
+            module.funcs.iter().map(|f| f.name.as_str()).filter(|name| is_micro(name).is_some()).collect();
+        if choice.done.is_some() || choice.is_none() || micros.is_empty() {
             return Ok(module.clone());
-        };
-        match choice.budget {
-            Some(budget) => auto::fitted(&program, budget, &self.plan),
-            None => Ok(carried_out(&program, &select::chosen(&program, choice))),
         }
+        if let ([micro], Some(budget)) = (&micros[..], choice.budget) {
+            let program = module.func(micro).map(|f| Program::of(module, f));
+            return program.map_or_else(|| Ok(module.clone()), |p| auto::fitted(&p, budget, &self.plan));
+        }
+        Ok(micros.iter().fold(module.clone(), |module, micro| match module.func(micro) {
+            Some(func) => {
+                let program = Program::of(&module, func);
+                carried_out(&program, &select::chosen(&program, choice))
+            }
+            None => module,
+        }))
     }
 }
 
@@ -100,6 +110,7 @@ impl Pass for Recompute {
 fn carried_out(program: &Program<'_>, again: &[bool]) -> Module {
     let (funcs, done) = order::ordered(program, again);
     let module = program.module;
-    let recompute = Choice { done: Some(done), ..module.run.recompute.clone() };
+    let before = module.run.recompute.done.unwrap_or_default();
+    let recompute = Choice { done: Some(before.and(done)), ..module.run.recompute.clone() };
     Module { funcs, run: RunSpec { recompute, ..module.run.clone() }, ..module.clone() }
 }

@@ -27,7 +27,7 @@ pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Rec
         out: Func { nodes: vec![], ..program.func.clone() },
         placed: vec![false; program.func.nodes.len()],
         copies: HashMap::new(),
-        parts: Parts::default(),
+        parts: Parts::beside(program.module),
         done: Recomputed::default(),
         layers: HashSet::new(),
     };
@@ -42,11 +42,16 @@ pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Rec
 
 /// When each node is placed.
 ///
-/// The gradient enters with that of the loss over the vocabulary. What depends on it goes as soon as it can; what does not,
+/// The gradient enters with that of the loss over the vocabulary, or comes from the next position of a pipeline. What depends on it goes as soon as it can; what does not,
 /// such as the derivative of an activation, waits for its reader. A function without such a loss keeps its order.
 fn when(program: &Program<'_>, chosen: &[bool]) -> Vec<When> {
     let func = program.func;
-    let enters = |i: usize| func.nodes[i].op == Op::CrossEntropyGrad && !program.forward[i];
+    let of_loss = |i: usize| func.nodes[i].op == Op::CrossEntropyGrad && !program.forward[i];
+    let has_loss = (0..func.nodes.len()).any(of_loss);
+    let returned = |v: &ValueId| {
+        program.defs[v.0 as usize].is_some_and(|d| matches!(func.nodes[d].op, Op::Handover { last: false }))
+    };
+    let enters = |i: usize| of_loss(i) || !has_loss && !program.forward[i] && func.nodes[i].inputs.iter().any(returned);
     let entered = (0..func.nodes.len()).any(enters);
     let mut when = vec![When::InTurn; func.nodes.len()];
     for (i, node) in func.nodes.iter().enumerate().filter(|(i, _)| !program.forward[*i]) {

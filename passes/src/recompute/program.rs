@@ -1,4 +1,4 @@
-//! What the pass knows of `micro`: which nodes are forward, and which operator of which layer makes and reads a value.
+//! What the pass knows of `micro`, or of a position of a pipeline: which nodes are forward, and which operator of which layer makes and reads a value.
 
 use crate::blocks::absolute;
 use athanor_ir::func::{Func, Node, ValueId};
@@ -16,7 +16,7 @@ pub(super) struct Site {
     pub path: String,
 }
 
-/// `micro` with what is known of it.
+/// A function of micro-batches with what is known of it.
 pub(super) struct Program<'a> {
     pub module: &'a Module,
     pub func: &'a Func,
@@ -37,9 +37,8 @@ pub(super) struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// Reads the function `micro` of `module`, if there is one.
-    pub fn of(module: &'a Module) -> Option<Self> {
-        let func = module.func("micro")?;
+    /// Reads the function `func` of `module`.
+    pub fn of(module: &'a Module, func: &'a Func) -> Self {
         let count = func.types.len();
         let mut program = Self {
             module,
@@ -60,7 +59,7 @@ impl<'a> Program<'a> {
                 node.inputs.iter().for_each(|v| program.kept[v.0 as usize] = true);
             }
         }
-        Some(program)
+        program
     }
 
     /// The function that `node` calls.
@@ -118,9 +117,16 @@ impl<'a> Program<'a> {
     }
 }
 
-/// Nodes that a result other than a gradient needs.
+/// Nodes that a result other than a gradient needs, or the next position of a pipeline.
 fn forward(func: &Func) -> Vec<bool> {
-    func.needed_for(func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value))
+    let results = func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value);
+    let handover = |n: &&Node| matches!(n.op, Op::Handover { .. });
+    let mut forward =
+        func.needed_for(results.chain(func.nodes.iter().filter(handover).flat_map(|n| n.inputs.iter().copied())));
+    for (flag, _) in forward.iter_mut().zip(&func.nodes).filter(|(_, n)| handover(n)) {
+        *flag = true;
+    }
+    forward
 }
 
 /// Floating-point operations of a node of `func` that is no call.

@@ -3,6 +3,7 @@
 use super::program::Program;
 use crate::codegen::loops;
 use athanor_ir::func::{Func, Node, Role, ValueId};
+use athanor_ir::module::Module;
 use athanor_ir::op::{Binary, Op};
 use athanor_ir::types::DType;
 use std::collections::HashMap;
@@ -108,9 +109,17 @@ fn cut(callee: &Func, node: &Node, given: &HashMap<ValueId, ValueId>, wanted: &[
 pub(super) struct Parts {
     by_key: HashMap<String, usize>,
     funcs: Vec<Func>,
+    /// Parts that the module has already.
+    earlier: usize,
 }
 
 impl Parts {
+    /// Parts beside those that `module` has.
+    pub fn beside(module: &Module) -> Self {
+        let earlier = module.funcs.iter().filter(|f| f.name.contains("_part_")).count();
+        Self { earlier, ..Self::default() }
+    }
+
     /// What runs `part`: its only op, or a call.
     pub fn op(&mut self, part: &Func) -> Op {
         if let Some(only) = alone(part) {
@@ -120,7 +129,7 @@ impl Parts {
         let next = self.funcs.len();
         let index = *self.by_key.entry(key).or_insert(next);
         if index == next {
-            self.funcs.push(Func { name: format!("{}_part_{next}", part.name), ..part.clone() });
+            self.funcs.push(Func { name: format!("{}_part_{}", part.name, self.earlier + next), ..part.clone() });
         }
         Op::Call { callee: self.funcs[index].name.clone() }
     }

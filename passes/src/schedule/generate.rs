@@ -2,7 +2,7 @@
 
 use super::interleaved::interleaved;
 use super::vshape::{dualpipe_v, zero_bubble_v};
-use super::{Kind, Part, Schedule, Shape, Task};
+use super::{Kind, Part, Schedule, Task};
 use athanor_ir::{Code, Diagnostic, Result};
 
 /// A schedule that does not exist for these numbers.
@@ -66,14 +66,7 @@ pub fn generate(request: &Request) -> Result<Schedule> {
         Kind::ZeroBubbleV => zero_bubble_v(p, m),
         Kind::DualpipeV => per_stage(&|s| dualpipe_v(p, m, s)),
     };
-    Ok(Schedule {
-        shape: if two { Shape::V } else { Shape::Loop },
-        chunks: v,
-        micro_batches: m,
-        slices,
-        split: two,
-        stages,
-    })
+    Ok(Schedule { shape: kind.shape(), chunks: v, micro_batches: m, slices, split: kind.splits(), stages })
 }
 
 fn all(part: Part, m: usize) -> impl Iterator<Item = Task> {

@@ -61,7 +61,7 @@ pub fn lower(schedule: &Schedule) -> Result<Vec<Vec<Step>>, Vec<Stuck>> {
 }
 
 /// Stage and chunk that read the result of `task` of `stage`, if another chunk does.
-fn receiver(schedule: &Schedule, stage: usize, task: Task) -> Option<(usize, usize)> {
+pub fn receiver(schedule: &Schedule, stage: usize, task: Task) -> Option<(usize, usize)> {
     let here = schedule.position(stage, task.chunk);
     match task.part {
         Part::F => (here + 1 < schedule.positions()).then(|| schedule.at(here + 1)),

@@ -11,61 +11,7 @@ pub mod simulate;
 pub mod validate;
 mod vshape;
 
-use std::fmt;
-
-/// Part of the work on one micro-batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    /// Forward.
-    F,
-    /// Backward: gradients of activations; those of weights too if the schedule does not split them off.
-    B,
-    /// Gradients of weights, where they are split off.
-    W,
-}
-
-/// One entry of a stage's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Task {
-    /// Which part.
-    pub part: Part,
-    /// Chunk of layers on this stage, from 0.
-    pub chunk: usize,
-    /// Micro-batch, or slice of one: slice j of micro-batch i is number `i · slices + j`.
-    pub micro: usize,
-}
-
-impl fmt::Display for Task {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}{}.{}", self.part, self.micro, self.chunk)
-    }
-}
-
-/// Kinds of schedules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// All forward passes, then all backward passes.
-    Gpipe,
-    /// One forward, one backward.
-    OneFOneB,
-    /// One forward, one backward over several chunks of layers per stage (`pp_interleave_num`).
-    Interleaved,
-    /// One forward, one backward over slices of sequences (`seq_split_num`).
-    Seqpipe,
-    /// Two chunks per stage in the shape of a V, weight gradients split off to fill the gaps.
-    ZeroBubbleV,
-    /// Two chunks per stage in the shape of a V, forward and backward of different micro-batches overlapped.
-    DualpipeV,
-}
-
-/// How the chunks of a model lie on the stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// Chunk 0 over stages 0, 1, …, then chunk 1 over stages 0, 1, ….
-    Loop,
-    /// Odd chunks run over the stages in reverse order.
-    V,
-}
+pub use athanor_ir::pipeline::{Kind, Part, Shape, Task};
 
 /// A schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,16 +33,12 @@ pub struct Schedule {
 impl Schedule {
     /// Position of chunk `chunk` of stage `stage` in the model, from 0 at the embedding.
     pub fn position(&self, stage: usize, chunk: usize) -> usize {
-        let p = self.stages.len();
-        let along = if self.shape == Shape::V && chunk % 2 == 1 { p - 1 - stage } else { stage };
-        chunk * p + along
+        self.shape.position(self.stages.len(), stage, chunk)
     }
 
     /// Stage and chunk at a position of the model.
     pub fn at(&self, position: usize) -> (usize, usize) {
-        let p = self.stages.len();
-        let (chunk, along) = (position / p, position % p);
-        (if self.shape == Shape::V && chunk % 2 == 1 { p - 1 - along } else { along }, chunk)
+        self.shape.at(self.stages.len(), position)
     }
 
     /// Positions of the whole model.

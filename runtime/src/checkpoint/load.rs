@@ -34,11 +34,17 @@ pub(super) fn is_weight(role: &BufferRole) -> bool {
     matches!(role, BufferRole::Weight { .. })
 }
 
-/// The buffers with a role that `wanted` accepts: their indices, and what mappings need of them, with the dims of the whole.
-pub(super) fn weights(plan: &Plan, stage: &Stage, wanted: impl Fn(&BufferRole) -> bool) -> (Vec<usize>, Vec<Weight>) {
-    let chosen = stage.buffers.iter().enumerate().filter(|(_, b)| wanted(&b.role));
-    let weight = |b: &Buffer| Weight { name: b.name.clone(), dtype: b.dtype, dims: b.slice(&plan.mesh, 0).dims };
-    chosen.map(|(i, b)| (i, weight(b))).unzip()
+/// The buffers of all stages with a role that `wanted` accepts, each name once: their stages and indices, and what mappings
+/// need of them, with the dims of the whole.
+pub(super) fn weights(plan: &Plan, wanted: impl Fn(&BufferRole) -> bool) -> (Vec<(usize, usize)>, Vec<Weight>) {
+    let of_stage = |(s, stage): (usize, &'_ Stage)| {
+        let chosen = stage.buffers.iter().enumerate().filter(|(_, b)| wanted(&b.role));
+        let weight = |b: &Buffer| Weight { name: b.name.clone(), dtype: b.dtype, dims: b.slice(&plan.mesh, 0).dims };
+        chosen.map(|(i, b)| ((s, i), weight(b))).collect::<Vec<_>>()
+    };
+    let mut seen = BTreeSet::new();
+    let all = plan.stages.iter().enumerate().flat_map(of_stage);
+    all.filter(|(_, w)| seen.insert(w.name.clone())).unzip()
 }
 
 /// Fills the buffers with a role that `wanted` accepts, each with the part of rank `rank`.
@@ -50,17 +56,22 @@ pub(super) fn load(
     tables: &[NameTable],
     wanted: impl Fn(&BufferRole) -> bool,
 ) -> Result<()> {
-    let (buffers, weights) = weights(device.plan(), device.stage(), wanted);
-    let slices: Vec<Slice> =
-        buffers.iter().map(|i| device.stage().buffers[*i].slice(&device.plan().mesh, rank)).collect();
+    let (_, weights) = weights(device.plan(), wanted);
+    // What the stage of this rank has.
+    let buffers: Vec<Option<usize>> = weights.iter().map(|w| device.buffer(&w.name)).collect();
+    let slice = |i: usize| device.stage().buffers[i].slice(&device.plan().mesh, rank);
+    let slices: Vec<Option<Slice>> = buffers.iter().map(|i| i.map(slice)).collect();
     for Fitted { stored, name } in fit(tensors, path, tables, &weights)? {
+        if stored.parts.iter().all(|part| buffers[part.weight].is_none()) {
+            continue;
+        }
         let data = tensors.data(&name)?;
         let file = tensors.file(&name);
         let read = || file.into_iter().for_each(|f| f.put_away(&name));
         for part in &stored.parts {
+            let (Some(buffer), Some(slice)) = (buffers[part.weight], &slices[part.weight]) else { continue };
             let dtype = weights[part.weight].dtype;
-            let mut to = ElementsMut { dtype, bytes: device.bytes_mut(buffers[part.weight]) };
-            let slice = &slices[part.weight];
+            let mut to = ElementsMut { dtype, bytes: device.bytes_mut(buffer) };
             if slice.len == slice.dims {
                 let elements = stored.elements();
                 for begin in (0..elements).step_by(PIECE) {

@@ -111,7 +111,7 @@ impl Saver {
         let plain = NameTable::default();
         let table = self.names.as_ref().unwrap_or(&plain);
         let arena = |wanted: fn(&BufferRole) -> bool| {
-            let (buffers, weights) = super::load::weights(device.plan(), device.stage(), wanted);
+            let (buffers, weights) = super::load::weights(device.plan(), wanted);
             Arena { device, gathered, buffers, weights }
         };
         let files = write_tensors(&arena(is_weight), temp.path(), &weights, table, self.limit)?;
@@ -169,7 +169,8 @@ fn write_tensors(arena: &Arena<'_>, dir: &Path, whole: &str, table: &NameTable, 
 struct Arena<'a> {
     device: &'a CpuDevice,
     gathered: &'a Gathered,
-    buffers: Vec<usize>,
+    /// Stage and index of each.
+    buffers: Vec<(usize, usize)>,
     weights: Vec<Weight>,
 }
 
@@ -180,8 +181,12 @@ impl Source for Arena<'_> {
 
     fn read(&self, weight: usize, range: Range<usize>) -> io::Result<Cow<'_, [u8]>> {
         let size = self.weights[weight].dtype.bytes();
-        let buffer = self.buffers[weight];
-        let bytes = self.gathered.bytes(buffer).unwrap_or_else(|| self.device.bytes(buffer));
+        let (stage, buffer) = self.buffers[weight];
+        let bytes = match self.gathered.bytes(stage, buffer) {
+            Some(bytes) => bytes,
+            None if stage == self.device.stage_index() => self.device.bytes(buffer),
+            None => return Err(io::Error::other(format!("the weights of stage {stage} were not gathered"))),
+        };
         Ok(Cow::Borrowed(&bytes[range.start * size..range.end * size]))
     }
 

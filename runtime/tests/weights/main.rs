@@ -83,7 +83,7 @@ fn same(model: &str, found: &HashMap<String, (Vec<usize>, Vec<u8>)>, want: &Hash
 
 /// A device with nothing but buffers for `weights`, named on disk as `weights_on_disk` says.
 fn device(weights: &[Weight], names: Vec<NameTable>) -> CpuDevice {
-    let mut stage = Stage { arena_bytes: 0, buffers: vec![], programs: vec![] };
+    let mut stage = Stage { arena_bytes: 0, buffers: vec![], programs: vec![], pipeline: None };
     for w in weights {
         let bytes = w.dims.iter().product::<usize>() * w.dtype.bytes();
         stage.buffers.push(Buffer {

@@ -199,13 +199,7 @@ impl World {
     }
 
     /// Waits until all members of `board` have come to `call`; this one is `at`.
-    pub fn meet(
-        &self,
-        board: usize,
-        at: usize,
-        (call, post): (Call, Post),
-        ledger: &Ledger,
-    ) -> Result<Meeting<'_>> {
+    pub fn meet(&self, board: usize, at: usize, (call, post): (Call, Post), ledger: &Ledger) -> Result<Meeting<'_>> {
         let deadline = Instant::now() + self.timeout;
         let mut state = self.lock();
         let b = &mut state.boards[board];

@@ -49,7 +49,8 @@ impl Alarm {
                     idle.as_secs_f64(),
                     work.what()
                 );
-                let help = "look at a rank of which nothing is heard: it may be stopped, slow, or its machine unreachable";
+                let help =
+                    "look at a rank of which nothing is heard: it may be stopped, slow, or its machine unreachable";
                 (world.options.tell)(&Diagnostic::warning(&STALLED, text).help(help));
             }
         }

@@ -88,8 +88,7 @@ impl Mpi {
         mpi.init()?;
         let world = Arc::new(World::new(mpi, options)?);
         if world.size != own.size {
-            let text =
-                format!("{} has started {} ranks, and {library} sees {}", launcher.name(), own.size, world.size);
+            let text = format!("{} has started {} ranks, and {library} sees {}", launcher.name(), own.size, world.size);
             return Diagnostic::error(&FOREIGN_MPI, text)
                 .help(
                     "start the ranks with the mpirun of the installed MPI library, or install the MPI of this launcher",

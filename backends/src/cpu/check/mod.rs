@@ -6,6 +6,7 @@
 
 mod matrix;
 mod overlap;
+mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -32,6 +33,11 @@ const MOST: usize = 1 << 24;
 /// Bytes of the arena that a buffer occupies.
 pub(super) fn range(b: &Buffer) -> Range<usize> {
     b.offset..b.offset + b.bytes
+}
+
+/// Bytes from a buffer to the same one of the next slot; 0 for what lies in none.
+pub(super) fn stride(b: &Buffer) -> usize {
+    if let BufferRole::Stash { stride, .. } = b.role { stride } else { 0 }
 }
 
 /// Whether two ranges share a byte.
@@ -77,6 +83,7 @@ fn check_stage(plan: &Plan, stage: &Stage) -> std::result::Result<(), String> {
         }
         results(stage, p).map_err(|e| format!("program `{}`: {e}", p.name))?;
     }
+    slots::check(stage)?;
     overlap::check(stage)
 }
 
@@ -101,11 +108,14 @@ fn buffer(b: &Buffer, arena: usize) -> std::result::Result<(), String> {
     }
     match b.live {
         Some((first, last)) if first > last => Err(format!("lives from step {first} to step {last}")),
-        Some(_) if !matches!(b.role, BufferRole::Activation | BufferRole::Scratch) => {
-            Err("is kept between programs, but has a life within one".into())
-        }
+        Some(_) if !within_programs(&b.role) => Err("is kept between programs, but has a life within one".into()),
         _ => Ok(()),
     }
+}
+
+/// Whether a buffer of this role is a value of one micro-batch or less.
+fn within_programs(role: &BufferRole) -> bool {
+    matches!(role, BufferRole::Activation | BufferRole::Scratch | BufferRole::Stash { .. })
 }
 
 /// Bytes of the buffers that steps of a kernel must give it, and the first step that did.
@@ -126,6 +136,7 @@ fn step(
     let (ins, outs) = (of(&s.inputs)?, of(&s.outputs)?);
     for b in ins.iter().chain(&outs) {
         if let Some((first, last)) = b.live
+            && stride(b) == 0
             && !(first..=last).contains(&at)
         {
             return Err(format!("buffer `{}` lives from step {first} to step {last} only", b.name));

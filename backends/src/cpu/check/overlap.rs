@@ -1,7 +1,7 @@
 //! Buffers that live at the same time share no byte, unless one is a view of the other.
 
-use super::{overlap, range};
-use athanor_ir::plan::{Buffer, BufferRole, Stage};
+use super::{overlap, range, stride, within_programs};
+use athanor_ir::plan::{Buffer, Stage};
 use std::ops::Range;
 
 /// Checks all buffers of a stage.
@@ -17,7 +17,7 @@ pub(super) fn check(stage: &Stage) -> Result<(), String> {
             return Err(format!("`{}` and `{}`, both kept between programs, overlap", pair[0].name, pair[1].name));
         }
     }
-    for b in stage.buffers.iter().filter(|b| !is_kept(b)) {
+    for b in stage.buffers.iter().filter(|b| !is_kept(b) && stride(b) == 0) {
         let r = range(b);
         // The last buffer that starts before the end of this one is the only one that can hold it whole.
         let end = kept.partition_point(|k| k.offset < r.end);
@@ -33,8 +33,11 @@ pub(super) fn check(stage: &Stage) -> Result<(), String> {
         let mut used: Vec<usize> = p.steps.iter().flat_map(|s| s.inputs.iter().chain(&s.outputs)).copied().collect();
         used.sort_unstable();
         used.dedup();
-        let mut local: Vec<&Buffer> =
-            used.iter().map(|i| &stage.buffers[*i]).filter(|b| !is_kept(b) && b.live.is_some()).collect();
+        let mut local: Vec<&Buffer> = used
+            .iter()
+            .map(|i| &stage.buffers[*i])
+            .filter(|b| !is_kept(b) && stride(b) == 0 && b.live.is_some())
+            .collect();
         local.sort_by_key(|b| (b.offset, std::cmp::Reverse(b.bytes)));
         // Neighbours with the same place need only one comparison each with the rest.
         local.dedup_by(|b, a| range(a) == range(b) && a.live == b.live);
@@ -42,11 +45,12 @@ pub(super) fn check(stage: &Stage) -> Result<(), String> {
     })
 }
 
-fn is_kept(b: &Buffer) -> bool {
-    !matches!(b.role, BufferRole::Activation | BufferRole::Scratch)
+pub(super) fn is_kept(b: &Buffer) -> bool {
+    !within_programs(&b.role)
 }
 
-fn apart(sorted: &[&Buffer]) -> Result<(), String> {
+/// Buffers in the order of their places of which no two that live at the same time share a byte, but for views.
+pub(super) fn apart(sorted: &[&Buffer]) -> Result<(), String> {
     let holds = |a: &Range<usize>, b: &Range<usize>| a.start <= b.start && b.end <= a.end;
     for (i, a) in sorted.iter().enumerate() {
         let ra = range(a);

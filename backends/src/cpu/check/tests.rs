@@ -51,6 +51,7 @@ pub(crate) fn plan() -> Plan {
             ],
             results: vec![("y".into(), 3)],
         }],
+        pipeline: None,
     };
     Plan {
         version: VERSION,

@@ -27,6 +27,12 @@ pub(super) fn write(out: &mut Writer, m: &ModelConfig) {
             ] {
                 out.number(key, size.value);
             }
+            if m.offset.is_set() {
+                out.raw("offset", &m.offset.value.text());
+            }
+            if m.chunks.is_set() {
+                out.number("pp_interleave_num", m.chunks.value);
+            }
             out.raw(
                 "normalization",
                 if m.normalization.value == Normalization::RmsNorm { "RMSNorm" } else { "LayerNorm" },

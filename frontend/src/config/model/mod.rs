@@ -13,6 +13,7 @@ mod switches;
 #[cfg(test)]
 mod tests;
 
+use super::pipeline::Offset;
 use super::span::{Span, Spanned};
 pub use family::{Convention, Family};
 pub use latent::LatentAttention;
@@ -184,6 +185,10 @@ pub struct ModelConfig {
     pub calculate_per_token_loss: Spanned<bool>,
     /// Pieces the loss is computed in; 0 is one piece.
     pub chunk_loss_num: Spanned<usize>,
+    /// Layers that chunks of a pipeline's stages have beyond an even share.
+    pub offset: Spanned<Offset>,
+    /// Chunks of layers per stage of a pipeline: `pp_interleave_num`.
+    pub chunks: Spanned<usize>,
     /// Label without loss.
     pub ignore_token_id: Spanned<i64>,
     /// Padding token.

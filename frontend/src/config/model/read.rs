@@ -17,6 +17,7 @@ use crate::config::general::General;
 use crate::config::generation::Generation;
 use crate::config::known;
 use crate::config::node::{Kind, Node};
+use crate::config::pipeline::Offset;
 use crate::config::reader::{self, Field, Rule, Section};
 use crate::config::report::Report;
 use crate::config::span::{Span, Spanned};
@@ -232,6 +233,8 @@ fn body(s: &mut Section<'_>, top: &mut Section<'_>, b: &Body) -> Option<ModelCon
         param_init_std_rules: init_rules(s),
         calculate_per_token_loss: s.get("calculate_per_token_loss", false),
         chunk_loss_num: s.get("chunk_loss_num", 0),
+        offset: s.get("offset", Offset::All(0)),
+        chunks: s.positive("virtual_pipeline_model_parallel_size", 1),
         ignore_token_id: s.get("ignore_token_id", -100),
         pad_token_id: s.get("pad_token_id", d.pad_token_id),
         input_sliced_sig: s.get("input_sliced_sig", false),

@@ -68,7 +68,7 @@ const KNOWN: &str = "\
     enable_expert_relocation expert_relocation_initial_iteration expert_relocation_freq q_lora_rank kv_lora_rank \
     qk_head_dim qk_nope_head_dim qk_pos_emb_head_dim qk_rope_head_dim v_head_dim beta_fast beta_slow mscale \
     mscale_all_dim rotary_scaling_factor factor scaling_factor original_max_position_embeddings \
-    virtual_pipeline_model_parallel_size pp_interleave_num coeff rope_scaling rope_parameters sliding_window \
+    coeff rope_scaling rope_parameters sliding_window \
     activation_func layer_types ep_size aux_loss_alpha seq_aux apply_query_key_layer_scaling decoder_sparse_step \
     mlp_only_layers router_jitter_noise output_router_logits quantization_bit prefix_projection pre_seq_len rope_ratio \
     multi_query_attention multi_query_group_num rmsnorm original_rope classifier_dropout base_seqlen training_seqlen \

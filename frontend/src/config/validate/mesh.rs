@@ -3,7 +3,7 @@
 use athanor_ir::Diagnostic;
 
 use crate::config::span::Span;
-use crate::config::{Config, UpdateRule, codes};
+use crate::config::{Config, UpdateRule, codes, pipeline};
 
 /// Marks a place in a diagnostic.
 pub(in crate::config) type Mark<'a> = dyn Fn(Diagnostic, Option<Span>, &str) -> Diagnostic + 'a;
@@ -17,7 +17,8 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
     let mut found = vec![];
     let p = &config.parallel_config;
     // The degree that makes it a mesh.
-    let degree = if p.model_parallel.value > 1 { &p.model_parallel } else { &p.data_parallel };
+    let degrees = [&p.model_parallel, &p.data_parallel, &p.pipeline_stage];
+    let degree = degrees.into_iter().find(|d| d.value > 1).unwrap_or(&p.data_parallel);
     let mut refuse = |what: &str, span: Option<Span>, help: &str| {
         let d = Diagnostic::error(&codes::NOT_SUPPORTED, format!("{what} on several devices is not supported yet"));
         let d = mark(d.help(help), span, "asked for here");
@@ -46,6 +47,9 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
         let d = Diagnostic::error(&codes::CONTRADICTION, message)
             .help("the first number of its first list is `data_parallel`");
         found.push(mark(mark(d, strategy.span, "the strategy"), p.data_parallel.span, "replicas"));
+    }
+    if p.pipeline_stage.value > 1 {
+        found.extend(pipeline::limits(config, mark));
     }
     let tp = p.model_parallel.value;
     if tp > 1 {

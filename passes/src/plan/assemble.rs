@@ -1,0 +1,242 @@
+//! Offsets: named buffers first, then the slots of a pipeline, then what lives within programs.
+
+use super::arena::{Block, align, place};
+use super::layout::{Home, Place};
+use super::{Contents, Draft, Named};
+use athanor_ir::plan::{Action, Buffer, BufferRole, Chunk, Program, Stage, Step};
+use athanor_ir::sharding::Sharding;
+use athanor_ir::types::TensorType;
+use std::collections::HashMap;
+
+/// The steps of a block's life: parts of the draft, and steps counted through all of them with one more behind each.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    parts: (usize, usize),
+    steps: (usize, usize),
+    /// It comes from another program, or goes to one.
+    crosses: bool,
+}
+
+/// Where the blocks of a draft lie.
+struct Placed {
+    /// Life of each block that something touches.
+    lives: Vec<Option<Life>>,
+    /// Offset of each block, in a slot or in the part of the arena that programs share.
+    offsets: Vec<usize>,
+    /// First step of each part, counted as in [`Life::steps`].
+    starts: Vec<usize>,
+    /// Bytes of a slot.
+    slot: usize,
+    /// Bytes that the largest program needs.
+    peak: usize,
+}
+
+impl Life {
+    /// Whether the block lies in a slot: more than one program reads or writes it.
+    fn in_slot(&self) -> bool {
+        self.crosses || self.parts.0 != self.parts.1
+    }
+}
+
+impl Placed {
+    fn of(draft: &Draft<'_>) -> Self {
+        let mut starts = vec![0];
+        let first = |part: usize| if part == 0 { 0 } else { draft.ends[part - 1] };
+        for part in 0..draft.ends.len() {
+            starts.push(starts[part] + draft.ends[part] - first(part) + 1);
+        }
+        let mut lives: Vec<Option<Life>> = vec![None; draft.layout.locals.len()];
+        let mut touch = |place: &Place, part: usize, at: usize, crosses: bool| {
+            if let Home::Local(l) = place.home {
+                let life = lives[l].get_or_insert(Life { parts: (part, part), steps: (at, at), crosses });
+                life.parts = (life.parts.0.min(part), life.parts.1.max(part));
+                life.steps = (life.steps.0.min(at), life.steps.1.max(at));
+                life.crosses |= crosses;
+            }
+        };
+        for (i, s) in draft.steps.iter().enumerate() {
+            let part = draft.ends.iter().filter(|e| **e <= i).count();
+            let at = starts[part] + i - first(part);
+            s.inputs.iter().chain(&s.outputs).chain(&s.scratch).for_each(|(p, _)| touch(p, part, at, false));
+        }
+        let defs = draft.func.defs();
+        let of = |v: &athanor_ir::ValueId| draft.layout.places[v.0 as usize];
+        for r in &draft.func.results {
+            let part = draft.parts.part(defs[r.value.0 as usize]);
+            touch(&of(&r.value), part, starts[part + 1] - 1, false);
+        }
+        if let Some(c) = &draft.parts.crossing {
+            c.arrives.iter().for_each(|v| touch(&of(v), 0, 0, true));
+            c.leaves.iter().for_each(|v| touch(&of(v), 0, starts[1] - 1, false));
+            c.returns.iter().for_each(|v| touch(&of(v), 1, starts[1], true));
+            c.goes_back.iter().for_each(|v| touch(&of(v), 1, starts[2] - 1, false));
+        }
+        let mut placed = Self { offsets: vec![0; lives.len()], lives, starts, slot: 0, peak: 0 };
+        placed.slot = placed.place(draft, Life::in_slot);
+        for part in 0..draft.ends.len() {
+            let peak = placed.place(draft, |life| !life.in_slot() && life.parts.0 == part);
+            placed.peak = placed.peak.max(peak);
+        }
+        placed
+    }
+
+    /// Places the blocks that `wanted` accepts beside one another; the bytes they need.
+    fn place(&mut self, draft: &Draft<'_>, wanted: impl Fn(&Life) -> bool) -> usize {
+        let of = |(l, life): (usize, &Option<Life>)| life.filter(|life| wanted(life)).map(|life| (l, life));
+        let used: Vec<(usize, Life)> = self.lives.iter().enumerate().filter_map(of).collect();
+        let block = |(l, life): &(usize, Life)| Block {
+            bytes: draft.layout.locals[*l],
+            first: life.steps.0,
+            last: life.steps.1,
+        };
+        let (offsets, peak) = place(&used.iter().map(block).collect::<Vec<_>>());
+        for ((l, _), o) in used.iter().zip(offsets) {
+            self.offsets[*l] = o;
+        }
+        peak
+    }
+}
+
+/// Gives every place its offset: named buffers first, then the slots of `slots` micro-batches, then the locals of each
+/// program over one another, since programs run one at a time. Without a pipeline there is one slot of no bytes.
+pub(super) fn assemble(contents: &Contents<'_>) -> Stage {
+    assemble_with(contents, 0).0
+}
+
+/// As [`assemble`], with what passes between each chunk of a pipeline's stage and its neighbours, and the bytes of a slot.
+pub(super) fn assemble_with(contents: &Contents<'_>, slots: usize) -> (Stage, Vec<Chunk>, (usize, usize)) {
+    let Contents { named, setup, drafts } = contents;
+    let mut buffers: Vec<Buffer> = vec![];
+    let mut base = 0;
+    for n in named {
+        let bytes = n.ty.bytes();
+        buffers.push(Buffer {
+            name: n.name.clone(),
+            dtype: n.ty.dtype,
+            dims: n.ty.dims.clone(),
+            offset: base,
+            bytes,
+            role: n.role.clone(),
+            sharding: n.sharding.clone(),
+            live: None,
+        });
+        base += align(bytes);
+    }
+    let placed: Vec<Placed> = drafts.iter().map(Placed::of).collect();
+    let stride = align(placed.iter().map(|p| p.slot).max().unwrap_or(0));
+    let shared = base + slots * stride;
+    let mut programs = vec![];
+    if !setup.is_empty() {
+        let step = |(op, outs, loc): &(athanor_ir::Op, Vec<usize>, athanor_ir::Loc)| Step {
+            action: Action::Op(op.clone()),
+            inputs: vec![],
+            outputs: outs.clone(),
+            loc: loc.clone(),
+        };
+        programs.push(Program { name: "setup".into(), steps: setup.iter().map(step).collect(), results: vec![] });
+    }
+    let mut chunks = vec![];
+    for (draft, placed) in drafts.iter().zip(&placed) {
+        let offsets = (base, shared, stride);
+        let mut maker = Maker { draft, placed, named, offsets, buffers: &mut buffers, index: HashMap::new() };
+        let own = maker.programs();
+        programs.extend(own);
+        chunks.extend(maker.chunk());
+    }
+    let arena_bytes = shared + placed.iter().map(|p| p.peak).max().unwrap_or(0);
+    (Stage { arena_bytes, buffers, programs, pipeline: None }, chunks, (base, stride))
+}
+
+/// Turns the places of a draft into buffers.
+struct Maker<'a> {
+    draft: &'a Draft<'a>,
+    placed: &'a Placed,
+    named: &'a [Named],
+    /// Where slots and where programs' own values begin, and the size of a slot.
+    offsets: (usize, usize, usize),
+    buffers: &'a mut Vec<Buffer>,
+    index: HashMap<(Place, TensorType), usize>,
+}
+
+impl Maker<'_> {
+    /// The buffer at `place`, for a step of part `part`.
+    fn buffer(&mut self, (place, ty): &(Place, TensorType), scratch: bool) -> usize {
+        if let Home::Named(n) = place.home
+            && place.offset == 0
+            && self.named[n].ty == *ty
+        {
+            return n;
+        }
+        if let Some(known) = self.index.get(&(*place, ty.clone())) {
+            return *known;
+        }
+        let (slots, shared, stride) = self.offsets;
+        let plain = if scratch { BufferRole::Scratch } else { BufferRole::Activation };
+        let (start, live, role) = match place.home {
+            Home::Named(n) => (self.buffers[n].offset, None, plain),
+            Home::Local(l) => match &self.placed.lives[l] {
+                Some(life) if life.in_slot() => {
+                    let chunk = self.draft.parts.crossing.as_ref().map_or(0, |c| c.chunk);
+                    (slots + self.placed.offsets[l], Some(life.steps), BufferRole::Stash { chunk, stride })
+                }
+                life => {
+                    let within = |life: &Life| {
+                        let start = self.placed.starts[life.parts.0];
+                        (life.steps.0 - start, life.steps.1 - start)
+                    };
+                    (shared + self.placed.offsets[l], life.as_ref().map(within), plain)
+                }
+            },
+        };
+        self.buffers.push(Buffer {
+            name: format!("{}.{}", self.draft.func.name, self.buffers.len()),
+            dtype: ty.dtype,
+            dims: ty.dims.clone(),
+            offset: start + place.offset,
+            bytes: ty.bytes(),
+            role,
+            sharding: Sharding::default(),
+            live,
+        });
+        self.index.insert((*place, ty.clone()), self.buffers.len() - 1);
+        self.buffers.len() - 1
+    }
+
+    /// The programs of the draft's parts.
+    fn programs(&mut self) -> Vec<Program> {
+        let draft = self.draft;
+        let defs = draft.func.defs();
+        let mut first = 0;
+        let mut programs = vec![];
+        for (part, end) in draft.ends.iter().enumerate() {
+            let mut steps = Vec::with_capacity(end - first);
+            for s in &draft.steps[first..*end] {
+                let inputs = s.inputs.iter().map(|x| self.buffer(x, false)).collect();
+                let mut outputs: Vec<usize> = s.outputs.iter().map(|x| self.buffer(x, false)).collect();
+                outputs.extend(s.scratch.iter().map(|x| self.buffer(x, true)));
+                let loc = s.node.map(|n| draft.func.nodes[n].loc.clone()).unwrap_or_default();
+                steps.push(Step { action: s.action.clone(), inputs, outputs, loc });
+            }
+            let of_part = |r: &&athanor_ir::FuncResult| draft.parts.part(defs[r.value.0 as usize]) == part;
+            let own: Vec<_> = draft.func.results.iter().filter(of_part).collect();
+            let results = own.iter().map(|r| (r.name.clone(), self.buffer(&draft.of(r.value), false))).collect();
+            programs.push(Program { name: draft.parts.program(part, &draft.func.name), steps, results });
+            first = *end;
+        }
+        programs
+    }
+
+    /// What passes between the chunk and its neighbours.
+    fn chunk(&mut self) -> Option<Chunk> {
+        let c = self.draft.parts.crossing.as_ref()?;
+        let mut of = |values: &[athanor_ir::ValueId]| -> Vec<usize> {
+            values.iter().map(|v| self.buffer(&self.draft.of(*v), false)).collect()
+        };
+        Some(Chunk {
+            arrives: of(&c.arrives),
+            leaves: of(&c.leaves),
+            returns: of(&c.returns),
+            goes_back: of(&c.goes_back),
+        })
+    }
+}
