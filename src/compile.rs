@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What both `compile` and `train` need to know to make a plan.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// 0 runs every op by the reference implementation, 1 by fused generated kernels
     #[arg(short = 'O', value_name = "LEVEL", default_value = "1", value_parser = clap::value_parser!(u8).range(0..=1))]
@@ -78,7 +78,7 @@ enum For {
 }
 
 /// Names of CPU levels on the command line.
-#[derive(ValueEnum, Clone, Copy)]
+#[derive(ValueEnum, Clone, Copy, Debug)]
 pub enum Cpu {
     /// x86-64-v2
     Portable,

@@ -187,6 +187,7 @@ impl Executor {
     pub fn step(&mut self, step: u64, source: &mut dyn BatchSource) -> Result<StepOutput> {
         let plan = Arc::clone(self.device.plan());
         let run = &plan.run;
+        self.team.begin(step + 1);
         let scaling = self.scaler.now();
         self.put("loss_scale", scaling.loss_scale);
         self.gather.begin();
@@ -262,7 +263,6 @@ impl Executor {
             None => not_trainable(format!("program `{program}` has no scalar result `{result}`")),
         }
     }
-
 }
 
 /// The result of a micro-batch that is trained for.

@@ -7,7 +7,7 @@ use super::pool::Pool;
 use super::profile::Profile;
 use super::reference::{View, ViewMut, run_op};
 use super::{features, gemm};
-use crate::comm::Communicator;
+use crate::comm::{self, Communicator};
 use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::plan::{Action, Buffer, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Program, Stage, Step};
 use athanor_ir::{Code, Diagnostic, Op, ReduceKind, Result, TensorType};
@@ -425,6 +425,7 @@ impl CpuDevice {
         };
         let base = self.arena.base();
         let stage = &self.plan.stages[self.stage];
+        let program = stage.programs.iter().position(|p| p.name == name).unwrap_or_default();
         for (i, s) in steps.iter().enumerate() {
             let start = self.profile.is_some().then(Instant::now);
             match &s.work {
@@ -456,8 +457,11 @@ impl CpuDevice {
                     unsafe { gemm::run(&self.pool, spec, [p[0], p[1], p[2]])? }
                 }
                 Work::Collective { op, group, from, to } => {
+                    let group = self.groups[*group].1.as_mut();
+                    let (stage, program, step) = (self.stage as u16, program as u16, i as u32);
+                    group.ledger().enter(comm::Place::Step { stage, program, step });
                     // SAFETY: `check` found the operands inside the arena, and apart unless they are one.
-                    unsafe { collective(base, op, self.groups[*group].1.as_mut(), &from.in_slot(slot), &to.in_slot(slot))? }
+                    unsafe { collective(base, op, group, &from.in_slot(slot), &to.in_slot(slot))? }
                 }
             }
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {

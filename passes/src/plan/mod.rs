@@ -330,4 +330,3 @@ fn hoist_tables(
     }
     persistent
 }
-

@@ -61,9 +61,7 @@ pub const CANNOT_SPLIT: Code = Code {
 pub const CODES: &[&Code] = &[&CANNOT_SPLIT];
 
 fn cannot<T>(text: String) -> Result<T> {
-    Diagnostic::error(&CANNOT_SPLIT, text)
-        .help("change the pipeline; `athanor explain P0701` says more")
-        .err()
+    Diagnostic::error(&CANNOT_SPLIT, text).help("change the pipeline; `athanor explain P0701` says more").err()
 }
 
 /// The module of a pipeline; see [`SplitStages`]. A module without axis pp stays as it is.
