@@ -166,7 +166,7 @@ pub(super) fn mesh(
         }
         return;
     }
-    let supported = ["data_parallel", "model_parallel"];
+    let supported = ["data_parallel", "model_parallel", "expert_parallel"];
     for (name, degree) in degrees(p).into_iter().filter(|(name, d)| d.value > 1 && !supported.contains(name)) {
         let message = format!("`{name}: {}` is not supported yet", degree.value);
         let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)
