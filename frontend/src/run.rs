@@ -60,7 +60,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         seq_length: m.seq_length.value,
         vocab_size: m.vocab_size.value,
         optimizer: config.optimizer.spec(),
-        shared_optimizer: (config.parallel.enable_parallel_optimizer.value && config.mesh().size("dp") > 1)
+        shared_optimizer: (config.parallel.enable_parallel_optimizer.value && config.mesh().replicas() > 1)
             .then(|| config.parallel.parallel_optimizer_threshold.value.saturating_mul(1024)),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,

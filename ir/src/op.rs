@@ -174,10 +174,10 @@ pub enum Op {
         /// Number of ids that are counted.
         bins: usize,
     },
-    /// (ids i32 […, k][, weights […, k]]) → (rows i32 […, k], offsets i32 [experts + 1]): slots sorted by expert, stable.
+    /// (ids i32 […, k][, weights […, k]]) → (rows i32 […, k], spans i32 [experts, 2]): slots sorted by expert, stable.
     ///
-    /// `rows[…, j]` is the slot's place in that order. `offsets[i]` is the first row of expert i, the last one the number
-    /// of rows used. With a capacity an expert keeps that many slots, those of the largest weights if weights are given,
+    /// `rows[…, j]` is the slot's place in that order. Expert i has the rows from `spans[i, 0]` to before `spans[i, 1]`,
+    /// which is where those of the next one begin. With a capacity an expert keeps that many slots, those of the largest weights if weights are given,
     /// else the first ones; a slot that is dropped has row −1. No gradient.
     Assign {
         /// Number of experts; ids are below it.
@@ -196,11 +196,12 @@ pub enum Op {
     /// (y [r, h], rows i32 […, k], dout […, h]) → […, k]: the product of row `rows[…, j]` with dout, 0 for a dropped
     /// slot: the gradient by the weights of `dispatch` and `combine`.
     CombineDot,
-    /// (a, b, offsets i32 [e + 1][, acc]) → an einsum in which `r`, rows sorted by expert, and `e`, the expert, are tied:
-    /// row r belongs to the expert e with `offsets[e]` ≤ r < `offsets[e + 1]`.
+    /// (a, b, spans i32 [e, 2][, acc]) → an einsum in which `r`, rows sorted by expert, and `e`, the expert, are tied:
+    /// row r belongs to the expert e with `spans[e, 0]` ≤ r < `spans[e, 1]`.
     ///
     /// Of the forms `rk,enk->rn`, where each row meets its expert's matrix, and `rn,rk->enk`, where each expert sums over
-    /// its rows. Rows from the last offset on are 0. Products accumulate in f32 at least; `acc` is added to the product.
+    /// its rows. Experts may be some of many, one after the other: rows of the others, before the first span and behind the
+    /// last one, are not read, and are 0 in the result. Products accumulate in f32 at least; `acc` is added to the product.
     GroupedEinsum {
         /// Operand labels and result labels as in `einsum`.
         spec: String,

@@ -8,15 +8,18 @@ use super::{Config, ParallelMode, codes, validate};
 
 impl Config {
     /// The axes of more than one rank. Ranks are counted as in MindFormers: tensor parallel ranks are neighbours, then come
-    /// the data parallel ones, then the stages of a pipeline.
+    /// the data parallel ones, of which neighbours share the experts, then the stages of a pipeline.
     pub fn mesh(&self) -> Mesh {
         if !self.is_parallel() {
             return Mesh::default();
         }
         let p = &self.parallel_config;
-        let axes = [("pp", &p.pipeline_stage), ("dp", &p.data_parallel), ("tp", &p.model_parallel)];
-        let axes = axes.into_iter().filter(|(_, degree)| degree.value > 1);
-        Mesh { axes: axes.map(|(name, d)| Axis { name: name.to_owned(), size: d.value }).collect() }
+        // What does not divide is refused with the other limits of a mesh.
+        let (dp, ep) = (p.data_parallel.value, p.expert_parallel.value);
+        let ep = if self.model.moe.is_some() && dp.is_multiple_of(ep) { ep } else { 1 };
+        let axes = [("pp", p.pipeline_stage.value), ("dp", dp / ep), ("ep", ep), ("tp", p.model_parallel.value)];
+        let axes = axes.into_iter().filter(|(_, size)| *size > 1);
+        Mesh { axes: axes.map(|(name, size)| Axis { name: name.to_owned(), size }).collect() }
     }
 
     /// The configuration for a run on `devices` devices: `data_parallel` follows from them where it is not given.

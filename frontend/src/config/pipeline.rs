@@ -122,6 +122,12 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
         let d = mark(d, m.tie_word_embeddings.span, "asked for here");
         found.push(mark(d, p.pipeline_stage.span, "stages"));
     }
+    if let Some(mtp) = &m.mtp {
+        let d = not_yet("the loss of a further token in a pipeline")
+            .help("write `mtp_num_layers: 0`, or `pipeline_stage: 1`");
+        let d = mark(d, mtp.num_layers.span, "asked for here");
+        found.push(mark(d, p.pipeline_stage.span, "stages"));
+    }
     if config.recompute.recompute.value == super::Selection::Auto {
         let d = not_yet("`recompute: auto` in a pipeline").help("give `recompute` as a number of layers by stage");
         found.push(mark(d, config.recompute.recompute.span, "asked for here"));

@@ -1,7 +1,9 @@
 //! Whether every partial sum of a module is made whole before something reads it, derived from its parameters alone.
 
 use super::PARTIAL;
-use super::spread::{Axes, Linear, labels, linear};
+use super::experts::Experts;
+use super::spread::{Axes, Linear, form, labels, linear};
+use athanor_ir::experts::GroupedForm;
 use athanor_ir::{
     Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, ValueId,
 };
@@ -9,13 +11,15 @@ use std::collections::{BTreeMap, HashMap};
 
 /// How a value is spread, as far as it can be told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Spread {
+pub(super) struct Spread {
     /// Axes that cut each dim; `None` where the value is the same whatever part of the dim it is: constants, tables.
-    dims: Vec<Option<Axes>>,
+    pub(super) dims: Vec<Option<Axes>>,
     /// Axes over which it is a sum.
-    partial: Axes,
+    pub(super) partial: Axes,
     /// A sum over a dim of which it is not known what cuts it.
-    vague: bool,
+    pub(super) vague: bool,
+    /// What it has to do with rows of experts.
+    pub(super) experts: Experts,
 }
 
 /// Checks that no function of `module` reads a partial sum as if it were whole, sums up what is whole, or hands on something
@@ -69,6 +73,9 @@ impl<'a> Checker<'a> {
         };
         for r in &self.func.results {
             let spread = self.of(r.value).clone();
+            if spread.experts != Experts::default() {
+                return Err(format!("result {} has the rows of some experts", r.name));
+            }
             if !spread.partial.is_empty() && !is_gradient(&r.name) {
                 return Err(format!("result {} is partial", r.name));
             }
@@ -95,7 +102,7 @@ impl<'a> Checker<'a> {
     fn declared(&self, s: &Sharding, rank: usize) -> Checked<Spread> {
         let dim = |d: usize| self.axes(s.dims.get(d).into_iter().flatten().map(String::as_str)).map(Some);
         let dims = (0..rank).map(dim).collect::<Checked<_>>()?;
-        Ok(Spread { dims, partial: self.axes(s.partial.iter().map(String::as_str))?, vague: false })
+        Ok(Spread { dims, partial: self.axes(s.partial.iter().map(String::as_str))?, ..Spread::default() })
     }
 
     /// How the results of `node` are spread.
@@ -126,8 +133,20 @@ impl<'a> Checker<'a> {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
         let vague = node.inputs.iter().any(|v| self.of(*v).vague);
+        let operands: Vec<&Spread> = node.inputs.iter().map(|v| self.of(*v)).collect();
+        let (experts, windows) = Experts::of(&node.op, &operands)?;
+        if !windows.and(partial).is_empty() {
+            return Err("adds up rows of experts that are partial sums already".into());
+        }
+        let partial = partial.or(windows);
+        // Every row belongs to one expert: a rank with some of them has their rows, whole.
+        if form(&node.op) == Some(GroupedForm::Rows) {
+            cut.entry('e').and_modify(|axes| *axes = Some(Axes::NONE));
+        }
         let result = |labels: &Vec<char>| {
-            let gone = || cut.iter().filter(|(label, _)| !labels.contains(label));
+            // Where rows are is no sum: every part of the batch has its own.
+            let sums = !matches!(node.op, Op::Assign { .. });
+            let gone = || cut.iter().filter(|(label, _)| sums && !labels.contains(label));
             let lost = gone().fold(Axes::NONE, |all, (_, axes)| all.or(axes.unwrap_or_default()));
             if !lost.and(partial).is_empty() {
                 return Err("sums over an axis that it is partial over already".to_owned());
@@ -136,9 +155,14 @@ impl<'a> Checker<'a> {
                 dims: labels.iter().map(|l| cut.get(l).copied().flatten()).collect(),
                 partial: partial.or(lost),
                 vague: vague || gone().any(|(_, axes)| axes.is_none()),
+                experts,
             })
         };
-        s.results.iter().map(result).collect()
+        let mut results = s.results.iter().map(result).collect::<Checked<Vec<Spread>>>()?;
+        if let Op::Assign { .. } = node.op {
+            results[1].dims.fill(Some(Axes::NONE));
+        }
+        Ok(results)
     }
 
     /// A reshape of a rank's part.
@@ -165,7 +189,10 @@ impl<'a> Checker<'a> {
         match linear(&node.op) {
             Linear::No if all.all(Axes::is_empty) => Ok(Axes::NONE),
             Linear::No => Err("reads a partial sum".into()),
-            Linear::One => Ok(all.next().unwrap_or_default()),
+            Linear::One => {
+                let first = all.next().unwrap_or_default();
+                if all.all(Axes::is_empty) { Ok(first) } else { Err("reads a partial sum".into()) }
+            }
             Linear::Same => {
                 let first = all.next().unwrap_or_default();
                 if all.all(|a| a == first) { Ok(first) } else { Err("adds partial sums to other values".into()) }
@@ -188,6 +215,9 @@ impl<'a> Checker<'a> {
     fn collective(&self, c: &Collective, x: &Spread) -> Checked<Spread> {
         let axes = self.axes(c.axes())?;
         let mut out = x.clone();
+        if !x.experts.may(c.kind) {
+            return Err("brings together rows of experts, which are in other places on every rank".into());
+        }
         let summed = |out: &mut Spread| {
             if x.vague || axes.without(x.partial).is_empty() {
                 out.partial = x.partial.without(axes);

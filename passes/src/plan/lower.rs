@@ -143,7 +143,7 @@ fn grouped(
     site: &Site,
     spec: &str,
 ) -> Result<bool> {
-    let [a, b, offsets] = [0, 1, 2].map(|i| &site.inputs[i]);
+    let [a, b, spans] = [0, 1, 2].map(|i| &site.inputs[i]);
     let acc = site.inputs.get(3);
     let Some((spec, swapped)) = as_grouped(spec, &a.1, &b.1, &site.outputs[0].1, acc.is_some()) else {
         return Ok(false);
@@ -153,7 +153,7 @@ fn grouped(
     })?;
     copy_addend(draft, site, acc);
     let [a, b] = if swapped { [b, a] } else { [a, b] };
-    draft.run(site.index, kernels, kernel, [a, b, offsets].map(Clone::clone).to_vec(), site.outputs.clone());
+    draft.run(site.index, kernels, kernel, [a, b, spans].map(Clone::clone).to_vec(), site.outputs.clone());
     Ok(true)
 }
 
