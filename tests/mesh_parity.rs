@@ -164,6 +164,15 @@ fn models_with_other_blocks_follow_one_device() {
 }
 
 #[test]
+fn a_vocabulary_in_parts_follows_one_device() {
+    let rows = ("parallel_config.vocab_emb_dp", "False");
+    parity(OptLevel::O0, 1, &[rows], &[[1, 2]]);
+    parity(OptLevel::O1, 2, &[rows], &[[1, 2], [2, 2]]);
+    let tied = ("model.model_config.tie_word_embeddings", "True");
+    parity(OptLevel::O1, 1, &[rows, tied, ("load_checkpoint", "")], &[[2, 2]]);
+}
+
+#[test]
 fn every_optimizer_follows_one_device() {
     let kinds: [Changes<'_>; 5] = [
         &[("optimizer.type", "Adam")],

@@ -82,9 +82,10 @@ pub enum Op {
         /// Two comma-separated operand label strings, an arrow, the result's labels.
         spec: String,
     },
-    /// (ids i32 […], table [v, h]) → […, h]: row `ids[…]` of the table.
+    /// (ids i32 […], table [v, h]) → […, h]: row `ids[…]` of the table; zeros for an id that the table does not have, as
+    /// one that is a part of a larger table does not.
     Embed,
-    /// (ids i32 […], dy […, h]) → [v, h]: sum of the rows of `dy` by id.
+    /// (ids i32 […], dy […, h]) → [v, h]: sum of the rows of `dy` by id; ids outside count nowhere.
     EmbedGrad {
         /// Rows of the result.
         vocab: usize,
@@ -146,6 +147,12 @@ pub enum Op {
     CrossEntropy,
     /// (logits […, v], labels i32 […], lse f32 […], dloss f32 […]) → dlogits = (exp(logit − lse) − onehot)·dloss.
     CrossEntropyGrad,
+    /// (logits […, v], ids i32 […]) of a part of a vocabulary → (logit f32 […], lse f32 […]): that of the id, 0 if it is
+    /// not in the part, and the log of the sum of the part's exponentials. Inserted by `partition`.
+    PartEntropy,
+    /// (logits […, v], ids i32 […], lse f32 […], dloss f32 […]) of a part of a vocabulary, with the whole `lse` → dlogits =
+    /// (exp(logit − lse) − onehot)·dloss; ids outside have no one.
+    PartEntropyGrad,
     /// (scores […, e][, bias [e]]) → ids i32 […, k]: the `k` experts with the largest score + bias, best first, the lower
     /// index first among equals. With `groups` above 1 experts are cut into that many runs, the `group_k` groups with the
     /// largest sum of their `group_top` best count, and the others are masked. Sums are rounded to the scores' dtype before
@@ -276,6 +283,8 @@ impl Op {
             Self::AttentionGrad { .. } => "attention_grad",
             Self::CrossEntropy => "cross_entropy",
             Self::CrossEntropyGrad => "cross_entropy_grad",
+            Self::PartEntropy => "part_entropy",
+            Self::PartEntropyGrad => "part_entropy_grad",
             Self::Route { .. } => "route",
             Self::Pick => "pick",
             Self::PickGrad { .. } => "pick_grad",

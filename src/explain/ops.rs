@@ -162,6 +162,8 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         }
         "cross_entropy" => (Op::CrossEntropy, vec![2, 1], vec![1, 1]),
         "cross_entropy_grad" => (Op::CrossEntropyGrad, vec![2, 1, 1, 1], vec![2]),
+        "part_entropy" => (Op::PartEntropy, vec![2, 1], vec![1, 1]),
+        "part_entropy_grad" => (Op::PartEntropyGrad, vec![2, 1, 1, 1], vec![2]),
         "route" => {
             let mask = op::RouteMask::Zero;
             (Op::Route { k: 1, groups: 1, group_k: 1, group_top: 1, mask }, vec![2, 1], vec![2])
@@ -178,6 +180,7 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "all_gather" => collective(CollectiveKind::AllGather { dim: 0 }),
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: 0 }),
         "own_part" => collective(CollectiveKind::OwnPart { dim: 0 }),
+        "own_ids" => collective(CollectiveKind::OwnIds { size: 2 }),
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
         "adam_w" => {
             let op = Op::AdamW { beta1: one, beta2: one, eps: one, decay: one };

@@ -52,6 +52,13 @@ fn experts_are_shared_by_replicas() {
     parity(OptLevel::O1, 1, &with(&DEEPSEEK, &[BY_FOUR]), &[[4, 1]]);
 }
 
+/// Ranks of a tensor-parallel group have other experts, those of one replica or of two.
+#[test]
+fn experts_are_shared_by_tensor_parallel_ranks() {
+    parity(OptLevel::O0, 1, &with(&QWEN, &[BY_TWO]), &[[1, 2]]);
+    parity(OptLevel::O1, 1, &with(&DEEPSEEK, &[BY_FOUR]), &[[2, 2]]);
+}
+
 #[test]
 fn balance_over_the_batch_counts_the_tokens_of_all_ranks() {
     let z = ("model.model_config.moe_z_loss_coeff", "0.01");
@@ -69,7 +76,8 @@ fn experts_without_a_shared_one() {
 fn a_further_token_on_a_mesh() {
     let further = [("load_checkpoint", ""), ("model.model_config.mtp_num_layers", "1")];
     parity(OptLevel::O0, 1, &with(&DEEPSEEK, &further), &[[2, 2]]);
-    parity(OptLevel::O1, 2, &with(&DEEPSEEK, &[&further[..], &[BY_TWO]].concat()), &[[2, 2]]);
+    let rows = ("parallel_config.vocab_emb_dp", "False");
+    parity(OptLevel::O1, 2, &with(&DEEPSEEK, &[&further[..], &[BY_TWO, rows]].concat()), &[[2, 2]]);
 }
 
 #[test]

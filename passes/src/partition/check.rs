@@ -5,7 +5,8 @@ use super::experts::Experts;
 use super::spread::{Axes, Linear, form, labels, linear};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{
-    Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, ValueId,
+    Binary, Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, Unary,
+    ValueId,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,6 +21,10 @@ pub(super) struct Spread {
     pub(super) vague: bool,
     /// What it has to do with rows of experts.
     pub(super) experts: Experts,
+    /// It is ids, counted from the first of the part that these axes cut out of a vocabulary.
+    ids: Axes,
+    /// It is the logarithm of a part of a sum over these axes: its exponential is partial.
+    log: Axes,
 }
 
 /// Checks that no function of `module` reads a partial sum as if it were whole, sums up what is whole, or hands on something
@@ -75,6 +80,9 @@ impl<'a> Checker<'a> {
             let spread = self.of(r.value).clone();
             if spread.experts != Experts::default() {
                 return Err(format!("result {} has the rows of some experts", r.name));
+            }
+            if !spread.ids.or(spread.log).is_empty() {
+                return Err(format!("result {} is of a part of the vocabulary", r.name));
             }
             if !spread.partial.is_empty() && !is_gradient(&r.name) {
                 return Err(format!("result {} is partial", r.name));
@@ -138,7 +146,8 @@ impl<'a> Checker<'a> {
         if !windows.and(partial).is_empty() {
             return Err("adds up rows of experts that are partial sums already".into());
         }
-        let partial = partial.or(windows);
+        let (own, logs) = vocabulary(node, &operands)?;
+        let partial = partial.or(windows).or(if let Op::Unary(_) = node.op { logs } else { Axes::NONE });
         // Every row belongs to one expert: a rank with some of them has their rows, whole.
         if form(&node.op) == Some(GroupedForm::Rows) {
             cut.entry('e').and_modify(|axes| *axes = Some(Axes::NONE));
@@ -156,11 +165,16 @@ impl<'a> Checker<'a> {
                 partial: partial.or(lost),
                 vague: vague || gone().any(|(_, axes)| axes.is_none()),
                 experts,
+                ..Spread::default()
             })
         };
         let mut results = s.results.iter().map(result).collect::<Checked<Vec<Spread>>>()?;
-        if let Op::Assign { .. } = node.op {
-            results[1].dims.fill(Some(Axes::NONE));
+        match node.op {
+            Op::Assign { .. } => results[1].dims.fill(Some(Axes::NONE)),
+            Op::EmbedGrad { .. } => results[0].dims[0] = Some(own),
+            Op::PartEntropy => (results[1].log, results[1].partial) = (own, results[1].partial.without(own)),
+            Op::Binary(_) => results[0].log = logs,
+            _ => {}
         }
         Ok(results)
     }
@@ -218,6 +232,10 @@ impl<'a> Checker<'a> {
         if !x.experts.may(c.kind) {
             return Err("brings together rows of experts, which are in other places on every rank".into());
         }
+        let largest = CollectiveKind::AllReduce { reduce: ReduceKind::Max };
+        if !x.ids.is_empty() || !x.log.is_empty() && c.kind != largest {
+            return Err("brings together what is of a part of the vocabulary".into());
+        }
         let summed = |out: &mut Spread| {
             if x.vague || axes.without(x.partial).is_empty() {
                 out.partial = x.partial.without(axes);
@@ -228,7 +246,9 @@ impl<'a> Checker<'a> {
         };
         match c.kind {
             CollectiveKind::AllReduce { reduce: ReduceKind::Sum } => summed(&mut out)?,
-            CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => {}
+            CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => out.log = Axes::NONE,
+            CollectiveKind::OwnIds { .. } if x.partial.is_empty() => out.ids = axes,
+            CollectiveKind::OwnIds { .. } => return Err("reads a partial sum".into()),
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } => return Err("reads a partial sum".into()),
             CollectiveKind::AllGather { dim } => {
                 let cut = x.dims[dim].unwrap_or(axes);
@@ -250,6 +270,30 @@ impl<'a> Checker<'a> {
             }
         }
         Ok(out)
+    }
+}
+
+/// The axes that cut the vocabulary of `node`, if it has one, and those over which its result is the logarithm of a part of a
+/// sum, or partial as the exponential of one.
+fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
+    let cut = |i: usize, d: usize| operands[i].dims.get(d).copied().flatten().unwrap_or_default();
+    let (reads, own) = match node.op {
+        Op::Embed => (Some(0), cut(1, 0)),
+        Op::EmbedGrad { .. } => (Some(0), operands[0].ids),
+        Op::PartEntropy | Op::PartEntropyGrad => (Some(1), cut(0, operands[0].dims.len() - 1)),
+        _ => (None, Axes::NONE),
+    };
+    let fits = |(i, s): (usize, &&Spread)| s.ids == if reads == Some(i) { own } else { Axes::NONE };
+    if !operands.iter().enumerate().all(fits) {
+        return Err("reads ids of another part of the vocabulary".into());
+    }
+    let log = |i: usize| operands.get(i).map_or(Axes::NONE, |s| s.log);
+    let logs = operands.iter().fold(Axes::NONE, |all, s| all.or(s.log));
+    match node.op {
+        _ if logs.is_empty() => Ok((own, logs)),
+        Op::Binary(Binary::Sub) if log(1).is_empty() => Ok((own, logs)),
+        Op::Unary(Unary::Exp) => Ok((own, logs)),
+        _ => Err("reads the logarithm of a part of a sum".into()),
     }
 }
 

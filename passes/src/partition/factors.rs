@@ -16,8 +16,10 @@ pub(super) struct Factors {
     cut: HashMap<usize, Axes>,
     /// Roots of the batch.
     batch: BTreeSet<usize>,
-    /// Axes along which ranks share experts.
+    /// Axes along which ranks with other tokens share experts.
     experts: Axes,
+    /// Axes that cut experts.
+    holders: Axes,
 }
 
 /// What a dim of an op with experts stands for.
@@ -39,11 +41,12 @@ impl Factors {
         };
         let first: Vec<Vec<usize>> = module.funcs.iter().map(|f| f.types.iter().map(&mut number).collect()).collect();
         let experts = Axes::named(&module.mesh, &["ep"]);
-        let (cut, batch) = (HashMap::new(), BTreeSet::new());
-        let mut this = Self { first, parent: (0..count).collect(), cut, batch, experts };
+        let over_tp = if module.run.experts_over_tp { Axes::named(&module.mesh, &["tp"]) } else { Axes::NONE };
+        let (cut, batch, holders) = (HashMap::new(), BTreeSet::new(), experts.or(over_tp));
+        let mut this = Self { first, parent: (0..count).collect(), cut, batch, experts, holders };
         let mut whole = vec![];
         for (f, func) in module.funcs.iter().enumerate() {
-            this.join_func(f, func, &mut whole)?;
+            this.join_func(f, func, module.run.cut_vocabulary, &mut whole)?;
         }
         this.join_names(module);
         let whole: BTreeSet<usize> = whole.into_iter().map(|d| this.root(d)).collect();
@@ -66,7 +69,7 @@ impl Factors {
     }
 
     /// Joins the dims of equal labels of each node; those that an op needs whole are added to `whole`.
-    fn join_func(&mut self, f: usize, func: &Func, whole: &mut Vec<usize>) -> Result<()> {
+    fn join_func(&mut self, f: usize, func: &Func, cut_vocabulary: bool, whole: &mut Vec<usize>) -> Result<()> {
         let types = |vs: &[ValueId]| vs.iter().map(|v| func.ty(*v).clone()).collect::<Vec<_>>();
         for node in &func.nodes {
             if node.op == Op::SumSquares {
@@ -75,7 +78,7 @@ impl Factors {
             let Some(mut s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else {
                 return cannot(format!("@{} calls a function; cut the module before it is fused", func.name));
             };
-            set_apart(&node.op, &mut s);
+            set_apart(&node.op, &mut s, cut_vocabulary);
             let mut seen: BTreeMap<char, usize> = BTreeMap::new();
             let sides = node.inputs.iter().zip(&s.operands).chain(node.outputs.iter().zip(&s.results));
             for (value, labels) in sides {
@@ -158,21 +161,22 @@ impl Factors {
         if !apart.is_empty() {
             self.cut.extend(rows.iter().map(|r| (*r, apart)));
         }
-        if !self.experts.is_empty() {
-            let size = self.experts.ranks(mesh);
+        if !self.holders.is_empty() {
+            let (size, names) = (self.holders.ranks(mesh), self.holders.names(mesh));
             if experts.is_empty() || experts.iter().any(|r| !divides(*r, size)) {
-                return cannot(format!("axis ep of {size} does not divide the experts, or there are none"));
+                return cannot(format!("axis {names} of {size} does not divide the experts, or there are none"));
             }
-            self.cut.extend(experts.iter().map(|r| (*r, self.experts)));
+            self.cut.extend(experts.iter().map(|r| (*r, self.holders)));
         }
         if let Some(tp) = mesh.axis("tp") {
             let (size, tp) = (mesh.axes[tp].size, Axes::one(tp));
             let weights = roots(self, |r| matches!(r, Role::Weight { .. }));
             let beside = self.beside(module);
+            let cut_by_tp = |axes: Option<&Axes>| axes.is_some_and(|axes| !axes.and(tp).is_empty());
             let able = |r: &&usize| !whole.contains(r) && !experts.contains(r) && divides(**r, size);
             for root in weights.difference(&inputs).filter(able).copied().collect::<Vec<_>>() {
                 // Two factors of one op that one axis cuts would leave a rank without most pairs of their indices.
-                let free = beside.get(&root).is_none_or(|other| other.iter().all(|o| self.cut.get(o) != Some(&tp)));
+                let free = beside.get(&root).is_none_or(|other| other.iter().all(|o| !cut_by_tp(self.cut.get(o))));
                 if free {
                     self.cut.insert(root, tp);
                 }
@@ -237,9 +241,14 @@ impl Factors {
         if self.batch.contains(&root) { axes.without(self.experts) } else { axes }
     }
 
-    /// Axes along which ranks share experts.
+    /// Axes along which ranks with other tokens share experts.
     pub(super) fn experts(&self) -> Axes {
         self.experts
+    }
+
+    /// Axes that cut experts.
+    pub(super) fn holders(&self) -> Axes {
+        self.holders
     }
 
     /// Axes that cut dims of `value`.
@@ -249,9 +258,11 @@ impl Factors {
 }
 
 /// Labels of dims that are cut in another way at each end: rows are not the batch, though they are cut as it is, and experts
-/// whose rows are known are all, whoever multiplies them.
-fn set_apart(op: &Op, s: &mut Signature) {
+/// whose rows are known are all, whoever multiplies them. A vocabulary is whole unless it shall be cut.
+fn set_apart(op: &Op, s: &mut Signature, cut_vocabulary: bool) {
     match op {
+        Op::Embed | Op::EmbedGrad { .. } if !cut_vocabulary => s.whole.push('v'),
+        Op::CrossEntropy | Op::CrossEntropyGrad if cut_vocabulary => s.whole.clear(),
         Op::Dispatch { .. } => s.results[0][0] = 'R',
         Op::Combine | Op::CombineDot => s.operands[0][0] = 'R',
         Op::GroupedEinsum { .. } => s.operands[2][0] = 'E',

@@ -26,12 +26,13 @@ pub(super) fn cut(module: &Module, factors: &Factors) -> Result<Module> {
     Ok(Module { funcs, ..module.clone() })
 }
 
-struct Cutter<'a> {
+/// One function on its way to that of a rank.
+pub(super) struct Cutter<'a> {
     module: &'a Module,
     factors: &'a Factors,
     index: usize,
     func: &'a Func,
-    out: Func,
+    pub(super) out: Func,
     /// The new value of each old one.
     new: Vec<Option<ValueId>>,
     /// Axes over which each old value is partial; `None` for gradients of earlier micro-batches until it is known what is
@@ -45,6 +46,8 @@ struct Cutter<'a> {
     gathered: HashMap<ValueId, ValueId>,
     /// Spans of the own experts.
     spans: HashMap<ValueId, ValueId>,
+    /// Ids counted from the first of the own part of a vocabulary, whose size it is.
+    pub(super) ids: HashMap<(ValueId, usize), ValueId>,
     /// What replicas share: the optimizer's state and steps of some weights.
     shares: Shares,
 }
@@ -55,7 +58,8 @@ impl<'a> Cutter<'a> {
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
         let (new, partial, shares) = (vec![None; count], vec![None; count], Shares::default());
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
-        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, shares }
+        let ids = HashMap::new();
+        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, shares }
     }
 
     /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
@@ -98,7 +102,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Type of one rank's part of `value`.
-    fn local(&self, value: ValueId) -> TensorType {
+    pub(super) fn local(&self, value: ValueId) -> TensorType {
         let mut ty = self.func.ty(value).clone();
         for (d, size) in ty.dims.iter_mut().enumerate() {
             *size /= self.factors.axes_of(self.index, value, d).ranks(&self.module.mesh);
@@ -134,7 +138,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// The new value of `value`, summed over the axes over which it is partial but for `keep`.
-    fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
+    pub(super) fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
         let partial = self.partial_of(value);
         let missing = partial.without(keep);
         let Some(new) = self.new[value.0 as usize] else { unreachable!("operands come before their uses") };
@@ -151,16 +155,27 @@ impl<'a> Cutter<'a> {
     }
 
     /// What ranks along `axes` make of `x` together.
-    fn collective(&mut self, kind: CollectiveKind, axes: Axes, x: ValueId, loc: &Loc) -> ValueId {
+    pub(super) fn collective(&mut self, kind: CollectiveKind, axes: Axes, x: ValueId, loc: &Loc) -> ValueId {
         let mesh = &self.module.mesh;
         let c = Collective { kind, axes: axes.names(mesh), ranks: axes.ranks(mesh) };
         let mut ty = self.out.ty(x).clone();
         match kind {
-            CollectiveKind::AllReduce { .. } => {}
+            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } => {}
             CollectiveKind::AllGather { dim } => ty.dims[dim] *= c.ranks,
             CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => ty.dims[dim] /= c.ranks,
         }
         self.out.push(Op::Collective(c), &[x], vec![ty], loc)[0]
+    }
+
+    /// Axes that cut dim `dim` of `value`.
+    pub(super) fn cut_of(&self, value: ValueId, dim: usize) -> Axes {
+        self.factors.axes_of(self.index, value, dim)
+    }
+
+    /// Gives `old` its new value, which is whole.
+    pub(super) fn define(&mut self, old: ValueId, new: ValueId) {
+        self.new[old.0 as usize] = Some(new);
+        self.partial[old.0 as usize] = Some(Axes::NONE);
     }
 
     /// The dim of `value` that ranks which share experts bring together for sorting, if it has one.
@@ -184,13 +199,13 @@ impl<'a> Cutter<'a> {
 
     /// The spans of the own experts among `x`, the new value of the spans `value` of all.
     fn own_spans(&mut self, value: ValueId, x: ValueId, loc: &Loc) -> ValueId {
-        if self.factors.experts().is_empty() {
+        if self.factors.holders().is_empty() {
             return x;
         }
         if let Some(known) = self.spans.get(&value) {
             return *known;
         }
-        let own = self.collective(CollectiveKind::OwnPart { dim: 0 }, self.factors.experts(), x, loc);
+        let own = self.collective(CollectiveKind::OwnPart { dim: 0 }, self.factors.holders(), x, loc);
         self.spans.insert(value, own);
         own
     }
@@ -202,6 +217,9 @@ impl<'a> Cutter<'a> {
         }
         if let Some(replicas) = self.shares.steps.get(&node.outputs[0]).copied() {
             self.shared_step(node, replicas);
+            return Ok(());
+        }
+        if self.part_loss(node) {
             return Ok(());
         }
         self.learn_gradients(node);
@@ -223,8 +241,12 @@ impl<'a> Cutter<'a> {
                     if together { self.gathered(*v, whole, &node.loc) } else { whole }
                 }
             };
-            let spans = form(&node.op).is_some() && i == 2;
-            inputs.push(if spans { self.own_spans(*v, input, &node.loc) } else { input });
+            inputs.push(match (&node.op, i) {
+                (Op::GroupedEinsum { .. }, 2) => self.own_spans(*v, input, &node.loc),
+                (Op::Embed, 0) => self.own_ids(*v, input, (node.inputs[1], 0), &node.loc),
+                (Op::EmbedGrad { .. }, 0) => self.own_ids(*v, input, (node.outputs[0], 0), &node.loc),
+                _ => input,
+            });
         }
         let lost = self.lost(node);
         if !keep.is_empty() && lost.iter().any(|l| !l.and(keep).is_empty()) {
@@ -238,6 +260,7 @@ impl<'a> Cutter<'a> {
         let types: Vec<TensorType> = node.outputs.iter().map(local).collect();
         let op = match &node.op {
             Op::Dispatch { .. } => Op::Dispatch { rows: types[0].dims[0] },
+            Op::EmbedGrad { .. } => Op::EmbedGrad { vocab: types[0].dims[0] },
             op => op.clone(),
         };
         let outputs = self.out.push(op, &inputs, types, &node.loc);
@@ -276,7 +299,7 @@ impl<'a> Cutter<'a> {
     fn window_of(&self, node: &Node) -> (Axes, Axes) {
         let all = node.inputs.iter().fold(Axes::NONE, |all, v| all.or(self.window[v.0 as usize]));
         match (&node.op, form(&node.op)) {
-            (_, Some(GroupedForm::Rows)) => (self.factors.experts(), Axes::NONE),
+            (_, Some(GroupedForm::Rows)) => (self.factors.holders(), Axes::NONE),
             // Of the rows of an expert the rank that has it has all.
             (_, Some(GroupedForm::Sums)) => (Axes::NONE, Axes::NONE),
             (Op::Combine | Op::CombineDot, _) => (Axes::NONE, all),
@@ -382,8 +405,7 @@ impl<'a> Cutter<'a> {
         let mut outputs = self.out.push(node.op.clone(), &inputs, types, &node.loc);
         outputs[0] = self.collective(CollectiveKind::AllGather { dim: 0 }, replicas, outputs[0], &node.loc);
         for (old, new) in node.outputs.iter().zip(outputs) {
-            self.new[old.0 as usize] = Some(new);
-            self.partial[old.0 as usize] = Some(Axes::NONE);
+            self.define(*old, new);
         }
     }
 }

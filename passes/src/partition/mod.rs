@@ -6,6 +6,7 @@ mod factors;
 mod local;
 mod share;
 mod spread;
+mod vocabulary;
 
 use crate::options::Options;
 use crate::pass::Pass;
@@ -29,6 +30,9 @@ use factors::Factors;
 /// Axis `ep` also cuts experts: ranks along it share the experts of every layer. They bring their tokens together (`all_gather`),
 /// sort all of them, and each multiplies the rows of its own experts; what tokens get back is partial over `ep`, and each rank
 /// gets the sum of its own tokens (`reduce_scatter`). Ranks along `dp` sort apart: no token is dropped, so that it changes nothing.
+///
+/// With `cut_vocabulary` in the run axis `tp` cuts embedding and output layer by their rows: ids are counted from the first of the
+/// own part, rows of the others are zeros, and the loss is made of each part's logarithm of a sum and the one logit.
 ///
 /// With `shared_optimizer` in the run, replicas share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps
 /// the moments of that part, moves that part of the weight, and gathers the others'.

@@ -79,8 +79,8 @@ pub(super) fn together(op: &Op) -> bool {
 
 /// Labels of the op's dims with those joined that are cut together, and those that must stay whole; `None` for a call.
 ///
-/// Query heads and key heads of attention are cut together: a block of key heads has the query heads that read it. A
-/// vocabulary is whole: ids are rows of all of it, and the loss is a function of all logits. Each operand of
+/// Query heads and key heads of attention are cut together: a block of key heads has the query heads that read it. The
+/// loss is a function of all logits; that of a part of the vocabulary is another op. Each operand of
 /// `nn.sum_squares` is summed for itself, so that its labels mean nothing.
 ///
 /// Tokens of a part of the batch can be sorted by expert among themselves, unless a capacity makes them compete. Their rows
@@ -95,7 +95,6 @@ pub(super) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option
             }
         }
         Op::CrossEntropy | Op::CrossEntropyGrad => s.whole.extend(s.operands[0].last()),
-        Op::Embed | Op::EmbedGrad { .. } => s.whole.push('v'),
         Op::Assign { capacity: 0, .. } => s.whole.retain(|l| *l != 'a'),
         Op::Dispatch { .. } | Op::Combine | Op::CombineDot => {
             s.operands.iter_mut().chain(&mut s.results).flatten().filter(|l| **l == 'r').for_each(|l| *l = 'a');

@@ -62,12 +62,14 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
         let inner = |what: &str, size: Spanned<usize>| (format!("{what} inner width of {}", size.value), size);
         let dense = m.moe.as_ref().is_none_or(|moe| moe.layers.value.contains(&false));
         let widths = dense.then(|| inner("an", m.ffn_hidden_size)).into_iter();
-        let moe = m.moe.iter().map(|moe| inner("the experts'", moe.ffn_hidden_size));
+        let by_width = config.expert_ranks().is_none_or(|(_, over_tp)| !over_tp);
+        let moe = m.moe.iter().filter(|_| by_width).map(|moe| inner("the experts'", moe.ffn_hidden_size));
         let shared = m.moe.iter().filter_map(|moe| moe.shared.as_ref());
         let shared = shared.map(|s| inner("the shared expert's", s.ffn_hidden_size));
-        for (what, size) in
-            heads.chain(widths).chain(moe).chain(shared).filter(|(_, size)| !size.value.is_multiple_of(tp))
-        {
+        let rows = !p.vocab_emb_dp.value;
+        let rows = rows.then(|| (format!("a vocabulary of {}", m.vocab_size.value), m.vocab_size));
+        let parts = heads.chain(widths).chain(moe).chain(shared).chain(rows);
+        for (what, size) in parts.filter(|(_, size)| !size.value.is_multiple_of(tp)) {
             let d = Diagnostic::error(&codes::CONTRADICTION, format!("{what} cannot be cut in {tp} equal parts"))
                 .help("lower `model_parallel`, or change the model");
             found.push(mark(mark(d, size.span, "of the model"), p.model_parallel.span, "parts"));
@@ -80,10 +82,13 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
 fn expert_limits(config: &Config, moe: &Moe, mark: &Mark<'_>, found: &mut Vec<Diagnostic>) {
     let p = &config.parallel_config;
     let (dp, ep) = (&p.data_parallel, &p.expert_parallel);
-    if !dp.value.is_multiple_of(ep.value) {
-        let message = format!("`expert_parallel: {}` among {} replicas is not supported yet", ep.value, dp.value);
-        let d = Diagnostic::error(&codes::NOT_SUPPORTED, message)
-            .help("experts are shared by data-parallel ranks: lower it to a divisor of `data_parallel`");
+    if config.expert_ranks().is_none() {
+        let (tp, ranks) = (p.model_parallel.value, ep.value);
+        let message = format!("`expert_parallel: {ranks}` on {} × {tp} ranks is not supported yet", dp.value);
+        let d = Diagnostic::error(&codes::NOT_SUPPORTED, message).help(
+            "ranks that share experts are some of the replicas, or all tensor-parallel ranks of some: write a divisor of \
+             `data_parallel`, or one times `model_parallel`",
+        );
         found.push(mark(mark(d, ep.span, "share experts"), dp.span, "replicas"));
     } else if !moe.num_experts.value.is_multiple_of(ep.value) {
         let message = format!("{} experts cannot be shared by {} ranks evenly", moe.num_experts.value, ep.value);

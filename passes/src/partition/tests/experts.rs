@@ -94,6 +94,22 @@ fn replicas_with_the_same_experts_share_their_steps() {
 }
 
 #[test]
+fn tensor_parallel_ranks_may_have_other_experts() {
+    let mut m = layer(mesh(&[("ep", 2), ("tp", 2)]), 8, 1, 0);
+    m.run.experts_over_tp = true;
+    let m = partition(&m).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(spread(&m, "micro", "up"), (vec![1, 6, 8], "[ep,tp  ] ".into()));
+    // Replicas bring their tokens together; tensor-parallel ranks have the same ones.
+    assert_eq!(count(&m, "micro", "all_gather"), 4);
+    assert_eq!(count(&m, "micro", "reduce_scatter"), 3);
+    for f in 0..m.funcs.len() {
+        for n in (0..m.funcs[f].nodes.len()).filter(|n| matches!(m.funcs[f].nodes[*n].op, Op::Collective(_))) {
+            assert!(check(&mutated(&m, f, n, bypass)).is_err(), "{n} of @{}", m.funcs[f].name);
+        }
+    }
+}
+
+#[test]
 fn what_experts_cannot_do_is_refused() {
     let refused = |axes: &[(&str, usize)], batch, capacity, says: &str| {
         let e = partition(&layer(mesh(axes), batch, 1, capacity)).unwrap_err();
