@@ -40,6 +40,11 @@ pub enum CollectiveKind {
         /// Cut dim.
         dim: usize,
     },
+    /// (ids i32) → same dims: ids counted from the first one of the member's own part. Nothing is sent.
+    OwnIds {
+        /// Ids of a part.
+        size: usize,
+    },
 }
 
 impl Collective {
@@ -50,17 +55,23 @@ impl Collective {
             CollectiveKind::AllGather { .. } => "all_gather",
             CollectiveKind::ReduceScatter { .. } => "reduce_scatter",
             CollectiveKind::OwnPart { .. } => "own_part",
+            CollectiveKind::OwnIds { .. } => "own_ids",
         }
     }
 
     /// The dim that is joined or cut.
     pub const fn dim(&self) -> Option<usize> {
         match self.kind {
-            CollectiveKind::AllReduce { .. } => None,
+            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } => None,
             CollectiveKind::AllGather { dim }
             | CollectiveKind::ReduceScatter { dim }
             | CollectiveKind::OwnPart { dim } => Some(dim),
         }
+    }
+
+    /// Whether members send anything to one another.
+    pub const fn sends(&self) -> bool {
+        !matches!(self.kind, CollectiveKind::OwnPart { .. } | CollectiveKind::OwnIds { .. })
     }
 
     /// The axes one by one.
@@ -78,7 +89,7 @@ impl Collective {
             return Err("a group has one member at least".into());
         }
         match self.kind {
-            CollectiveKind::AllReduce { .. } => {}
+            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } => {}
             CollectiveKind::AllGather { dim } => {
                 let size = out.get_mut(dim).ok_or_else(|| format!("dims {dims:?} have no dim {dim}"))?;
                 *size =

@@ -2,7 +2,7 @@
 
 use athanor_ir::module::Mesh;
 use athanor_ir::plan::{Action, Plan, Stage};
-use athanor_ir::{Code, Collective, CollectiveKind, DType, Diagnostic, Op, Result};
+use athanor_ir::{Code, Collective, DType, Diagnostic, Op, Result};
 use std::collections::HashMap;
 
 /// Ranks of a plan would wait for each other, or take each other's data for something else.
@@ -52,7 +52,7 @@ impl<'a> Calls<'a> {
             for p in &stage.programs {
                 for (step, s) in p.steps.iter().enumerate() {
                     let Action::Op(Op::Collective(op)) = &s.action else { continue };
-                    if matches!(op.kind, CollectiveKind::OwnPart { .. }) {
+                    if !op.sends() {
                         continue;
                     }
                     let Some(x) = s.inputs.first().map(|i| &stage.buffers[*i]) else { continue };
@@ -156,8 +156,8 @@ pub fn prove(plan: &Plan) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use athanor_ir::ReduceKind;
     use athanor_ir::module::Axis;
+    use athanor_ir::{CollectiveKind, ReduceKind};
 
     fn op(kind: CollectiveKind, axes: &str, ranks: usize) -> Collective {
         Collective { kind, axes: axes.into(), ranks }

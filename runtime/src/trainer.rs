@@ -290,7 +290,7 @@ fn fill(executor: &mut Executor, run: &RunSpec, from: &Resume) -> Result<(u64, O
 /// Sequences of one step, of all ranks.
 fn batch(executor: &Executor) -> u64 {
     let (run, mesh) = (executor.run(), &executor.device().plan().mesh);
-    run.batch_size as u64 * run.accumulation as u64 * mesh.size("dp") as u64
+    run.batch_size as u64 * run.accumulation as u64 * mesh.replicas() as u64
 }
 
 /// What is said before the first step.

@@ -29,20 +29,18 @@ pub struct Work {
     outcomes: Mutex<HashMap<usize, &'static Outcome>>,
 }
 
-/// Overrides for `n` ranks: one layer's heads on two; two stages of two replicas; four replicas of two.
+/// Overrides for `n` ranks: the heads of each layer on two, and replicas of these.
 pub fn mesh(n: usize) -> Vec<String> {
-    let [dp, tp, pp] = match n {
-        2 => [1, 2, 1],
-        4 => [2, 1, 2],
-        _ => [4, 2, 1],
+    let [dp, tp] = match n {
+        2 => [1, 2],
+        4 => [2, 2],
+        _ => [4, 2],
     };
     let pairs = [
         ("use_parallel", "True".to_owned()),
         ("runner_config.batch_size", "1".into()),
         ("parallel_config.data_parallel", dp.to_string()),
         ("parallel_config.model_parallel", tp.to_string()),
-        ("parallel_config.pipeline_stage", pp.to_string()),
-        ("parallel_config.micro_batch_num", pp.to_string()),
         ("callbacks", "[{type: MFLossMonitor}, {type: CheckpointMonitor, save_checkpoint_steps: 3}]".into()),
     ];
     pairs.into_iter().flat_map(|(k, v)| ["--set".to_owned(), format!("{k}={v}")]).collect()

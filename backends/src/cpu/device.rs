@@ -567,6 +567,10 @@ unsafe fn collective(
     if from.range == to.range {
         return match op.kind {
             CollectiveKind::AllReduce { reduce } => group.all_reduce(reduce, to.ty.dtype, out),
+            CollectiveKind::OwnIds { size } => {
+                own_ids(out, group.rank() * size);
+                Ok(())
+            }
             // Of a group of one.
             CollectiveKind::AllGather { .. }
             | CollectiveKind::ReduceScatter { .. }
@@ -587,6 +591,19 @@ unsafe fn collective(
             out.copy_from_slice(&ins[start..start + out.len()]);
             Ok(())
         }
+        CollectiveKind::OwnIds { size } => {
+            out.copy_from_slice(ins);
+            own_ids(out, group.rank() * size);
+            Ok(())
+        }
+    }
+}
+
+/// Counts ids from `first`; those that are too far below stay below.
+fn own_ids(ids: &mut [u8], first: usize) {
+    let first = i32::try_from(first).unwrap_or(i32::MAX);
+    for id in ids.as_chunks_mut().0 {
+        *id = i32::from_ne_bytes(*id).saturating_sub(first).to_ne_bytes();
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) fn note(report: &Report, config: &Config) {
         let c = &config.parallel_config;
         // They choose where values lie, never what they are.
         say("parallel_config", "use_seq_parallel", c.use_seq_parallel.span, c.use_seq_parallel.value);
-        say("parallel_config", "vocab_emb_dp", c.vocab_emb_dp.span, !c.vocab_emb_dp.value);
+        let on_each = c.model_parallel.value == 1;
+        say("parallel_config", "vocab_emb_dp", c.vocab_emb_dp.span, !c.vocab_emb_dp.value && on_each);
     }
     if let DataLoader::Megatron(d) = &config.dataset.loader {
         let mask = &d.create_attention_mask;

@@ -163,7 +163,7 @@ impl Config {
 
     /// Samples per optimizer step over all devices.
     pub fn global_batch_size(&self) -> usize {
-        let replicas = self.mesh().size("dp");
+        let replicas = self.mesh().replicas();
         [self.runner.batch_size.value, replicas, self.micro_batches()].into_iter().fold(1usize, usize::saturating_mul)
     }
 

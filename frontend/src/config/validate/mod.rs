@@ -165,7 +165,7 @@ pub(super) fn mesh(
         }
         return;
     }
-    let supported = ["data_parallel", "model_parallel", "pipeline_stage"];
+    let supported = ["data_parallel", "model_parallel", "pipeline_stage", "expert_parallel"];
     for (name, degree) in degrees(p).into_iter().filter(|(name, d)| d.value > 1 && !supported.contains(name)) {
         let message = format!("`{name}: {}` is not supported yet", degree.value);
         let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)
