@@ -36,6 +36,7 @@ test-parity: setup ## meshes, schedules and options drawn at random, a hundred o
 
 test-mpi: $(VENV)/mpi/.all ## ranks as processes, under every MPI that is or can be installed
 	cargo test --workspace --test mpi --test mpi_training
+	scripts/test-mpi-hosts.sh target/debug/athanor
 
 test-interop: build $(VENV)/.interop ## Hugging Face transformers loads what we save and says the same
 	$(PYTHON) tests/interop/run.py $(wildcard output/quickstart)

@@ -4,6 +4,7 @@
 //! Without an `mpirun` only what needs none is tried, and this is said; `make test-mpi` installs several.
 
 #[path = "../../backends/tests/mpi/installed.rs"]
+#[allow(dead_code, reason = "the trials of the engine use all of it")]
 mod installed;
 mod work;
 
@@ -74,7 +75,8 @@ fn same(mpi: &Mpi, work: &Work) -> Result<(), Failed> {
 fn begin(mpi: &Mpi, work: &Work, n: usize, mark: &str, arguments: &[&str]) -> Result<Running, Failed> {
     let (out, plan) = (work.empty(mark)?, work.long(n)?);
     let mut command = work.mpirun(mpi, n, mark)?;
-    let running = Running::start(command.arg(ATHANOR).arg("train").arg(plan).arg("--quiet").args(train(&out)).args(arguments))?;
+    let running =
+        Running::start(command.arg(ATHANOR).arg("train").arg(plan).arg("--quiet").args(train(&out)).args(arguments))?;
     until(&running, "took three steps", || steps(&out) > 3)?;
     Ok(running)
 }
@@ -129,8 +131,9 @@ fn stopped(mpi: &Mpi, work: &Work) -> Result<(), Failed> {
 fn refused(command: &mut Command, code: &str, text: &str) -> Result<Ended, Failed> {
     let ended = Running::start(command)?.end()?;
     let said = words(&ended.output);
-    let codes = said.split(' ').filter(|w| w.len() == 5 && w[1..].bytes().all(|b| b.is_ascii_digit()));
-    let codes: Vec<&str> = codes.filter(|w| w.starts_with(|c: char| c.is_ascii_uppercase())).collect();
+    let digits = |w: &str| w.len() == 4 && w.bytes().all(|b| b.is_ascii_digit());
+    let is_code = |w: &&str| w.strip_prefix(|c: char| c.is_ascii_uppercase()).is_some_and(digits);
+    let codes: Vec<&str> = said.split(' ').filter(is_code).collect();
     ended.is(!ended.success && said.contains(text) && codes == [code], &format!("{code}, once: {text}"))?;
     Ok(ended)
 }
