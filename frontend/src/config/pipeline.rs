@@ -77,10 +77,23 @@ impl Config {
 
     /// Layers by chunk and stage: an even share, and `offset` more. `None` if these are not all layers of the model, or a
     /// stage in the middle has none.
+    ///
+    /// Legacy models count layers that predict further tokens, too: they are on the last chunk.
     fn stage_layers(&self) -> Option<Vec<Vec<usize>>> {
+        let further = self.model.mtp.as_ref().map_or(0, |mtp| mtp.num_layers.value);
+        self.shares(self.model.num_layers.value).or_else(|| {
+            let mut all = self.shares(self.model.num_layers.value.checked_add(further)?).filter(|_| further > 0)?;
+            let (stages, last) = (all.first()?.len(), all.len() * all.first()?.len() - 1);
+            let (stage, chunk) = self.schedule().unwrap_or(Kind::OneFOneB).shape().at(stages, last);
+            all[chunk][stage] = all[chunk][stage].checked_sub(further)?;
+            Some(all)
+        })
+    }
+
+    /// `layers` layers by chunk and stage.
+    fn shares(&self, layers: usize) -> Option<Vec<Vec<usize>>> {
         let (stages, chunks) = (self.parallel_config.pipeline_stage.value, self.model.chunks.value);
         let positions = stages.checked_mul(chunks).filter(|n| *n <= MOST)?;
-        let layers = self.model.num_layers.value;
         let share = i64::try_from(layers / positions).ok()?;
         let of = |chunk: usize, stage: usize| {
             let offset = self.model.offset.value.of([chunks, stages], [chunk, stage])?;
@@ -130,7 +143,8 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
         let d = not_yet("this schedule").help("use 1f1b, gpipe without `pp_interleave_num`, or zero_bubble_v");
         found.push(mark(d, c.pipeline_scheduler.span.or(p.pipeline_stage.span), "asked for here"));
     }
-    if config.stage_layers().is_none() {
+    // What a schedule that is not supported makes of the layers is its own affair.
+    if config.schedule().is_some() && config.stage_layers().is_none() {
         let (layers, stages) = (m.num_layers.value, p.pipeline_stage.value);
         let d = wrong(format!("{layers} layers do not lie on {stages} stages with {chunks} chunk(s) of layers each"))
             .help(
