@@ -53,7 +53,9 @@ fn arguments(module: &Module, weights: &HashMap<String, Tensor>) -> HashMap<Stri
             (Role::Moment | Role::Grad, name) if name.starts_with("adam_v") => {
                 Tensor::new(ty.clone(), &u.iter().map(|x| 1e-4 * x * x).collect::<Vec<_>>())
             }
-            (Role::Moment | Role::Grad, _) => Tensor::new(ty.clone(), &u.iter().map(|x| 0.01 * x).collect::<Vec<_>>()),
+            (Role::Moment | Role::Grad | Role::Handed, _) => {
+                Tensor::new(ty.clone(), &u.iter().map(|x| 0.01 * x).collect::<Vec<_>>())
+            }
             (Role::Input, "loss_mask") => {
                 Tensor::new(ty.clone(), &u.iter().map(|x| f64::from(*x > -0.6)).collect::<Vec<_>>())
             }

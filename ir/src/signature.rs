@@ -232,7 +232,11 @@ impl Op {
             Self::GroupedEinsum { spec } => experts::grouped_flops(spec, ins),
             Self::Combine | Self::CombineDot => product(&[2, elements(&ins[1]), ins[0].dims[1] as u64]),
             Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
-            Self::Constant { .. } | Self::Transpose { .. } | Self::Embed | Self::Collective(_) | Self::Handover { .. } => 0,
+            Self::Constant { .. }
+            | Self::Transpose { .. }
+            | Self::Embed
+            | Self::Collective(_)
+            | Self::Handover { .. } => 0,
             Self::Reduce { .. } | Self::SumSquares => sum(ins),
             _ => sum(outs),
         }

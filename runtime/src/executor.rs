@@ -262,7 +262,6 @@ impl Executor {
             None => not_trainable(format!("program `{program}` has no scalar result `{result}`")),
         }
     }
-
 }
 
 /// The result of a micro-batch that is trained for.

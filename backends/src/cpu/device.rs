@@ -457,7 +457,9 @@ impl CpuDevice {
                 }
                 Work::Collective { op, group, from, to } => {
                     // SAFETY: `check` found the operands inside the arena, and apart unless they are one.
-                    unsafe { collective(base, op, self.groups[*group].1.as_mut(), &from.in_slot(slot), &to.in_slot(slot))? }
+                    unsafe {
+                        collective(base, op, self.groups[*group].1.as_mut(), &from.in_slot(slot), &to.in_slot(slot))?
+                    }
                 }
             }
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
@@ -563,6 +565,7 @@ unsafe fn collective(
     if from.range == to.range {
         return match op.kind {
             CollectiveKind::AllReduce { reduce } => group.all_reduce(reduce, to.ty.dtype, out),
+            CollectiveKind::SumEnds => group.all_reduce(ReduceKind::Sum, to.ty.dtype, out),
             // Of a group of one.
             CollectiveKind::AllGather { .. }
             | CollectiveKind::ReduceScatter { .. }
@@ -575,6 +578,10 @@ unsafe fn collective(
         CollectiveKind::AllReduce { reduce } => {
             out.copy_from_slice(ins);
             group.all_reduce(reduce, to.ty.dtype, out)
+        }
+        CollectiveKind::SumEnds => {
+            out.copy_from_slice(ins);
+            group.all_reduce(ReduceKind::Sum, to.ty.dtype, out)
         }
         CollectiveKind::AllGather { .. } => group.all_gather(ins, out),
         CollectiveKind::ReduceScatter { .. } => group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out),

@@ -200,6 +200,8 @@ impl<'a> Checker<'a> {
             CollectiveKind::AllReduce { reduce: ReduceKind::Sum } => summed(&mut out)?,
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => {}
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } => return Err("reads a partial sum".into()),
+            // Between stages, which this check knows nothing of.
+            CollectiveKind::SumEnds => {}
             CollectiveKind::AllGather { dim } => {
                 let cut = x.dims[dim].unwrap_or(axes);
                 if !axes.without(cut).is_empty() {

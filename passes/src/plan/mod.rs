@@ -321,4 +321,3 @@ fn hoist_tables(
     }
     persistent
 }
-

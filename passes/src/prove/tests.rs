@@ -135,7 +135,11 @@ fn slots_that_are_taken_are_found() {
 #[test]
 fn collectives_must_be_those_of_the_mesh() {
     refused(&UNMATCHED, "its axes have", |p| {
-        let collective = |s: &mut Step| if let Action::Op(Op::Collective(c)) = &mut s.action { c.ranks += 1 };
+        let collective = |s: &mut Step| {
+            if let Action::Op(Op::Collective(c)) = &mut s.action {
+                c.ranks += 1
+            }
+        };
         p.stages[0].programs.iter_mut().flat_map(|q| &mut q.steps).for_each(collective);
     });
     refused(&UNMATCHED, "at different times", |p| {

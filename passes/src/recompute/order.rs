@@ -51,9 +51,7 @@ fn when(program: &Program<'_>, chosen: &[bool]) -> Vec<When> {
     let returned = |v: &ValueId| {
         program.defs[v.0 as usize].is_some_and(|d| matches!(func.nodes[d].op, Op::Handover { last: false }))
     };
-    let enters = |i: usize| {
-        of_loss(i) || !has_loss && !program.forward[i] && func.nodes[i].inputs.iter().any(returned)
-    };
+    let enters = |i: usize| of_loss(i) || !has_loss && !program.forward[i] && func.nodes[i].inputs.iter().any(returned);
     let entered = (0..func.nodes.len()).any(enters);
     let mut when = vec![When::InTurn; func.nodes.len()];
     for (i, node) in func.nodes.iter().enumerate().filter(|(i, _)| !program.forward[*i]) {

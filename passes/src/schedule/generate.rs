@@ -66,14 +66,7 @@ pub fn generate(request: &Request) -> Result<Schedule> {
         Kind::ZeroBubbleV => zero_bubble_v(p, m),
         Kind::DualpipeV => per_stage(&|s| dualpipe_v(p, m, s)),
     };
-    Ok(Schedule {
-        shape: kind.shape(),
-        chunks: v,
-        micro_batches: m,
-        slices,
-        split: kind.splits(),
-        stages,
-    })
+    Ok(Schedule { shape: kind.shape(), chunks: v, micro_batches: m, slices, split: kind.splits(), stages })
 }
 
 fn all(part: Part, m: usize) -> impl Iterator<Item = Task> {

@@ -108,9 +108,7 @@ fn buffer(b: &Buffer, arena: usize) -> std::result::Result<(), String> {
     }
     match b.live {
         Some((first, last)) if first > last => Err(format!("lives from step {first} to step {last}")),
-        Some(_) if !within_programs(&b.role) => {
-            Err("is kept between programs, but has a life within one".into())
-        }
+        Some(_) if !within_programs(&b.role) => Err("is kept between programs, but has a life within one".into()),
         _ => Ok(()),
     }
 }

@@ -33,8 +33,11 @@ pub(super) fn check(stage: &Stage) -> Result<(), String> {
         let mut used: Vec<usize> = p.steps.iter().flat_map(|s| s.inputs.iter().chain(&s.outputs)).copied().collect();
         used.sort_unstable();
         used.dedup();
-        let mut local: Vec<&Buffer> =
-            used.iter().map(|i| &stage.buffers[*i]).filter(|b| !is_kept(b) && stride(b) == 0 && b.live.is_some()).collect();
+        let mut local: Vec<&Buffer> = used
+            .iter()
+            .map(|i| &stage.buffers[*i])
+            .filter(|b| !is_kept(b) && stride(b) == 0 && b.live.is_some())
+            .collect();
         local.sort_by_key(|b| (b.offset, std::cmp::Reverse(b.bytes)));
         // Neighbours with the same place need only one comparison each with the rest.
         local.dedup_by(|b, a| range(a) == range(b) && a.live == b.live);
