@@ -1,6 +1,6 @@
 # `make` lists the targets. `make demo` and `make test` work on a bare Debian 12 that has rustup.
 .DEFAULT_GOAL := help
-.PHONY: help setup build runner demo test test-long check-runner test-mpi test-interop bench fmt clippy clean
+.PHONY: help setup build runner demo test test-long test-parity check-runner test-mpi test-interop bench fmt clippy clean
 
 # Tests and benchmarks that need PyTorch or transformers keep them here.
 VENV := .venv
@@ -30,6 +30,9 @@ check-runner: setup ## the runner has no LLVM in it and trains what was compiled
 
 test-long: setup ## the long tests too
 	cargo test --workspace --release -- --include-ignored
+
+test-parity: setup ## meshes, schedules and options drawn at random, a hundred of them
+	cargo test --release --test mesh_sweep -- --include-ignored
 
 test-mpi: $(VENV)/mpi/.all ## ranks as processes, under every MPI that is or can be installed
 	cargo test -p athanor-backends --test mpi

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What both `compile` and `train` need to know to make a plan.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// 0 runs every op by the reference implementation, 1 by fused generated kernels
     #[arg(short = 'O', value_name = "LEVEL", default_value = "1", value_parser = clap::value_parser!(u8).range(0..=1))]
@@ -57,6 +57,9 @@ pub struct Args {
     output: PathBuf,
     #[command(flatten)]
     options: Options,
+    /// What will run it; `sim` makes no machine code: a plan to inspect, for as many devices as you like
+    #[arg(long, value_enum, default_value = "cpu")]
+    target: For,
     /// Compile the forward pass with logits as a result, instead of training
     #[arg(long)]
     forward: bool,
@@ -66,8 +69,17 @@ pub struct Args {
     overrides: Overrides,
 }
 
+/// What a plan is for.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Training on CPUs
+    Cpu,
+    /// Looking at
+    Sim,
+}
+
 /// Names of CPU levels on the command line.
-#[derive(ValueEnum, Clone, Copy)]
+#[derive(ValueEnum, Clone, Copy, Debug)]
 pub enum Cpu {
     /// x86-64-v2
     Portable,
@@ -183,10 +195,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if let Some(inside) = args.looking.dump_ir.as_deref().and_then(|d| d.strip_prefix(&args.output).ok()) {
         observe.dump_dir = writer.ir().parent().map(|plan| plan.join(inside));
     }
-    let planned = job.plan(&observe)?;
-    let report = write(&planned.compiled, writer)?;
-    times(&args.looking, &planned.timings, report.as_ref());
-    say!("{}: {}", args.output.display(), one_line(&planned.compiled.plan, start.elapsed()));
+    let Planned { compiled, timings } = job.plan(&observe)?;
+    let compiled = if args.target == For::Sim { compiled.simulated() } else { compiled };
+    let report = write(&compiled, writer)?;
+    times(&args.looking, &timings, report.as_ref());
+    say!("{}: {}", args.output.display(), one_line(&compiled.plan, start.elapsed()));
     Ok(())
 }
 

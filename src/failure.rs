@@ -12,6 +12,8 @@ pub enum Failure {
     Diagnostics(Vec<Diagnostic>),
     /// The user stopped the run; exit code 130.
     Interrupted,
+    /// One of the processes of the run has told it; exit code 1.
+    Told,
 }
 
 impl From<Box<Diagnostic>> for Failure {
@@ -41,6 +43,7 @@ impl Failure {
                 ExitCode::FAILURE
             }
             Self::Interrupted => ExitCode::from(130),
+            Self::Told => ExitCode::FAILURE,
         }
     }
 }
@@ -59,6 +62,8 @@ pub fn print(diagnostics: &[Diagnostic]) {
         if handler.render_report(&mut text, d).is_err() {
             text = d.to_string();
         }
-        eprintln!("{text}");
+        // In one piece: other processes of a run may print too.
+        text.push('\n');
+        eprint!("{text}");
     }
 }

@@ -19,6 +19,7 @@ mod mindformers;
 #[cfg(feature = "compiler")]
 mod opt;
 mod output;
+mod ranks;
 mod stages;
 mod text;
 mod train;

@@ -1,6 +1,8 @@
 //! The same configuration gives the same numbers on any mesh: losses, gradient norms, saved weights, resumed runs; and a rank
 //! that fails ends all.
 
+#[path = "mesh_parity/experts.rs"]
+mod experts;
 mod support;
 
 use athanor_backends::cpu::features;
@@ -100,13 +102,20 @@ fn agree(what: &str, got: &[Line], want: &[Line]) {
             let off = (g / w - 1.0).abs();
             assert!(off <= most, "{what}, step {}: {name} {g} is {off:.1e} off {w}", got[0].step);
         }
+        assert_eq!(g.parts.expert_load, w.parts.expert_load, "{what}, step {}", g.step);
+        assert_eq!(g.parts.losses.len(), w.parts.losses.len(), "{what}");
+        for (name, w) in &w.parts.losses {
+            let g = g.parts.losses[name];
+            assert!((g - w).abs() <= 1e-5 * w.abs().max(1e-3), "{what}: {name} {g} is not {w}");
+        }
     }
 }
 
 const MESHES: [[usize; 2]; 4] = [[2, 1], [1, 2], [2, 2], [4, 1]];
 
 fn parity(opt: OptLevel, micro: usize, changes: Changes<'_>, meshes: &[[usize; 2]]) {
-    let serial = compile([1, 1, micro], opt, changes).train(6, Resume::No);
+    let alone = [changes, &[("parallel_config.expert_parallel", "1")]].concat();
+    let serial = compile([1, 1, micro], opt, &alone).train(6, Resume::No);
     for [dp, tp] in meshes {
         let got = compile([*dp, *tp, micro], opt, changes).train(6, Resume::No);
         agree(&format!("dp {dp}, tp {tp}, {micro} micro-batches, {changes:?}"), &got, &serial);
@@ -152,6 +161,15 @@ fn models_with_other_blocks_follow_one_device() {
     for changes in variants {
         parity(OptLevel::O0, 1, changes, &[[2, 2]]);
     }
+}
+
+#[test]
+fn a_vocabulary_in_parts_follows_one_device() {
+    let rows = ("parallel_config.vocab_emb_dp", "False");
+    parity(OptLevel::O0, 1, &[rows], &[[1, 2]]);
+    parity(OptLevel::O1, 2, &[rows], &[[1, 2], [2, 2]]);
+    let tied = ("model.model_config.tie_word_embeddings", "True");
+    parity(OptLevel::O1, 1, &[rows, tied, ("load_checkpoint", "")], &[[2, 2]]);
 }
 
 #[test]

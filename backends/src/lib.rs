@@ -2,3 +2,5 @@
 
 pub mod comm;
 pub mod cpu;
+pub mod launch;
+pub mod machine;

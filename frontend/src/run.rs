@@ -60,8 +60,10 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         seq_length: m.seq_length.value,
         vocab_size: m.vocab_size.value,
         optimizer: config.optimizer.spec(),
-        shared_optimizer: (config.parallel.enable_parallel_optimizer.value && config.mesh().size("dp") > 1)
+        shared_optimizer: (config.parallel.enable_parallel_optimizer.value && config.mesh().replicas() > 1)
             .then(|| config.parallel.parallel_optimizer_threshold.value.saturating_mul(1024)),
+        cut_vocabulary: !config.parallel_config.vocab_emb_dp.value && config.mesh().size("tp") > 1,
+        experts_over_tp: config.expert_ranks().is_some_and(|(_, over_tp)| over_tp),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,
         lr: schedule(&config.lr_schedule, total, per_epoch),

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use athanor_frontend::config::{self, Loaded};
+use athanor_ir::Diagnostic;
 use athanor_ir::diag::Severity;
 
 fn folder() -> PathBuf {
@@ -43,7 +44,10 @@ fn published_files_are_understood_or_refused_with_reasons() {
         let name = path.file_name().unwrap().to_str().unwrap();
         let published = config::parse(name, &text, &[]);
         // A published file may ask for what cannot be done yet, but every key in it is known and of the right type.
-        for d in published.diagnostics.iter().filter(|d| d.severity == Severity::Error) {
+        // One contradicts itself: its 45 layers do not lie on 8 stages, and its `offset` is 0.
+        let uneven =
+            |d: &Diagnostic| name.starts_with("pretrain_telechat3_105b") && d.message.contains("do not lie on");
+        for d in published.diagnostics.iter().filter(|d| d.severity == Severity::Error && !uneven(d)) {
             assert!(["C0002", "C0010", "C0011"].contains(&d.code.id), "{name}: {} {d}", d.code.id);
         }
         let moved = [("use_parallel", "False"), ("run_mode", "train"), ("pretrained_model_dir", "hub")];

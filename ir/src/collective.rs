@@ -44,6 +44,11 @@ pub enum CollectiveKind {
         /// Cut dim.
         dim: usize,
     },
+    /// (ids i32) → same dims: ids counted from the first one of the member's own part. Nothing is sent.
+    OwnIds {
+        /// Ids of a part.
+        size: usize,
+    },
 }
 
 impl Collective {
@@ -55,17 +60,23 @@ impl Collective {
             CollectiveKind::ReduceScatter { .. } => "reduce_scatter",
             CollectiveKind::SumEnds => "sum_ends",
             CollectiveKind::OwnPart { .. } => "own_part",
+            CollectiveKind::OwnIds { .. } => "own_ids",
         }
     }
 
     /// The dim that is joined or cut.
     pub const fn dim(&self) -> Option<usize> {
         match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds => None,
+            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } | CollectiveKind::SumEnds => None,
             CollectiveKind::AllGather { dim }
             | CollectiveKind::ReduceScatter { dim }
             | CollectiveKind::OwnPart { dim } => Some(dim),
         }
+    }
+
+    /// Whether members send anything to one another.
+    pub const fn sends(&self) -> bool {
+        !matches!(self.kind, CollectiveKind::OwnPart { .. } | CollectiveKind::OwnIds { .. })
     }
 
     /// The axes one by one.
@@ -99,7 +110,7 @@ impl Collective {
             return Err("a group has one member at least".into());
         }
         match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds => {}
+            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } | CollectiveKind::SumEnds => {}
             CollectiveKind::AllGather { dim } => {
                 let size = out.get_mut(dim).ok_or_else(|| format!("dims {dims:?} have no dim {dim}"))?;
                 *size =

@@ -122,7 +122,7 @@ pub(crate) fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, Infe
             ids("ids", &ins[0])?;
             weights(&ins[0], ins.get(1))?;
             want(ins.len() == 1 || *capacity > 0, || "weights decide only what a capacity drops".into())?;
-            vec![ins[0].clone(), TensorType::new(DType::I32, [experts + 1])]
+            vec![ins[0].clone(), TensorType::new(DType::I32, [*experts, 2])]
         }
         Op::Dispatch { rows } => {
             ids("rows", &ins[1])?;
@@ -146,14 +146,14 @@ pub(crate) fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, Infe
         }
         Op::GroupedEinsum { spec } => {
             let (form, labels) = parse_grouped(spec).map_err(InferError)?;
-            let offsets = &ins[2];
-            want(offsets.dtype == DType::I32 && offsets.rank() == 1 && offsets.dims[0] > 1, || {
-                format!("wants i32 offsets [e + 1], got {offsets}")
+            let spans = &ins[2];
+            want(spans.dtype == DType::I32 && matches!(spans.dims[..], [e, 2] if e > 0), || {
+                format!("wants i32 spans [e, 2], got {spans}")
             })?;
             want(ins[0].dtype == ins[1].dtype && ins[0].dtype.is_float(), || {
                 format!("operands have types {} and {}, which must have one float dtype", ins[0], ins[1])
             })?;
-            let experts = offsets.dims[0] - 1;
+            let experts = spans.dims[0];
             let mut extents: Vec<(char, usize)> = vec![('e', experts)];
             for (l, t) in labels.iter().zip(&ins[..2]) {
                 want(l.len() == t.rank(), || format!("{t} does not have the dims of {spec:?}"))?;
@@ -179,9 +179,10 @@ pub(crate) fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, Infe
     })
 }
 
-/// Labels: tokens a, b, …, slots k, experts e, rows r, offsets z.
+/// Labels: tokens a, b, …, slots k, experts e, rows r, the ends of a span z.
 ///
-/// Sorting sees every token, so what is sorted stays whole; the hidden dim h and those of the matrices may be split.
+/// Sorting sees every token, so what is sorted stays whole; the hidden dim h, experts and the dims of their matrices may be
+/// split.
 pub(crate) fn signature(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
     let tokens = |t: &TensorType| letters(t.rank().saturating_sub(1));
     let with = |mut lead: Vec<char>, last: char| {
@@ -216,8 +217,8 @@ pub(crate) fn signature(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Opt
         }
         Op::Assign { .. } => {
             let slots = with(tokens(&ins[0]), 'k');
-            let whole = slots.iter().copied().chain(['z']).collect();
-            Signature { operands: vec![slots.clone(); ins.len()], results: vec![slots, vec!['z']], whole }
+            let whole = slots.iter().copied().chain(['e', 'z']).collect();
+            Signature { operands: vec![slots.clone(); ins.len()], results: vec![slots, vec!['e', 'z']], whole }
         }
         Op::Dispatch { .. } => {
             let t = tokens(&ins[1]);
@@ -239,10 +240,10 @@ pub(crate) fn signature(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Opt
         }
         Op::GroupedEinsum { spec } => {
             let (_, [a, b, out]) = parse_grouped(spec).ok()?;
-            let mut operands = vec![a, b, vec!['z']];
+            let mut operands = vec![a, b, vec!['e', 'z']];
             operands.extend(ins.get(3).map(|_| out.clone()));
             debug_assert_eq!(outs.len(), 1);
-            Signature { operands, results: vec![out], whole: vec!['r', 'e', 'z'] }
+            Signature { operands, results: vec![out], whole: vec!['r', 'z'] }
         }
         _ => return None,
     })
@@ -268,17 +269,17 @@ mod tests {
 
     #[test]
     fn grouped_products_tie_rows_and_experts() {
-        assert_eq!(infer(&grouped("rk,enk->rn"), &[f(&[6, 4]), f(&[2, 3, 4]), i(&[3])]), Ok(vec![f(&[6, 3])]));
-        assert_eq!(infer(&grouped("rn,enk->rk"), &[f(&[6, 3]), f(&[2, 3, 4]), i(&[3])]), Ok(vec![f(&[6, 4])]));
-        assert_eq!(infer(&grouped("rn,rk->enk"), &[f(&[6, 3]), f(&[6, 4]), i(&[3])]), Ok(vec![f(&[2, 3, 4])]));
-        assert!(infer(&grouped("rk,enk->rn"), &[f(&[6, 4]), f(&[3, 3, 4]), i(&[3])]).is_err());
-        assert!(infer(&grouped("rk,enk->rn"), &[f(&[6, 5]), f(&[2, 3, 4]), i(&[3])]).is_err());
-        assert!(infer(&grouped("rn,rk->enk"), &[f(&[6, 3]), f(&[5, 4]), i(&[3])]).is_err());
+        assert_eq!(infer(&grouped("rk,enk->rn"), &[f(&[6, 4]), f(&[2, 3, 4]), i(&[2, 2])]), Ok(vec![f(&[6, 3])]));
+        assert_eq!(infer(&grouped("rn,enk->rk"), &[f(&[6, 3]), f(&[2, 3, 4]), i(&[2, 2])]), Ok(vec![f(&[6, 4])]));
+        assert_eq!(infer(&grouped("rn,rk->enk"), &[f(&[6, 3]), f(&[6, 4]), i(&[2, 2])]), Ok(vec![f(&[2, 3, 4])]));
+        assert!(infer(&grouped("rk,enk->rn"), &[f(&[6, 4]), f(&[3, 3, 4]), i(&[2, 2])]).is_err());
+        assert!(infer(&grouped("rk,enk->rn"), &[f(&[6, 5]), f(&[2, 3, 4]), i(&[2, 2])]).is_err());
+        assert!(infer(&grouped("rn,rk->enk"), &[f(&[6, 3]), f(&[5, 4]), i(&[2, 2])]).is_err());
         for spec in ["rk,nk->rn", "ak,enk->an", "rk,enk->en", "rk,rk->ek", "rk,erk->rk", "rkm,enk->rn", ""] {
             assert!(parse_grouped(spec).is_err(), "{spec}");
         }
-        assert_eq!(grouped("rk,enk->rn").flops(&[f(&[6, 4]), f(&[2, 3, 4]), i(&[3])], &[f(&[6, 3])]), 2 * 6 * 12);
-        assert_eq!(grouped("rn,rk->enk").flops(&[f(&[6, 3]), f(&[6, 4]), i(&[3])], &[f(&[2, 3, 4])]), 2 * 6 * 12);
+        assert_eq!(grouped("rk,enk->rn").flops(&[f(&[6, 4]), f(&[2, 3, 4]), i(&[2, 2])], &[f(&[6, 3])]), 2 * 6 * 12);
+        assert_eq!(grouped("rn,rk->enk").flops(&[f(&[6, 3]), f(&[6, 4]), i(&[2, 2])], &[f(&[2, 3, 4])]), 2 * 6 * 12);
     }
 
     #[test]
@@ -296,7 +297,7 @@ mod tests {
         let slots = i(&[2, 3, 2]);
         assert_eq!(
             infer(&Op::Assign { experts: 4, capacity: 0 }, std::slice::from_ref(&slots)),
-            Ok(vec![slots.clone(), i(&[5])])
+            Ok(vec![slots.clone(), i(&[4, 2])])
         );
         assert_eq!(infer(&Op::Dispatch { rows: 12 }, &[f(&[2, 3, 7]), slots.clone()]), Ok(vec![f(&[12, 7])]));
         assert_eq!(infer(&Op::Combine, &[f(&[12, 7]), slots.clone(), f(&[2, 3, 2])]), Ok(vec![f(&[2, 3, 7])]));

@@ -1,5 +1,6 @@
 //! Result types from operand types, and with it what operands an op accepts.
 
+use crate::collective::{Collective, CollectiveKind};
 use crate::experts;
 use crate::op::{Binary, Op, Unary};
 use crate::signature::einsum_dims;
@@ -35,12 +36,13 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::Constant { .. } | Op::RopeTable { .. } => 0..=0,
         Op::Unary(_) | Op::Cast | Op::Reshape | Op::Transpose { .. } | Op::Broadcast { .. } => 1..=1,
         Op::Slice { .. } | Op::Reduce { .. } | Op::Collective(_) => 1..=1,
-        Op::Binary(_) | Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } | Op::CrossEntropy => 2..=2,
+        Op::Binary(_) | Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } => 2..=2,
+        Op::CrossEntropy | Op::PartEntropy => 2..=2,
         Op::Einsum { .. } => 2..=3,
         Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => 3..=3,
         Op::Rope { .. } | Op::Attention { .. } => 3..=3,
         Op::AttentionGrad { .. } => 6..=6,
-        Op::CrossEntropyGrad => 4..=4,
+        Op::CrossEntropyGrad | Op::PartEntropyGrad => 4..=4,
         Op::AdamW { .. } => 8..=8,
         Op::Histogram { .. } => 1..=1,
         Op::Route { .. } | Op::Assign { .. } => 1..=2,
@@ -197,14 +199,14 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
                 vec![q.clone(), k.clone(), v.clone()]
             }
         }
-        Op::CrossEntropy | Op::CrossEntropyGrad => {
+        Op::CrossEntropy | Op::CrossEntropyGrad | Op::PartEntropy | Op::PartEntropyGrad => {
             let (logits, labels) = (&ins[0], &ins[1]);
             let lead = logits.dims.split_last().map(|(_, l)| l.to_vec());
             want(labels.dtype == DType::I32 && lead.as_ref() == Some(&labels.dims) && logits.dtype.is_float(), || {
                 format!("wants float logits […, v] and i32 labels […], got {logits} and {labels}")
             })?;
             let rows = TensorType::new(DType::F32.max_float(logits.dtype), labels.dims.clone());
-            if let Op::CrossEntropy = op {
+            if let Op::CrossEntropy | Op::PartEntropy = op {
                 vec![rows.clone(), rows]
             } else {
                 equal("lse and labels' dims", &ins[2], &rows)?;
@@ -221,6 +223,10 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
         | Op::Combine
         | Op::CombineDot
         | Op::GroupedEinsum { .. } => experts::infer(op, ins)?,
+        Op::Collective(Collective { kind: CollectiveKind::OwnIds { .. }, .. }) => {
+            want(ins[0].dtype == DType::I32, || format!("wants i32 ids, got {}", ins[0]))?;
+            vec![ins[0].clone()]
+        }
         Op::Collective(c) => vec![ins[0].with_dims(c.dims(&ins[0].dims).map_err(InferError)?)],
         Op::SumSquares => vec![TensorType::scalar(DType::F64)],
         Op::AdamW { .. } => {
@@ -277,9 +283,11 @@ pub fn check(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Result<(), Inf
             let expected = infer(op, ins)?;
             // Products may be kept in another float type than the operands: f32 gradients of bf16 products.
             let same = |e: &TensorType, o: &TensorType| match op {
-                Op::Einsum { .. } | Op::GroupedEinsum { .. } | Op::CrossEntropyGrad | Op::EmbedGrad { .. } => {
-                    e.dims == o.dims && o.dtype.is_float()
-                }
+                Op::Einsum { .. }
+                | Op::GroupedEinsum { .. }
+                | Op::CrossEntropyGrad
+                | Op::PartEntropyGrad
+                | Op::EmbedGrad { .. } => e.dims == o.dims && o.dtype.is_float(),
                 _ => e == o,
             };
             let ok = expected.len() == outs.len() && expected.iter().zip(outs).all(|(e, o)| same(e, o));

@@ -46,6 +46,19 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// The axes along which ranks have other sequences, slowest first: replicas, and those of them that share experts.
+    pub const BATCH: [&str; 2] = ["dp", "ep"];
+
+    /// Number of parts that the batch is cut in.
+    pub fn replicas(&self) -> usize {
+        Self::BATCH.iter().map(|axis| self.size(axis)).product()
+    }
+
+    /// Which part of the batch is that of `rank`.
+    pub fn replica(&self, rank: usize) -> usize {
+        Self::BATCH.iter().fold(0, |at, axis| at * self.size(axis) + self.position(axis, rank))
+    }
+
     /// Number of ranks.
     pub fn ranks(&self) -> usize {
         self.axes.iter().fold(1, |n, a| n.saturating_mul(a.size))

@@ -82,9 +82,10 @@ pub enum Op {
         /// Two comma-separated operand label strings, an arrow, the result's labels.
         spec: String,
     },
-    /// (ids i32 […], table [v, h]) → […, h]: row `ids[…]` of the table.
+    /// (ids i32 […], table [v, h]) → […, h]: row `ids[…]` of the table; zeros for an id that the table does not have, as
+    /// one that is a part of a larger table does not.
     Embed,
-    /// (ids i32 […], dy […, h]) → [v, h]: sum of the rows of `dy` by id.
+    /// (ids i32 […], dy […, h]) → [v, h]: sum of the rows of `dy` by id; ids outside count nowhere.
     EmbedGrad {
         /// Rows of the result.
         vocab: usize,
@@ -146,6 +147,12 @@ pub enum Op {
     CrossEntropy,
     /// (logits […, v], labels i32 […], lse f32 […], dloss f32 […]) → dlogits = (exp(logit − lse) − onehot)·dloss.
     CrossEntropyGrad,
+    /// (logits […, v], ids i32 […]) of a part of a vocabulary → (logit f32 […], lse f32 […]): that of the id, 0 if it is
+    /// not in the part, and the log of the sum of the part's exponentials. Inserted by `partition`.
+    PartEntropy,
+    /// (logits […, v], ids i32 […], lse f32 […], dloss f32 […]) of a part of a vocabulary, with the whole `lse` → dlogits =
+    /// (exp(logit − lse) − onehot)·dloss; ids outside have no one.
+    PartEntropyGrad,
     /// (scores […, e][, bias [e]]) → ids i32 […, k]: the `k` experts with the largest score + bias, best first, the lower
     /// index first among equals. With `groups` above 1 experts are cut into that many runs, the `group_k` groups with the
     /// largest sum of their `group_top` best count, and the others are masked. Sums are rounded to the scores' dtype before
@@ -174,10 +181,10 @@ pub enum Op {
         /// Number of ids that are counted.
         bins: usize,
     },
-    /// (ids i32 […, k][, weights […, k]]) → (rows i32 […, k], offsets i32 [experts + 1]): slots sorted by expert, stable.
+    /// (ids i32 […, k][, weights […, k]]) → (rows i32 […, k], spans i32 [experts, 2]): slots sorted by expert, stable.
     ///
-    /// `rows[…, j]` is the slot's place in that order. `offsets[i]` is the first row of expert i, the last one the number
-    /// of rows used. With a capacity an expert keeps that many slots, those of the largest weights if weights are given,
+    /// `rows[…, j]` is the slot's place in that order. Expert i has the rows from `spans[i, 0]` to before `spans[i, 1]`,
+    /// which is where those of the next one begin. With a capacity an expert keeps that many slots, those of the largest weights if weights are given,
     /// else the first ones; a slot that is dropped has row −1. No gradient.
     Assign {
         /// Number of experts; ids are below it.
@@ -196,11 +203,12 @@ pub enum Op {
     /// (y [r, h], rows i32 […, k], dout […, h]) → […, k]: the product of row `rows[…, j]` with dout, 0 for a dropped
     /// slot: the gradient by the weights of `dispatch` and `combine`.
     CombineDot,
-    /// (a, b, offsets i32 [e + 1][, acc]) → an einsum in which `r`, rows sorted by expert, and `e`, the expert, are tied:
-    /// row r belongs to the expert e with `offsets[e]` ≤ r < `offsets[e + 1]`.
+    /// (a, b, spans i32 [e, 2][, acc]) → an einsum in which `r`, rows sorted by expert, and `e`, the expert, are tied:
+    /// row r belongs to the expert e with `spans[e, 0]` ≤ r < `spans[e, 1]`.
     ///
     /// Of the forms `rk,enk->rn`, where each row meets its expert's matrix, and `rn,rk->enk`, where each expert sums over
-    /// its rows. Rows from the last offset on are 0. Products accumulate in f32 at least; `acc` is added to the product.
+    /// its rows. Experts may be some of many, one after the other: rows of the others, before the first span and behind the
+    /// last one, are not read, and are 0 in the result. Products accumulate in f32 at least; `acc` is added to the product.
     GroupedEinsum {
         /// Operand labels and result labels as in `einsum`.
         spec: String,
@@ -275,6 +283,8 @@ impl Op {
             Self::AttentionGrad { .. } => "attention_grad",
             Self::CrossEntropy => "cross_entropy",
             Self::CrossEntropyGrad => "cross_entropy_grad",
+            Self::PartEntropy => "part_entropy",
+            Self::PartEntropyGrad => "part_entropy_grad",
             Self::Route { .. } => "route",
             Self::Pick => "pick",
             Self::PickGrad { .. } => "pick_grad",

@@ -16,6 +16,11 @@ use serde::{Deserialize, Serialize};
 /// Version of the format; a runner refuses any other.
 pub const VERSION: u32 = 1;
 
+/// [`Target::device`] of a plan that runs on a CPU.
+pub const CPU: &str = "cpu";
+/// [`Target::device`] of a plan that has no machine code: it can be looked at, not run.
+pub const SIM: &str = "sim";
+
 /// What a buffer holds between steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -268,7 +273,7 @@ impl Stage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// `cpu`.
+    /// [`CPU`] or [`SIM`].
     pub device: String,
     /// Instruction sets that the kernels use; checked again at load.
     pub cpu: CpuLevel,

@@ -71,6 +71,12 @@ pub struct RunSpec {
     /// Ranks along axis dp share the optimizer's state of weights that have so many bytes at least; `None`: each has all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_optimizer: Option<u64>,
+    /// Ranks along axis tp share the rows of embedding and output layer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_vocabulary: bool,
+    /// Ranks along axis tp have other experts, not parts of the same ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub experts_over_tp: bool,
     /// Clips gradients to this global norm.
     pub max_grad_norm: Option<f64>,
     /// Divide summed losses by the tokens of the whole step instead of averaging micro-batch means.
@@ -142,6 +148,8 @@ impl RunSpec {
             vocab_size: 1,
             optimizer: OptimizerSpec::default(),
             shared_optimizer: None,
+            cut_vocabulary: false,
+            experts_over_tp: false,
             max_grad_norm: None,
             per_token_loss: false,
             lr: LrSchedule {

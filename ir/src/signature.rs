@@ -158,12 +158,12 @@ impl Op {
                 let whole = if *alibi { "tdeng" } else { "tde" };
                 of(vec!["bsnd", "btgd", "btge", "bsne", "bns", "bsne"], vec!["bsnd", "btgd", "btge"], whole)
             }
-            Self::CrossEntropy | Self::CrossEntropyGrad => {
+            Self::CrossEntropy | Self::CrossEntropyGrad | Self::PartEntropy | Self::PartEntropyGrad => {
                 let logits = letters(ins[0].rank());
                 let rows = logits[..logits.len() - 1].to_vec();
                 let side = |n: usize| std::iter::repeat_n(rows.clone(), n);
                 match self {
-                    Self::CrossEntropy => Signature {
+                    Self::CrossEntropy | Self::PartEntropy => Signature {
                         operands: std::iter::once(logits).chain(side(1)).collect(),
                         results: side(2).collect(),
                         whole: vec![],

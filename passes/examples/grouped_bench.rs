@@ -81,14 +81,16 @@ fn main() {
         let symbol = format!("k{}", kernels.len());
         kernels.push((format!("{name} dense"), None, generate(&dense, level, &symbol).expect("generated")));
         for (layout, sizes) in layouts(rows) {
-            let mut offsets = vec![0];
+            let mut spans = vec![];
+            let mut next = 0;
             for size in &sizes {
-                offsets.push(offsets[offsets.len() - 1] + *size as i32);
+                spans.extend([next, next + *size as i32]);
+                next += *size as i32;
             }
             let experts = sizes.len();
             let spec = GroupedSpec { form, experts, rows, a_cols, c_cols, operands, result, accumulate: false };
             let symbol = format!("k{}", kernels.len());
-            kernels.push((format!("{name} {layout}"), Some(offsets), generate_grouped(&spec, level, &symbol)));
+            kernels.push((format!("{name} {layout}"), Some(spans), generate_grouped(&spec, level, &symbol)));
         }
     }
     let out = std::env::temp_dir().join(format!("grouped-bench-{}.so", std::process::id()));
@@ -105,11 +107,11 @@ fn main() {
     let scratch = vec![Line([0; 8]); scratch.div_ceil(64)];
     let mut times = vec![vec![]; kernels.len()];
     for _ in 0..7 {
-        for ((_, offsets, kernel), times) in kernels.iter().zip(&mut times) {
+        for ((_, spans, kernel), times) in kernels.iter().zip(&mut times) {
             // SAFETY: kernels have this type.
             let run = *unsafe { object.get::<Kernel>(kernel.text.symbol.as_bytes()) }.expect("symbol");
             let mut buffers = vec![a.as_ptr() as usize, b.as_ptr() as usize];
-            buffers.extend(offsets.as_ref().map(|o| o.as_ptr() as usize));
+            buffers.extend(spans.as_ref().map(|o| o.as_ptr() as usize));
             buffers.extend([c.as_ptr() as usize, scratch.as_ptr() as usize]);
             let once = || {
                 let start = clock(threads);

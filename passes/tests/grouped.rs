@@ -11,9 +11,15 @@ use athanor_passes::codegen::gemm::{Form, GroupedSpec, generate_grouped};
 use athanor_passes::codegen::simd::Float;
 use harness::{Library, Tensor};
 
-/// Rows of each expert, and rows that none has.
-const LAYOUTS: [(&[usize], usize); 5] =
-    [(&[13, 0, 50, 7, 1], 0), (&[0, 0, 71, 0], 5), (&[29], 0), (&[0, 0, 0], 9), (&[3, 40, 0, 27, 31, 0, 0, 2], 17)];
+/// Rows before those of the experts, of each expert, and behind them.
+const LAYOUTS: [(usize, &[usize], usize); 6] = [
+    (0, &[13, 0, 50, 7, 1], 0),
+    (0, &[0, 0, 71, 0], 5),
+    (0, &[29], 0),
+    (4, &[0, 0, 0], 5),
+    (0, &[3, 40, 0, 27, 31, 0, 0, 2], 17),
+    (21, &[9, 34], 40),
+];
 
 fn float(dtype: DType) -> Float {
     if dtype == DType::BF16 { Float::Bf16 } else { Float::F32 }
@@ -21,38 +27,39 @@ fn float(dtype: DType) -> Float {
 
 struct Case {
     spec: GroupedSpec,
-    offsets: Vec<i32>,
+    spans: Vec<i32>,
     kernel: Generated,
 }
 
 fn cases(level: CpuLevel) -> Vec<Case> {
     let mut all = vec![];
     let dtypes = [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)];
-    let mut add = |spec: GroupedSpec, sizes: &[usize]| {
+    let mut add = |spec: GroupedSpec, first: usize, sizes: &[usize]| {
         if !spec.supported() {
             return;
         }
-        let mut offsets = vec![0i32];
+        let (mut spans, mut next) = (vec![], first as i32);
         for size in sizes {
-            offsets.push(offsets.last().unwrap() + *size as i32);
+            spans.extend([next, next + *size as i32]);
+            next += *size as i32;
         }
         let kernel = generate_grouped(&spec, level, &format!("grouped{}", all.len()));
-        all.push(Case { spec, offsets, kernel });
+        all.push(Case { spec, spans, kernel });
     };
     for (operands, result) in dtypes {
         for form in [Form::Transposed, Form::Plain, Form::Weights] {
-            for (i, (sizes, unused)) in LAYOUTS.into_iter().enumerate() {
-                let (a_cols, c_cols) = [(32, 48), (19, 65), (37, 5), (64, 32), (700, 33)][i];
-                let (experts, rows) = (sizes.len(), sizes.iter().sum::<usize>() + unused);
+            for (i, (first, sizes, unused)) in LAYOUTS.into_iter().enumerate() {
+                let (a_cols, c_cols) = [(32, 48), (19, 65), (37, 5), (64, 32), (700, 33), (48, 40)][i];
+                let (experts, rows) = (sizes.len(), first + sizes.iter().sum::<usize>() + unused);
                 let accumulate = i % 2 == 1;
-                add(GroupedSpec { form, experts, rows, a_cols, c_cols, operands, result, accumulate }, sizes);
+                add(GroupedSpec { form, experts, rows, a_cols, c_cols, operands, result, accumulate }, first, sizes);
             }
             // Several blocks of rows, of the contracted dim with kept sums, of columns.
             for (rows, a_cols, c_cols) in [(1100, 34, 40), (1060, 1090, 7), (40, 34, 1100)] {
                 let sizes = [rows - 3, 0, 3];
                 let spec =
                     GroupedSpec { form, experts: 3, rows, a_cols, c_cols, operands, result, accumulate: rows > 1060 };
-                add(spec, &sizes);
+                add(spec, 0, &sizes);
             }
         }
     }
@@ -68,7 +75,7 @@ fn reference(case: &Case, a: &[f64], b: &[f64], before: &[f64]) -> Vec<f64> {
         Form::Weights => ("rn,rk->enk", vec![rows, c_cols], vec![experts, a_cols, c_cols]),
     };
     let mut operands = vec![Reference::from_f64(&[rows, a_cols], a), Reference::from_f64(&b_dims, b)];
-    operands.push(Reference::from_i32(&[experts + 1], &case.offsets));
+    operands.push(Reference::from_i32(&[experts, 2], &case.spans));
     operands.extend(accumulate.then(|| Reference::from_f64(&c_dims, before)));
     let mut out = Reference::zeros(TensorType::new(DType::F64, c_dims));
     let Reference { ty, bytes } = &mut out;
@@ -83,7 +90,7 @@ fn check(case: &Case, library: &Library, level: CpuLevel) {
     let stack = experts * a_cols * c_cols;
     let (b_len, c_len) = if form == Form::Weights { (rows * c_cols, stack) } else { (stack, rows * c_cols) };
     let (a, b) = (Tensor::random(x, rows * a_cols, 1), Tensor::random(x, b_len, 2));
-    let offsets = Tensor::ints(&case.offsets);
+    let spans = Tensor::ints(&case.spans);
     let start = || if accumulate { Tensor::random(y, c_len, 3) } else { Tensor::filled(y, c_len) };
     let magnitudes = |t: &Tensor| t.f64s().into_iter().map(f64::abs).collect::<Vec<_>>();
     let want = reference(case, &a.f64s(), &b.f64s(), &start().f64s());
@@ -91,14 +98,14 @@ fn check(case: &Case, library: &Library, level: CpuLevel) {
     let mut first: Option<Tensor> = None;
     for workers in [1, 2, 7] {
         let c = start();
-        library.run(&case.kernel, workers, &[&a, &b, &offsets, &c]);
+        library.run(&case.kernel, workers, &[&a, &b, &spans, &c]);
         for (i, ((got, want), scale)) in c.f64s().into_iter().zip(&want).zip(&scale).enumerate() {
             let rounding = if result == DType::BF16 { want.abs() / 256.0 } else { 0.0 };
             assert!(
                 (got - want).abs() <= rounding + 1e-6 * scale,
                 "{level} {:?} {:?} by {workers}: element {i} is {got}, should be {want}",
                 case.spec,
-                case.offsets
+                case.spans
             );
         }
         assert!(*first.get_or_insert_with(|| c.clone()) == c, "{level} {:?}: the bits depend on the shares", case.spec);

@@ -5,7 +5,8 @@ mod harness;
 use athanor_ir::target::CpuLevel;
 use athanor_passes::codegen::Generated;
 use athanor_passes::codegen::cross_entropy::{
-    CrossEntropySpec, GradTo, cross_entropy, cross_entropy_grad, cross_entropy_with_grad,
+    CrossEntropySpec, GradTo, cross_entropy, cross_entropy_grad, cross_entropy_with_grad, part_entropy,
+    part_entropy_grad,
 };
 use athanor_passes::codegen::embed::{EmbedSpec, embed, embed_grad};
 use athanor_passes::codegen::rope::{Pairing, RopeSpec, rope};
@@ -151,6 +152,8 @@ fn check_loss(spec: &CrossEntropySpec, spread: f32, level: CpuLevel) {
         cross_entropy_grad(spec, GradTo::InPlace, level, "grad"),
         cross_entropy_grad(spec, GradTo::Buffer(other), level, "grad_to"),
         cross_entropy_with_grad(spec, level, "fused"),
+        part_entropy(spec, level, "part"),
+        part_entropy_grad(spec, GradTo::InPlace, level, "part_grad"),
     ];
     let library = Library::build(&kernels, level);
     let raw: Vec<f32> =
@@ -175,6 +178,15 @@ fn check_loss(spec: &CrossEntropySpec, spread: f32, level: CpuLevel) {
         }
     }
 
+    // Of a part of the vocabulary: a token whose label is elsewhere has exponentials here, too.
+    let (mut own, mut part) = (vec![0.0; tokens], grad.clone());
+    for (t, row) in logits().f64s().chunks(vocab).enumerate() {
+        match usize::try_from(labels[t]) {
+            Ok(label) => own[t] = row[label],
+            Err(_) => (0..vocab).for_each(|c| part[t * vocab + c] = (row[c] - lse[t]).exp() * f64::from(weights[t])),
+        }
+    }
+
     let scalars = || vec![Tensor::filled(Float::F32, tokens), Tensor::filled(Float::F32, tokens)];
     let x = logits();
     let got = run(&library, &kernels[0], &[&x, &label_buffer], scalars);
@@ -190,7 +202,13 @@ fn check_loss(spec: &CrossEntropySpec, spread: f32, level: CpuLevel) {
         run(&library, &kernels[2], &[&x, &label_buffer, &got[1], &drow], || vec![Tensor::filled(other, grad.len())]);
     close(&got_to[0], &grad, bound(other), floor(other), &format!("gradient, {what}"));
 
+    let got_part = run(&library, &kernels[4], &[&x, &label_buffer], scalars);
+    assert_eq!(got_part[0].f64s(), own, "logit of a part, {what}");
+    assert!(got_part[1] == got[1], "lse of a part, {what}");
     for workers in [1, 3] {
+        let x = logits();
+        library.run(&kernels[5], workers, &[&x, &label_buffer, &got[1], &drow]);
+        close(&x, &part, bound(dtype), floor(dtype), &format!("gradient of a part, {what}"));
         let x = logits();
         library.run(&kernels[1], workers, &[&x, &label_buffer, &got[1], &drow]);
         close(&x, &grad, bound(dtype), floor(dtype), &format!("gradient in place, {what}"));

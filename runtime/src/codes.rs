@@ -67,6 +67,14 @@ pub const OUTPUT: Code = Code {
     title: "an output file cannot be written",
     explain: "Log, metrics and plot files need a writable directory and room on the disk. A plot is an .svg file.",
 };
+/// Ranks were not started alike.
+pub const RANKS_DIFFER: Code = Code {
+    id: "R0010",
+    title: "the ranks of a run differ",
+    explain: "Processes that train together run one version of Athanor with one set of arguments on one plan: they compare these \
+              before anything else, by their hashes. Different files under one name on different machines, or several commands \
+              given to one mpirun, are the usual causes.",
+};
 /// A checkpoint cannot be opened.
 pub const CKPT_OPEN: Code = Code {
     id: "K0001",
@@ -144,6 +152,7 @@ pub const CODES: &[&Code] = &[
     &NOT_FINITE,
     &BATCH,
     &OUTPUT,
+    &RANKS_DIFFER,
     &CKPT_OPEN,
     &SAFETENSORS,
     &TENSORS,

@@ -9,7 +9,7 @@ use crate::source::{Batch, BatchSource};
 use crate::team::{Gathered, Team};
 use athanor_backends::comm::Engine;
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
-use athanor_ir::plan::{Buffer, BufferRole, Plan};
+use athanor_ir::plan::{Buffer, BufferRole, CPU, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Diagnostic, Result};
 use std::collections::HashMap;
@@ -65,8 +65,8 @@ impl Executor {
     /// # Errors
     /// [`NOT_TRAINABLE`], and what [`CpuDevice::in_groups`] reports.
     pub fn new(plan: Arc<Plan>, options: &DeviceOptions, engine: Option<&dyn Engine>) -> Result<Self> {
-        if plan.target.device != "cpu" {
-            return not_trainable(format!("the plan is for device `{}`, not `cpu`", plan.target.device));
+        if plan.target.device != CPU {
+            return not_trainable(format!("the plan is for device `{}`, not `{CPU}`", plan.target.device));
         }
         if plan.stages.len() != plan.mesh.size("pp") {
             let text = format!("the plan has {} stages, and its mesh {}", plan.stages.len(), plan.mesh.size("pp"));
@@ -187,6 +187,7 @@ impl Executor {
     pub fn step(&mut self, step: u64, source: &mut dyn BatchSource) -> Result<StepOutput> {
         let plan = Arc::clone(self.device.plan());
         let run = &plan.run;
+        self.team.begin(step + 1);
         let scaling = self.scaler.now();
         self.put("loss_scale", scaling.loss_scale);
         self.gather.begin();

@@ -1,13 +1,13 @@
 //! Plan to training: data, execution, checkpoints, metrics.
 //!
-//! [`trainer::train`] runs a plan directory from its first step, or from a checkpoint, to its last.
+//! [`trainer::train_with`] runs a plan from its first step, or from a checkpoint, to its last.
 
 pub mod checkpoint;
 pub mod codes;
+pub mod company;
 pub mod data;
 pub mod executor;
 pub mod init;
-pub mod launch;
 pub mod loss_scale;
 pub mod metrics;
 mod partial;

@@ -3,7 +3,7 @@
 use crate::executor::{Inputs, counted, loss_name};
 use crate::parts::{Gather, loads_of, losses_of};
 use crate::source::{Batch, BatchSource};
-use athanor_backends::comm::{Communicator, Engine};
+use athanor_backends::comm::{Communicator, Engine, Place};
 use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::op::ReduceKind;
 use athanor_ir::pipeline::{Act, Part, Task};
@@ -93,11 +93,13 @@ impl Runner {
                     pairs.for_each(|(from, into)| device.copy_in_slots((*from, slot), (*into, to)));
                 }
                 Act::Send { to, task, slot } => {
+                    self.enter(task);
                     let values: Vec<(usize, &[u8])> =
                         self.left(task).iter().map(|i| (to, device.bytes_in_slot(*i, slot))).collect();
                     self.group.exchange(&values, &mut [])?;
                 }
                 Act::Receive { from, task, chunk, slot } => {
+                    self.enter(task);
                     for i in self.wanted(task, chunk).to_vec() {
                         self.group.receive(from, device.bytes_in_slot_mut(i, slot))?;
                     }
@@ -116,6 +118,11 @@ impl Runner {
         Ok(&self.batches[&micro])
     }
 
+    /// What is said of ranks that wait in a message with the results of `task`.
+    fn enter(&self, task: Task) {
+        self.group.ledger().enter(Place::Message { micro: task.micro as u32, back: task.part != Part::F });
+    }
+
     /// Buffers that a task of this stage leaves for another position.
     fn left(&self, task: Task) -> &[usize] {
         let chunk = &self.chunks[task.chunk];
@@ -130,6 +137,7 @@ impl Runner {
 
     /// Adds up what stages know: each loss is known to one of them.
     fn share(&mut self, gather: &mut Gather, sum: f64, tokens: f64) -> Result<(f64, f64)> {
+        self.group.ledger().enter(Place::Between);
         let parts = &mut gather.parts_mut().losses;
         let own = self.losses.iter().map(|name| parts.get(name).copied().unwrap_or(0.0));
         let mut all: Vec<f64> = [sum, tokens].into_iter().chain(own).collect();

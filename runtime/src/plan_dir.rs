@@ -2,7 +2,7 @@
 
 use crate::codes::{PLAN_FORMAT, PLAN_KERNELS, PLAN_READ, PLAN_VERSION, PLAN_WRITE};
 use crate::partial::PartialDir;
-use athanor_ir::plan::{KernelKind, Plan, VERSION};
+use athanor_ir::plan::{KernelKind, Plan, SIM, VERSION};
 use athanor_ir::{Diagnostic, Result};
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -52,7 +52,8 @@ pub fn read(path: &Path) -> Result<PlanDir> {
     let json = dir.join(PLAN_JSON);
     let bytes = read_bounded(&json).or_else(|e| read_error(&json, &e).err())?;
     let plan = parse(&json, &bytes)?;
-    let compiled = plan.kernels.iter().any(|k| matches!(k.kind, KernelKind::Generated { .. }));
+    let compiled =
+        plan.target.device != SIM && plan.kernels.iter().any(|k| matches!(k.kind, KernelKind::Generated { .. }));
     let kernels = compiled.then(|| dir.join(KERNELS_SO));
     if let Some(kernels) = &kernels {
         let list = dir.join(CHECKSUMS);

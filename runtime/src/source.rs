@@ -29,9 +29,9 @@ pub struct Share {
 }
 
 impl Share {
-    /// What rank `rank` of `mesh` reads: ranks along axis dp share the data, the others read the same.
+    /// What rank `rank` of `mesh` reads: replicas share the data, their ranks read the same.
     pub fn of(mesh: &Mesh, rank: usize) -> Self {
-        Self { index: mesh.position("dp", rank), of: mesh.size("dp") }
+        Self { index: mesh.replica(rank), of: mesh.replicas() }
     }
 }
 

@@ -1,11 +1,12 @@
 //! This rank among the ranks of a run: what they decide together, and how values that are spread over them come together.
 
-use athanor_backends::comm::{Communicator, Engine};
+use athanor_backends::comm::{Communicator, Engine, Place};
 use athanor_backends::cpu::device::{CpuDevice, Groups};
 use athanor_ir::op::ReduceKind;
 use athanor_ir::plan::{Action, Buffer, Plan};
 use athanor_ir::{DType, Mesh, Op, Result};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// One rank of a run.
 #[derive(Default)]
@@ -39,10 +40,12 @@ impl Team {
     ///
     /// # Errors
     /// What the engine reports.
-    pub fn of(engine: &dyn Engine, plan: &Plan) -> Result<(Self, Groups)> {
+    pub fn of(engine: &dyn Engine, plan: &Arc<Plan>) -> Result<(Self, Groups)> {
         let (rank, mesh) = (engine.rank(), plan.mesh.clone());
         let all: Vec<usize> = (0..mesh.ranks()).collect();
         let world = engine.group(&all)?;
+        let of = Arc::clone(plan);
+        world.ledger().describe_by(move |stage, program, step| name(&of, stage, program, step));
         let mut groups: Groups = vec![];
         let steps = plan.stages.iter().flat_map(|s| &s.programs).flat_map(|p| &p.steps);
         for step in steps {
@@ -71,12 +74,20 @@ impl Team {
         &self.mesh
     }
 
+    /// Step `step` of the run, counted from 1, begins: what is said about ranks that wait names it.
+    pub fn begin(&self, step: u64) {
+        if let Some(world) = &self.world {
+            world.ledger().begin(step);
+        }
+    }
+
     /// Whether `own` is true on any rank.
     ///
     /// # Errors
     /// If another rank has left.
     pub fn any(&mut self, own: bool) -> Result<bool> {
         let Some(world) = &mut self.world else { return Ok(own) };
+        world.ledger().enter(Place::Between);
         let mut flag = i32::from(own).to_ne_bytes();
         world.all_reduce(ReduceKind::Max, DType::I32, &mut flag)?;
         Ok(i32::from_ne_bytes(flag) != 0)
@@ -98,6 +109,7 @@ impl Team {
     pub fn gather(&mut self, device: &CpuDevice, wanted: impl Fn(&Buffer) -> bool) -> Result<Gathered> {
         let mut out = Gathered::default();
         let Some(world) = &mut self.world else { return Ok(out) };
+        world.ledger().enter(Place::Save);
         for (s, stage) in device.plan().stages.iter().enumerate() {
             let first = self.mesh.first_at("pp", s);
             let elsewhere = |b: &Buffer| b.sharding.is_cut() || first != 0;
@@ -129,4 +141,20 @@ impl Team {
         }
         Ok(out)
     }
+}
+
+/// A step of the plan for people: `all_reduce of model.layers.0.mlp (x.yaml:3:5) in micro`.
+fn name(plan: &Plan, stage: u16, program: u16, step: u32) -> String {
+    let program = plan.stages.get(usize::from(stage)).and_then(|s| s.programs.get(usize::from(program)));
+    let Some((program, step)) = program.and_then(|p| Some((p, p.steps.get(step as usize)?))) else {
+        return format!("step {step} of a program that this plan does not have");
+    };
+    let what = match &step.action {
+        Action::Op(op) => op.name(),
+        Action::Kernel(kernel) => plan.kernels.get(*kernel).map_or("a kernel", |k| &k.name),
+    };
+    let loc = &step.loc;
+    let block = if loc.block.is_empty() { String::new() } else { format!(" of {}", loc.block) };
+    let line = if loc.line == 0 { String::new() } else { format!(" ({}:{}:{})", loc.file, loc.line, loc.col) };
+    format!("{what}{block}{line} in {}", program.name)
 }

@@ -7,7 +7,6 @@ use crate::metrics::StepRecord;
 use crate::metrics::log_line::Progress;
 use crate::metrics::memory::{Resident, resident};
 use crate::metrics::reporter::{ReportOptions, Reporter};
-use crate::plan_dir;
 use crate::signals::Signals;
 use crate::source::{BatchSource, DataSource, Share};
 use athanor_backends::comm::{Engine, local};
@@ -88,7 +87,7 @@ pub struct Summary {
     pub interrupted: bool,
     /// Newest checkpoint that this part has written.
     pub checkpoint: Option<PathBuf>,
-    /// Size of the arena.
+    /// Size of the arenas of this process.
     pub arena_bytes: u64,
     /// Resident memory before the plan was loaded, and at the end.
     pub resident: Option<(Resident, Resident)>,
@@ -122,39 +121,44 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Trains the plan directory `path`.
-///
-/// # Errors
-/// Codes of this crate and of the CPU device; what was saved before stays good.
-pub fn train(path: &Path, options: &TrainOptions) -> Result<Summary> {
-    let loaded = plan_dir::read(path)?;
-    train_plan(loaded.plan, loaded.kernels, options)
-}
-
-/// Trains `plan` on the data that it names; `kernels` is its shared object, if it has one.
-///
-/// # Errors
-/// As [`train`].
-pub fn train_plan(plan: Plan, kernels: Option<PathBuf>, options: &TrainOptions) -> Result<Summary> {
-    train_with(plan, kernels, options, |run, start, share| {
-        let source = DataSource::open(run, start, share)?;
-        let notes = source.notes.clone();
-        Ok((Box::new(source), notes))
-    })
-}
-
 /// A source of batches and what opening it had to say.
 pub type Opened = (Box<dyn BatchSource>, Vec<Diagnostic>);
 
 /// Most ranks that are threads of one process; a larger number is a plan for a cluster, or a damaged one.
 const MOST_RANKS: usize = 1024;
 
-/// Trains `plan` on batches that `open` gives for the run, from a 0-based step on and of a share of every batch. A plan for
-/// several ranks runs as so many threads of this process, each of which calls `open` once all have loaded the plan.
+/// The data that a run names, for [`train_with`] and [`train_as`].
 ///
 /// # Errors
-/// As [`train`], and what `open` reports; of several ranks the error of the one that failed first.
+/// What opening the data reports.
+pub fn open_data(run: &RunSpec, start: u64, share: Share) -> Result<Opened> {
+    let source = DataSource::open(run, start, share)?;
+    let notes = source.notes.clone();
+    Ok((Box::new(source), notes))
+}
+
+/// Trains `plan` on batches that `open` gives for the run, from a 0-based step on and of a share of every batch; `kernels` is the
+/// plan's shared object, if it has one. A plan for several ranks runs as so many threads of this process, each of which calls
+/// `open` once all have loaded the plan.
+///
+/// # Errors
+/// Codes of this crate and of the CPU device, and what `open` reports; of several ranks the error of the one that failed first.
+/// What was saved before stays good.
 pub fn train_with(
+    plan: Plan,
+    kernels: Option<PathBuf>,
+    options: &TrainOptions,
+    open: impl Fn(&RunSpec, u64, Share) -> Result<Opened> + Sync,
+) -> Result<Summary> {
+    train_as(None, plan, kernels, options, open)
+}
+
+/// As [`train_with`]; with an `engine` this process is one of the plan's ranks, and others are the rest.
+///
+/// # Errors
+/// As [`train_with`].
+pub fn train_as(
+    engine: Option<&dyn Engine>,
     mut plan: Plan,
     kernels: Option<PathBuf>,
     options: &TrainOptions,
@@ -167,7 +171,7 @@ pub fn train_with(
     let device =
         DeviceOptions { threads: options.threads, kernels, library: options.library, profile: options.profile };
     let (ranks, plan) = (plan.mesh.ranks(), Arc::new(plan));
-    if ranks > MOST_RANKS {
+    if engine.is_none() && ranks > MOST_RANKS {
         return Diagnostic::error(
             &NOT_TRAINABLE,
             format!("the plan is for {ranks} ranks; one process runs {MOST_RANKS}"),
@@ -176,11 +180,13 @@ pub fn train_with(
         .err();
     }
     let rank = |engine: Option<&dyn Engine>| train_rank(&plan, &device, options, engine, &open);
-    let mut summary = if ranks == 1 {
-        rank(None)?
+    let mut summary = if engine.is_some() || ranks == 1 {
+        rank(engine)?
     } else {
         let mut all = local::run(ranks, local::TIMEOUT, |member| rank(Some(&member)))?;
-        all.swap_remove(0)
+        let each = (ranks / plan.stages.len().max(1)) as u64;
+        let arena_bytes = plan.stages.iter().map(|s| s.arena_bytes as u64 * each).sum();
+        Summary { arena_bytes, ..all.swap_remove(0) }
     };
     summary.resident = before.zip(resident());
     Ok(summary)
@@ -250,8 +256,7 @@ fn train_rank(
     let drawn = reporter.finish();
     done?;
     drawn?;
-    let each = (plan.mesh.ranks() / plan.stages.len().max(1)) as u64;
-    summary.arena_bytes = plan.stages.iter().map(|s| s.arena_bytes as u64 * each).sum();
+    summary.arena_bytes = executor.device().stage().arena_bytes as u64;
     summary.profile = executor.device().profile().cloned();
     Ok(summary)
 }
@@ -286,7 +291,7 @@ fn fill(executor: &mut Executor, run: &RunSpec, from: &Resume) -> Result<(u64, O
 /// Sequences of one step, of all ranks.
 fn batch(executor: &Executor) -> u64 {
     let (run, mesh) = (executor.run(), &executor.device().plan().mesh);
-    run.batch_size as u64 * run.accumulation as u64 * mesh.size("dp") as u64
+    run.batch_size as u64 * run.accumulation as u64 * mesh.replicas() as u64
 }
 
 /// What is said before the first step.

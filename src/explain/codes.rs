@@ -9,8 +9,8 @@ const LISTS: &[&[&Code]] = &[
     athanor_backends::cpu::CODES,
     athanor_backends::cpu::reference::CODES,
     athanor_backends::comm::CODES,
+    athanor_backends::launch::codes::CODES,
     athanor_runtime::codes::CODES,
-    athanor_runtime::launch::codes::CODES,
     athanor_runtime::data::CODES,
     #[cfg(feature = "compiler")]
     athanor_ir::mlir::CODES,

@@ -162,6 +162,8 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         }
         "cross_entropy" => (Op::CrossEntropy, vec![2, 1], vec![1, 1]),
         "cross_entropy_grad" => (Op::CrossEntropyGrad, vec![2, 1, 1, 1], vec![2]),
+        "part_entropy" => (Op::PartEntropy, vec![2, 1], vec![1, 1]),
+        "part_entropy_grad" => (Op::PartEntropyGrad, vec![2, 1, 1, 1], vec![2]),
         "route" => {
             let mask = op::RouteMask::Zero;
             (Op::Route { k: 1, groups: 1, group_k: 1, group_top: 1, mask }, vec![2, 1], vec![2])
@@ -169,16 +171,17 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "pick" => (Op::Pick, vec![2, 2], vec![2]),
         "pick_grad" => (Op::PickGrad { n: 2 }, vec![2, 2], vec![2]),
         "histogram" => (Op::Histogram { bins: 2 }, vec![2], vec![2]),
-        "assign" => (Op::Assign { experts: 2, capacity: 0 }, vec![2], vec![2, 1]),
+        "assign" => (Op::Assign { experts: 2, capacity: 0 }, vec![2], vec![2, 2]),
         "dispatch" => (Op::Dispatch { rows: 2 }, vec![2, 2, 2], vec![2]),
         "combine" => (Op::Combine, vec![2, 2, 2], vec![2]),
         "combine_dot" => (Op::CombineDot, vec![2, 2, 2], vec![2]),
-        "grouped_einsum" => (Op::GroupedEinsum { spec: "rk,enk->rn".into() }, vec![2, 3, 1], vec![2]),
+        "grouped_einsum" => (Op::GroupedEinsum { spec: "rk,enk->rn".into() }, vec![2, 3, 2], vec![2]),
         "all_reduce" => collective(CollectiveKind::AllReduce { reduce: op::ReduceKind::Sum }),
         "all_gather" => collective(CollectiveKind::AllGather { dim: 0 }),
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: 0 }),
         "sum_ends" => collective(CollectiveKind::SumEnds),
         "own_part" => collective(CollectiveKind::OwnPart { dim: 0 }),
+        "own_ids" => collective(CollectiveKind::OwnIds { size: 2 }),
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
         "handover" => (Op::Handover { last: true }, vec![2], vec![2]),
         "adam_w" => {

@@ -131,7 +131,7 @@ fn summarise<'a>(plan: &'a Plan, args: &Args) -> Summary<'a> {
         ranks: plan.mesh.ranks(),
         mesh: plan.mesh.axes.iter().map(|a| format!("{} {}", a.name, a.size)).collect::<Vec<_>>().join(" × "),
         steps: plan.run.steps,
-        batch_size: plan.run.batch_size.saturating_mul(plan.mesh.size("dp")),
+        batch_size: plan.run.batch_size.saturating_mul(plan.mesh.replicas()),
         accumulation: plan.run.accumulation,
         seq_length: plan.run.seq_length,
         vocab_size: plan.run.vocab_size,

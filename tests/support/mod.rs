@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod device;
+pub mod mesh;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

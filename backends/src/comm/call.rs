@@ -1,6 +1,6 @@
 //! What a member of a group is about to do, which all members must say alike, and what is said when they do not or do not come.
 
-use super::{MISMATCH, MISSING, RANK_LEFT};
+use super::{Ledger, MISMATCH, MISSING, RANK_LEFT};
 use athanor_ir::op::ReduceKind;
 use athanor_ir::{DType, Diagnostic, Result};
 use std::fmt;
@@ -75,11 +75,11 @@ impl fmt::Display for Call {
 }
 
 /// [`MISMATCH`] if a member has come to another call than member 0.
-pub(super) fn different(calls: &[Call], round: u64, members: &[usize]) -> Option<Box<Diagnostic>> {
+pub(super) fn different(calls: &[Call], round: u64, members: &[usize], ledger: &Ledger) -> Option<Box<Diagnostic>> {
     let other = (1..calls.len()).find(|i| calls[*i] != calls[0])?;
     let (a, b) = (members[0], members[other]);
     let text = format!("rank {a} is in {} and rank {b} in {}", calls[0], calls[other].at(round, members));
-    Some(Box::new(mismatch(text)))
+    Some(Box::new(mismatch(ledger.at(text))))
 }
 
 /// [`MISMATCH`] of a message of `bytes` bytes where `expected` were expected.
@@ -101,9 +101,11 @@ pub(super) fn left(rank: usize, how: &str, what: &str) -> Diagnostic {
 
 /// [`MISSING`]: `ranks` have not come to `what` in time.
 pub(super) fn missing(mut ranks: Vec<usize>, what: &str, timeout: Duration) -> Diagnostic {
+    ranks.sort_unstable();
     ranks.dedup();
+    let be = if ranks.len() == 1 { "is" } else { "are" };
     let names = ranks.iter().map(|r| format!("rank {r}")).collect::<Vec<_>>().join(", ");
-    let text = format!("{names} is missing from {what} after {} s", timeout.as_secs_f64());
+    let text = format!("{names} {be} missing from {what} after {} s", timeout.as_secs_f64());
     Diagnostic::error(&MISSING, text).help("find out what that rank is doing; it may be waiting for another one")
 }
 

@@ -60,7 +60,15 @@ pub const MPI_FAILED: Code = Code {
     explain: "The text is the library's own. A connection between machines that broke is a usual cause; the run ends, and can be \
               resumed from its last checkpoint.",
 };
+/// A rank lets the others wait for long.
+pub const STALLED: Code = Code {
+    id: "B0309",
+    title: "ranks wait for another one",
+    explain: "A rank has not come to an operation for which others have waited for the time that `--stall-warning` gives, or while \
+              they were told to stop. They go on waiting: it may be slow, stopped, or saving. The message lists what each rank \
+              does; one that says nothing is where to look. After half an hour without any progress the run ends with B0302.",
+};
 
 /// Codes of this module.
 pub const CODES: &[&Code] =
-    &[&RANK_LEFT, &MISSING, &MISMATCH, &RANK_PANICKED, &BAD_CALL, &NO_MPI, &FOREIGN_MPI, &MPI_FAILED];
+    &[&RANK_LEFT, &MISSING, &MISMATCH, &RANK_PANICKED, &BAD_CALL, &NO_MPI, &FOREIGN_MPI, &MPI_FAILED, &STALLED];

@@ -6,13 +6,17 @@
 
 mod call;
 mod codes;
+mod ledger;
 pub mod local;
 pub mod mpi;
 pub mod reduce;
 
 use athanor_ir::op::ReduceKind;
 use athanor_ir::{DType, Diagnostic, Result};
-pub use codes::{BAD_CALL, CODES, FOREIGN_MPI, MISMATCH, MISSING, MPI_FAILED, NO_MPI, RANK_LEFT, RANK_PANICKED};
+pub use codes::{
+    BAD_CALL, CODES, FOREIGN_MPI, MISMATCH, MISSING, MPI_FAILED, NO_MPI, RANK_LEFT, RANK_PANICKED, STALLED,
+};
+pub use ledger::{Ledger, Place, Position};
 
 /// The calls of one rank to the other members of a group.
 ///
@@ -30,6 +34,9 @@ pub trait Communicator: Send {
     fn size(&self) -> usize {
         self.members().len()
     }
+
+    /// Where this rank is in its work: what errors name. All groups of a rank share it.
+    fn ledger(&self) -> &Ledger;
 
     /// Replaces `data` of every member by the sum or maximum over all of them.
     ///

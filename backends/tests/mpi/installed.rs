@@ -111,7 +111,9 @@ impl Mpi {
         let log = std::env::temp_dir().join(format!("athanor-mpi-{}.txt", std::process::id()));
         let file = File::create(&log)?;
         let mut command = Command::new(&self.mpirun);
-        command.args(self.options).args(options).args(["-n", &ranks.to_string()]).arg(own).args(["rank", scenario]);
+        // As in training, ranks do not end when they are told to stop; launchers tell them before they kill them.
+        command.args(self.options).args(options).args(["-n", &ranks.to_string(), "sh", "-c"]);
+        command.args(["trap '' TERM; exec \"$@\"", "rank"]).arg(own).args(["rank", scenario]);
         command.args(&self.library).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         if let Some(lib) = self.lib() {
             command.env("LD_LIBRARY_PATH", lib);

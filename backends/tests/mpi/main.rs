@@ -47,7 +47,9 @@ const TRIALS: &[(&str, Run)] = &[
     ("a_rank_that_panics_is_named", |mpi| mpi.expect(3, "panics", "rank 1 has panicked, and is missing from barrier")),
     ("a_rank_that_was_killed_is_named", killed),
     ("a_rank_that_is_killed_while_data_moves_ends_the_others", killed_in_the_middle),
-    ("a_rank_that_gives_up_ends_the_others", gives_up),
+    ("a_rank_that_fails_ends_the_others_with_its_own_error", gives_up),
+    ("what_all_ranks_fail_with_is_told_once", all_fail),
+    ("a_rank_that_stops_is_told_with_what_the_others_do", stopped),
     ("waiting_leaves_the_cores_to_others", |mpi| mpi.expect(4, "idle", "idle")),
     ("a_library_of_another_mpi_is_refused", foreign),
 ];
@@ -60,30 +62,60 @@ fn same_errors(mpi: &Mpi) -> Result<(), Failed> {
     script::FAILURES.iter().try_for_each(|(name, ..)| mpi.expect(3, name, "the same"))
 }
 
-/// The launchers end all ranks when one is killed, and name it. Where they can be told not to, as Slurm does not by itself, the
-/// others find out.
+/// Lines of ranks that tell the user something, without what they are told by.
+fn told(output: &str) -> Vec<&str> {
+    output.lines().filter_map(|l| l.strip_prefix("told by ")?.split_once(": ").map(|(_, l)| l)).collect()
+}
+
+/// The launchers end all ranks when one is killed, but leave the others the time to say for whom they waited.
 fn killed(mpi: &Mpi) -> Result<(), Failed> {
-    let ended = mpi.run(3, "killed", &[])?;
-    ended.is(!ended.success && ended.took < Duration::from_secs(10), "ended within 10 s")?;
-    ended.is(["rank 1 ", "PID "].iter().any(|name| ended.output.contains(name)), "the launcher names the rank")?;
-    let Some(options) = mpi.survive else { return Ok(()) };
-    let ended = mpi.run(3, "killed", options)?;
-    for rank in [0, 2] {
-        let text = format!("rank {rank}: B0301: rank 1 has died, and is missing from barrier, operation 2 of ranks");
-        ended.is(ended.output.contains(&text), &text)?;
+    for options in [Some(&[][..]), mpi.survive].into_iter().flatten() {
+        let ended = mpi.run(3, "killed", options)?;
+        let text =
+            "B0301: rank 1 has died, and is missing from barrier, operation 2 of ranks [0, 1, 2]; where each rank is:";
+        ended.is(told(&ended.output) == [text], text)?;
+        let lines = "\n  ranks 0, 2: waiting for rank 1 at the start of the run\n  rank 1: has died; last met at the start of \
+                     the run\n";
+        ended.is(ended.output.contains(lines), lines)?;
+        for rank in [0, 2].into_iter().filter(|_| mpi.survive.is_some()) {
+            let text =
+                format!("rank {rank}: B0301: rank 1 has died, and is missing from barrier, operation 2 of ranks");
+            ended.is(ended.output.contains(&text), &text)?;
+        }
+        let failed = !ended.success || !options.is_empty();
+        ended.is(failed && ended.took < Duration::from_secs(10), "ended within 10 s")?;
     }
-    ended.is(ended.took < Duration::from_secs(10), "ended within 10 s")
+    Ok(())
 }
 
 fn killed_in_the_middle(mpi: &Mpi) -> Result<(), Failed> {
-    let ended = mpi.run(2, "killed-moving", mpi.survive.unwrap_or_default())?;
-    let named = mpi.survive.is_none() || ended.output.contains("B0301: rank 1 has died");
+    let ended = mpi.run(2, "killed-moving", &[])?;
+    let named =
+        ended.output.contains("B0301: rank 1 has died, and is missing from all_reduce(sum, f32, 67108864 bytes)");
     ended.is(named && ended.took < Duration::from_secs(10), "rank 1 is named within 10 s")
 }
 
 fn gives_up(mpi: &Mpi) -> Result<(), Failed> {
     let ended = mpi.run(3, "gives-up", &[])?;
+    ended.is(told(&ended.output) == ["B0305: rank 1 cannot go on"], "told once, by rank 1")?;
     ended.is(!ended.success && ended.took < Duration::from_secs(10), "ended within 10 s")
+}
+
+fn all_fail(mpi: &Mpi) -> Result<(), Failed> {
+    let ended = mpi.run(4, "all-fail", &[])?;
+    let once = matches!(told(&ended.output)[..], [one] if one.starts_with("B0305: rank "));
+    ended.is(once && !ended.success && ended.took < Duration::from_secs(10), "told once, within 10 s")
+}
+
+fn stopped(mpi: &Mpi) -> Result<(), Failed> {
+    let ended = mpi.run(3, "stopped", &[])?;
+    let warnings = ended.output.matches("B0309: ").count();
+    let header = "B0309: rank 0 has waited 1 s for rank 2 in barrier, operation 1 of ranks [0, 2]; where each rank is:";
+    let lines = "\n  rank 0: waiting for rank 2 at step 7, the start of the run\n  rank 1: nothing heard since the start of \
+                 the run\n  rank 2: waiting for rank 1 at step 7, the start of the run\n";
+    ended.is(warnings > 0 && ended.output.contains(header), header)?;
+    ended.is(ended.output.contains(lines), lines)?;
+    ended.is(ended.success && ended.output.matches(": done").count() == 3, "all went on")
 }
 
 fn foreign(mpi: &Mpi) -> Result<(), Failed> {

@@ -2,9 +2,10 @@
 
 use super::script::{self, FAILURES};
 use athanor_backends::comm::mpi::{Mpi, Options};
-use athanor_backends::comm::{Communicator, Engine, local};
+use athanor_backends::comm::{BAD_CALL, Communicator, Engine, local};
+use athanor_backends::launch::identify;
 use athanor_ir::op::ReduceKind::Sum;
-use athanor_ir::{DType, Result};
+use athanor_ir::{DType, Diagnostic, Result};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,17 @@ pub fn run(scenario: &str, library: &[String]) -> ExitCode {
     let failure = FAILURES.iter().find(|f| f.0 == scenario);
     let timeout = failure.map_or(Duration::from_secs(40), |f| f.1);
     let cut = if scenario == "script" { 1000 } else { Options::default().cut };
-    let options = Options { library: library.first().cloned(), timeout, cut };
-    let mpi = match Mpi::start(&options) {
+    let patience = if scenario == "stopped" { Duration::from_secs(1) } else { timeout };
+    let options = Options { library: library.first().cloned(), timeout, patience, cut, ..Options::default() };
+    let identity = identify(None, &|name| std::env::var(name).ok()).unwrap().expect("started by mpirun");
+    let mpi = match Mpi::start(&identity, options) {
         Ok(mpi) => mpi,
         Err(e) => {
             println!("rank ?: {}: {e}", e.code.id);
             return ExitCode::FAILURE;
         }
     };
-    assert_eq!(Mpi::launched(), Some(mpi.size()));
+    assert_eq!((identity.rank, identity.size), (mpi.rank(), mpi.size()));
     let rank = mpi.rank();
     let result = match (failure, scenario) {
         (Some((_, timeout, work)), _) => {
@@ -43,11 +46,20 @@ pub fn run(scenario: &str, library: &[String]) -> ExitCode {
         (_, "killed") => killed(&mpi),
         (_, "killed-moving") => killed_moving(&mpi),
         (_, "gives-up") => gives_up(&mpi),
+        (_, "all-fail") => everyone(&mpi).and_then(|mut c| c.barrier()).and_then(|()| spoiled(rank)),
+        (_, "stopped") => stopped(&mpi),
         (_, "idle") => idle(&mpi),
         (_, "start") => Ok(String::new()),
         _ => panic!("no scenario {scenario}"),
     };
     let failed = result.is_err() || failure.is_some();
+    if let Err(e) = result.as_ref().map_err(|e| mpi.conclude(e)) {
+        match e {
+            Some(told) => println!("told by {rank}: {}: {told}", told.code.id),
+            // Hydra passes on the first words after a death, and then ends all.
+            None => std::thread::sleep(Duration::from_millis(300)),
+        }
+    }
     println!("rank {rank}: {}", result.unwrap_or_else(|e| format!("{}: {e}", e.code.id)));
     linger.0 = failed;
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -139,14 +151,36 @@ fn killed_moving(mpi: &Mpi) -> Result<String> {
     }
 }
 
+fn spoiled(rank: usize) -> Result<String> {
+    Diagnostic::error(&BAD_CALL, format!("rank {rank} cannot go on")).err()
+}
+
+/// Rank 1 fails by itself while the others wait for it.
 fn gives_up(mpi: &Mpi) -> Result<String> {
     let mut comm = everyone(mpi)?;
     comm.barrier()?;
     if mpi.rank() == 1 {
-        mpi.abort(3);
+        std::thread::sleep(Duration::from_millis(300));
+        return spoiled(1);
     }
-    // The launcher ends these.
-    std::thread::sleep(Duration::from_mins(1));
+    comm.barrier().map(|()| "done".into())
+}
+
+/// Rank 1 stops for some seconds; rank 2 waits for it and rank 0 for rank 2.
+fn stopped(mpi: &Mpi) -> Result<String> {
+    let (mut all, rank) = (everyone(mpi)?, mpi.rank());
+    let [mut first, mut second] = [[1, 2], [0, 2]].map(|g| g.contains(&rank).then(|| mpi.group(&g)));
+    all.barrier()?;
+    all.ledger().begin(7);
+    if rank == 1 {
+        let id = std::process::id();
+        Command::new("sh").args(["-c", &format!("(sleep 4; kill -CONT {id}) & kill -STOP {id}")]).status().unwrap();
+        // The signal may take a moment.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    for group in [&mut first, &mut second].into_iter().filter_map(Option::take) {
+        group?.barrier()?;
+    }
     Ok("done".into())
 }
 

@@ -30,7 +30,7 @@ impl Net<'_> {
         let by_weight = moe.capacity.as_ref().is_some_and(|c| c.policy.value == DropPolicy::Probs);
         let operands: Vec<ValueId> = [routed.ids].into_iter().chain(by_weight.then_some(routed.weights)).collect();
         let assigned = self.b.many(Op::Assign { experts, capacity }, &operands);
-        let (rows, offsets) = (assigned[0], assigned[1]);
+        let (rows, spans) = (assigned[0], assigned[1]);
         let count = if capacity > 0 { slots.min(experts * capacity) } else { slots };
         let x = self.to_compute(x);
         let x = self.b.many(Op::Dispatch { rows: count }, &[x, rows])[0];
@@ -38,7 +38,7 @@ impl Net<'_> {
             let init = self.normal();
             let w = self.weight(name, &dims, init);
             let w = self.to_compute(w);
-            self.b.many(Op::GroupedEinsum { spec: "rk,enk->rn".into() }, &[x, w, offsets])[0]
+            self.b.many(Op::GroupedEinsum { spec: "rk,enk->rn".into() }, &[x, w, spans])[0]
         };
         let gate = project("gate_proj", x, [experts, inner, hidden]);
         let up = project("up_proj", x, [experts, inner, hidden]);
@@ -46,7 +46,7 @@ impl Net<'_> {
         let init = self.normal();
         let w = self.weight("down_proj", &[experts, hidden, inner], init);
         let w = self.to_compute(w);
-        let y = self.b.many(Op::GroupedEinsum { spec: "rk,enk->rn".into() }, &[inside, w, offsets])[0];
+        let y = self.b.many(Op::GroupedEinsum { spec: "rk,enk->rn".into() }, &[inside, w, spans])[0];
         self.b.many(Op::Combine, &[y, rows, routed.weights])[0]
     }
 

@@ -21,6 +21,9 @@ pub(super) fn note(report: &Report, config: &Config) {
     say("", "data_skip_steps", g.data_skip_steps.and_then(|s| s.span), true);
     let memory = config.context.max_device_memory.and_then(|m| m.span);
     say("context", "max_device_memory", memory, config.recompute.recompute.value != Selection::Auto);
+    // A CPU's memory is the host's: there is nowhere to go from it.
+    say("optimizer", "swap", config.optimizer.swap.span, config.optimizer.swap.value);
+    say("swap_config", "swap", config.swap.span, config.swap.value);
     let w = &config.wrapper;
     say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
     recompute(&config.recompute, &say);
@@ -28,7 +31,8 @@ pub(super) fn note(report: &Report, config: &Config) {
         let c = &config.parallel_config;
         // They choose where values lie, never what they are.
         say("parallel_config", "use_seq_parallel", c.use_seq_parallel.span, c.use_seq_parallel.value);
-        say("parallel_config", "vocab_emb_dp", c.vocab_emb_dp.span, !c.vocab_emb_dp.value);
+        let on_each = c.model_parallel.value == 1;
+        say("parallel_config", "vocab_emb_dp", c.vocab_emb_dp.span, !c.vocab_emb_dp.value && on_each);
     }
     if let DataLoader::Megatron(d) = &config.dataset.loader {
         let mask = &d.create_attention_mask;
@@ -96,6 +100,8 @@ mod tests {
             ("model.model_config.softmax_compute_dtype", "bfloat16"),
             ("callbacks", "[{type: CheckpointMonitor, checkpoint_format: ckpt}]"),
             ("context.max_device_memory", "58GB"),
+            ("optimizer.swap", "True"),
+            ("swap_config.swap", "True"),
         ] {
             let help = noted(&[(key, value)]).unwrap_or_else(|| panic!("nothing about {key}"));
             let last = if key == "callbacks" { "checkpoint_format" } else { key.rsplit('.').next().unwrap() };

@@ -8,15 +8,34 @@ use super::{Config, ParallelMode, codes, validate};
 
 impl Config {
     /// The axes of more than one rank. Ranks are counted as in MindFormers: tensor parallel ranks are neighbours, then come
-    /// the data parallel ones, then the stages of a pipeline.
+    /// the data parallel ones, of which neighbours share the experts, then the stages of a pipeline.
     pub fn mesh(&self) -> Mesh {
         if !self.is_parallel() {
             return Mesh::default();
         }
         let p = &self.parallel_config;
-        let axes = [("pp", &p.pipeline_stage), ("dp", &p.data_parallel), ("tp", &p.model_parallel)];
-        let axes = axes.into_iter().filter(|(_, degree)| degree.value > 1);
-        Mesh { axes: axes.map(|(name, d)| Axis { name: name.to_owned(), size: d.value }).collect() }
+        // What does not divide is refused with the other limits of a mesh.
+        let (ep, _) = self.expert_ranks().unwrap_or((1, false));
+        let dp = p.data_parallel.value / ep;
+        let axes = [("pp", p.pipeline_stage.value), ("dp", dp), ("ep", ep), ("tp", p.model_parallel.value)];
+        let axes = axes.into_iter().filter(|(_, size)| *size > 1);
+        Mesh { axes: axes.map(|(name, size)| Axis { name: name.to_owned(), size }).collect() }
+    }
+
+    /// How many replicas share the experts of a layer, and whether the tensor-parallel ranks of each do, too; otherwise those
+    /// have a part of every expert. `None` if `expert_parallel` is neither.
+    pub fn expert_ranks(&self) -> Option<(usize, bool)> {
+        let p = &self.parallel_config;
+        let (dp, tp, ep) = (p.data_parallel.value, p.model_parallel.value, p.expert_parallel.value);
+        if self.model.moe.is_none() || !self.is_parallel() {
+            Some((1, false))
+        } else if dp.is_multiple_of(ep) {
+            Some((ep, false))
+        } else if ep.is_multiple_of(tp) && dp.is_multiple_of(ep / tp) {
+            Some((ep / tp, true))
+        } else {
+            None
+        }
     }
 
     /// The configuration for a run on `devices` devices: `data_parallel` follows from them where it is not given.

@@ -104,6 +104,8 @@ pub struct Config {
     pub parallel: Parallel,
     /// `recompute_config`.
     pub recompute: RecomputeConfig,
+    /// `swap_config.swap`: activations are kept on the host.
+    pub swap: Spanned<bool>,
     /// `context`.
     pub context: Context,
     /// `callbacks`.
@@ -161,7 +163,7 @@ impl Config {
 
     /// Samples per optimizer step over all devices.
     pub fn global_batch_size(&self) -> usize {
-        let replicas = self.mesh().size("dp");
+        let replicas = self.mesh().replicas();
         [self.runner.batch_size.value, replicas, self.micro_batches()].into_iter().fold(1usize, usize::saturating_mul)
     }
 
@@ -213,7 +215,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
     let parallel_config = parallel_config::read(top.section("parallel_config"));
     let parallel = parallel::read(top.section("parallel"));
     let recompute = recompute::read(top.section("recompute_config"), generation == Generation::G2);
-    recompute::read_swap(top.section("swap_config"));
+    let swap = recompute::read_swap(top.section("swap_config"));
     let context = context::read(top.section("context"));
     let callbacks = callbacks::read(report, &mut top);
     for idle in ["monitor_config", "tensorboard"] {
@@ -236,6 +238,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
         parallel_config,
         parallel,
         recompute,
+        swap,
         context,
         callbacks,
     };

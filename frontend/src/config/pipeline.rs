@@ -7,7 +7,7 @@ use super::node::{Kind as NodeKind, Node};
 use super::parallel::PipelineScheduler;
 use super::reader::FromNode;
 use super::validate::Mark;
-use super::{Config, codes};
+use super::{Config, Generation, codes};
 
 /// `offset`: layers that chunks have beyond an even share, or below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,11 +65,13 @@ impl Config {
 
     /// The schedule that the settings mean, if it is supported.
     fn schedule(&self) -> Option<Kind> {
+        use PipelineScheduler::{OneFOneB, Seqpipe, Seqsmartvpp, Seqvpp};
         let chunks = self.model.chunks.value;
         match self.parallel.pipeline_scheduler.value {
             PipelineScheduler::Gpipe if chunks == 1 => Some(Kind::Gpipe),
-            PipelineScheduler::OneFOneB if chunks == 1 => Some(Kind::OneFOneB),
-            PipelineScheduler::OneFOneB => Some(Kind::Interleaved),
+            // Sequences that are not cut (`seq_split_num: 1`, the only one that is supported) leave the schedules without slices.
+            OneFOneB | Seqpipe if chunks == 1 => Some(Kind::OneFOneB),
+            OneFOneB | Seqpipe | Seqvpp | Seqsmartvpp if chunks > 1 => Some(Kind::Interleaved),
             PipelineScheduler::ZeroBubbleV if chunks == 2 => Some(Kind::ZeroBubbleV),
             PipelineScheduler::DualpipeV if chunks == 2 => Some(Kind::DualpipeV),
             _ => None,
@@ -79,33 +81,27 @@ impl Config {
     /// Layers by chunk and stage: an even share, and `offset` more. `None` if these are not all layers of the model, or a
     /// stage in the middle has none.
     ///
-    /// Legacy models count layers that predict further tokens, too: they are on the last chunk.
+    /// Legacy models count the layers of further tokens, which the last chunk has beside its own.
     fn stage_layers(&self) -> Option<Vec<Vec<usize>>> {
-        let further = self.model.mtp.as_ref().map_or(0, |mtp| mtp.num_layers.value);
-        self.shares(self.model.num_layers.value).or_else(|| {
-            let mut all = self.shares(self.model.num_layers.value.checked_add(further)?).filter(|_| further > 0)?;
-            let (stages, last) = (all.first()?.len(), all.len() * all.first()?.len() - 1);
-            let (stage, chunk) = self.schedule().unwrap_or(Kind::OneFOneB).shape().at(stages, last);
-            all[chunk][stage] = all[chunk][stage].checked_sub(further)?;
-            Some(all)
-        })
-    }
-
-    /// `layers` layers by chunk and stage.
-    fn shares(&self, layers: usize) -> Option<Vec<Vec<usize>>> {
         let (stages, chunks) = (self.parallel_config.pipeline_stage.value, self.model.chunks.value);
         let positions = stages.checked_mul(chunks).filter(|n| *n <= MOST)?;
+        let further = self.model.mtp.as_ref().filter(|_| self.generation == Generation::G1);
+        let further = further.map_or(0, |mtp| mtp.num_layers.value);
+        let layers = self.model.num_layers.value.checked_add(further)?;
         let share = i64::try_from(layers / positions).ok()?;
         let of = |chunk: usize, stage: usize| {
             let offset = self.model.offset.value.of([chunks, stages], [chunk, stage])?;
             usize::try_from(share.checked_add(offset)?).ok()
         };
-        let all: Vec<Vec<usize>> = (0..chunks)
+        let mut all: Vec<Vec<usize>> = (0..chunks)
             .map(|chunk| (0..stages).map(|stage| of(chunk, stage)).collect::<Option<Vec<usize>>>())
             .collect::<Option<_>>()?;
         let sum = all.iter().flatten().try_fold(0usize, |sum, n| sum.checked_add(*n));
-        let pipeline = Pipeline { schedule: self.schedule().unwrap_or(Kind::OneFOneB), layers: all };
-        let at = |p: usize| pipeline.schedule.shape().at(stages, p);
+        let schedule = self.schedule().unwrap_or(Kind::OneFOneB);
+        let at = |p: usize| schedule.shape().at(stages, p);
+        let (stage, chunk) = at(positions - 1);
+        all[chunk][stage] = all[chunk][stage].checked_sub(further)?;
+        let pipeline = Pipeline { schedule, layers: all };
         let inner = (1..positions - 1).map(at).all(|(stage, chunk)| pipeline.layers[chunk][stage] > 0);
         (sum == Some(layers) && inner).then_some(pipeline.layers)
     }
@@ -120,6 +116,12 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
     let mut found = vec![];
     let not_yet = |what: &str| Diagnostic::error(&codes::NOT_SUPPORTED, format!("{what} is not supported yet"));
     let wrong = |what: String| Diagnostic::error(&codes::CONTRADICTION, what);
+    if let Some(mtp) = &m.mtp {
+        let d = not_yet("the loss of a further token in a pipeline")
+            .help("write `mtp_num_layers: 0`, or `pipeline_stage: 1`");
+        let d = mark(d, mtp.num_layers.span, "asked for here");
+        found.push(mark(d, p.pipeline_stage.span, "stages"));
+    }
     if config.recompute.recompute.value == super::Selection::Auto {
         let d = not_yet("`recompute: auto` in a pipeline").help("give `recompute` as a number of layers by stage");
         found.push(mark(d, config.recompute.recompute.span, "asked for here"));
@@ -192,6 +194,17 @@ mod tests {
     }
 
     #[test]
+    fn legacy_models_count_the_layers_of_further_tokens() {
+        let path = "../tests/golden/corpus/pretrain_deepseek3_671b@r1.5.0.yaml";
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        let config = crate::config::load(&path, &[("use_parallel".into(), "False".into())]);
+        let mut config = super::super::testing::accepted(config);
+        config.general.use_parallel.value = true;
+        let layers = config.stage_layers().unwrap();
+        assert_eq!((layers[0][..15].to_vec(), layers[0][15]), (vec![4; 15], 1), "and the further token's");
+    }
+
+    #[test]
     fn layers_that_do_not_fit_are_refused() {
         for more in [&[][..], &[(OFFSET, "[0, 2]")], &[(OFFSET, "[1]")], &[(OFFSET, "1")], &[(OFFSET, "[-3, 4]")]] {
             let found = wrong("5", more);
@@ -205,8 +218,9 @@ mod tests {
     fn schedules_that_cannot_be_are_refused() {
         let scheduler = |name| ("parallel.pipeline_config.pipeline_scheduler", name);
         assert_eq!(pipeline("4", &[scheduler("zero_bubble_v"), CHUNKS]).unwrap().schedule, Kind::ZeroBubbleV);
+        assert_eq!(pipeline("4", &[scheduler("seqpipe"), CHUNKS]).unwrap().schedule, Kind::Interleaved);
         for (more, says) in [
-            (vec![scheduler("seqpipe")], "C0011"),
+            (vec![scheduler("seqvpp")], "C0011"),
             (vec![scheduler("gpipe"), CHUNKS], "C0011"),
             (vec![scheduler("zero_bubble_v")], "C0016 this schedule has two chunks"),
             (

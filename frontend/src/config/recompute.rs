@@ -139,12 +139,11 @@ pub(super) fn read(mut s: Section<'_>, mcore: bool) -> RecomputeConfig {
     config
 }
 
-/// Reads `swap_config`, which is refused when it is on.
-pub(super) fn read_swap(mut s: Section<'_>) {
-    if let Some(on) = s.opt::<bool>("swap").filter(|v| v.value) {
-        s.not_supported(on.span, "offloading activations to the host", "write `swap: False`");
-    }
+/// Whether activations are kept on the host: `swap_config.swap`. What and when is taken as a hint.
+pub(super) fn read_swap(mut s: Section<'_>) -> Spanned<bool> {
+    let on = s.get("swap", false);
     s.finish(Rule::Strict);
+    on
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub struct Outputs {
 pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> {
     let outputs = Outputs { logits, per_token_loss: run.per_token_loss, micro_batches: run.accumulation };
     let mesh = config.mesh();
-    let batch = run.batch_size.saturating_mul(mesh.size("dp"));
+    let batch = run.batch_size.saturating_mul(mesh.replicas());
     let mut func = forward(&config.model, &config.sources, batch, outputs)?;
     params::assign(config, &mut func, &mut run)?;
     run.recompute = recompute::choice(config, &func)?;

@@ -350,6 +350,23 @@ irdl.dialect @nn {
     %result_0 = irdl.base "!builtin.tensor"
     irdl.results(result_0: %result_0)
   }
+  irdl.operation @part_entropy {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+  }
+  irdl.operation @part_entropy_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
   irdl.operation @route {
     %operand_0 = irdl.base "!builtin.tensor"
     %operand_1 = irdl.base "!builtin.tensor"
@@ -497,6 +514,15 @@ irdl.dialect @nn {
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
   }
+  irdl.operation @sum_ends {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks}
+  }
   irdl.operation @own_part {
     %operand_0 = irdl.base "!builtin.tensor"
     irdl.operands(operand_0: %operand_0)
@@ -520,5 +546,15 @@ irdl.dialect @nn {
     %last_1 = irdl.is true
     %last = irdl.any_of(%last_0, %last_1)
     irdl.attributes {"last" = %last}
+  }
+  irdl.operation @own_ids {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %size = irdl.base "#builtin.integer"
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"size" = %size, "axes" = %axes, "ranks" = %ranks}
   }
 }

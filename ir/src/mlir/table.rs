@@ -38,6 +38,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
         Op::Constant { value } => see("value", Field::Float(value.0)),
         Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Embed => {}
         Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares => {}
+        Op::PartEntropy | Op::PartEntropyGrad => {}
         Op::Pick | Op::Combine | Op::CombineDot => {}
         Op::Route { k, groups, group_k, group_top, mask } => {
             see("k", Field::Int(*k));
@@ -96,6 +97,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
                 CollectiveKind::AllGather { dim }
                 | CollectiveKind::ReduceScatter { dim }
                 | CollectiveKind::OwnPart { dim } => see("dim", Field::Int(dim)),
+                CollectiveKind::OwnIds { size } => see("size", Field::Int(size)),
             }
             see("axes", Field::Text(&c.axes));
             see("ranks", Field::Int(c.ranks));
@@ -146,6 +148,8 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         }
         "cross_entropy" => Op::CrossEntropy,
         "cross_entropy_grad" => Op::CrossEntropyGrad,
+        "part_entropy" => Op::PartEntropy,
+        "part_entropy_grad" => Op::PartEntropyGrad,
         "route" => Op::Route {
             k: f.int("k")?,
             groups: f.int("groups")?,
@@ -174,6 +178,7 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "sum_ends" => collective(CollectiveKind::SumEnds, f)?,
         "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
         "handover" => Op::Handover { last: f.bool("last")? },
+        "own_ids" => collective(CollectiveKind::OwnIds { size: f.int("size")? }, f)?,
         "call" => Op::Call { callee: f.text("callee")? },
         _ => {
             let unary = Unary::ALL.into_iter().find(|u| u.name() == name).map(Op::Unary);
@@ -192,11 +197,12 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::Constant { .. } | Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Transpose { .. } => 1,
         Op::Broadcast { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Reduce { .. } | Op::Einsum { .. } => 1,
         Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => 1,
-        Op::CrossEntropyGrad | Op::SumSquares | Op::Collective(_) => 1,
+        Op::CrossEntropyGrad | Op::PartEntropyGrad | Op::SumSquares | Op::Collective(_) => 1,
         Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
         Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } => 1,
         Op::Assign { .. } => 2,
-        Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } | Op::CrossEntropy => 2,
+        Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } => 2,
+        Op::CrossEntropy | Op::PartEntropy => 2,
         Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::AdamW { .. } => 3,
         Op::Handover { .. } | Op::Call { .. } => return None,
     })
@@ -238,6 +244,8 @@ pub(super) fn samples() -> Vec<Op> {
         Op::AttentionGrad { scale: one, causal: true, alibi: false },
         Op::CrossEntropy,
         Op::CrossEntropyGrad,
+        Op::PartEntropy,
+        Op::PartEntropyGrad,
         Op::Route { k: 1, groups: 1, group_k: 1, group_top: 1, mask: RouteMask::Zero },
         Op::Pick,
         Op::PickGrad { n: 1 },
@@ -257,6 +265,7 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::SumEnds));
     ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
     ops.push(Op::Handover { last: false });
+    ops.push(collective(CollectiveKind::OwnIds { size: 1 }));
     ops.push(Op::Call { callee: "f".into() });
     ops
 }

@@ -50,21 +50,21 @@ pub(super) fn grouped(back: &mut Backward<'_>, spec: &str, node: &Node, dy: Valu
     let Ok((GroupedForm::Rows, [a, b, out])) = parse_grouped(spec) else {
         return no_derivative(node, " where experts sum over rows");
     };
-    let [x, w, offsets] = [node.inputs[0], node.inputs[1], node.inputs[2]];
+    let [x, w, spans] = [node.inputs[0], node.inputs[1], node.inputs[2]];
     let text = |l: &[char]| l.iter().collect::<String>();
     let loc = back.b.loc.clone();
     let dout = dy;
     let dy = back.b.cast(dout, back.b.ty(x).dtype);
     if back.needs(x) {
         let spec = format!("{},{}->{}", text(&out), text(&b), text(&a));
-        let dx = back.b.many(Op::GroupedEinsum { spec }, &[dy, w, offsets])[0];
+        let dx = back.b.many(Op::GroupedEinsum { spec }, &[dy, w, spans])[0];
         back.add(x, dx);
     }
     if back.needs(w) {
         let spec = format!("{},{}->{}", text(&out), text(&a), text(&b));
         // Products of a weight's cast are kept in the weight's own type.
         let kept = back.b.ty(w).with_dtype(back.kept_as[w.0 as usize]);
-        let dw = back.b.func.push(Op::GroupedEinsum { spec }, &[dy, x, offsets], vec![kept], &loc)[0];
+        let dw = back.b.func.push(Op::GroupedEinsum { spec }, &[dy, x, spans], vec![kept], &loc)[0];
         back.add(w, dw);
     }
     if let Some(acc) = node.inputs.get(3).copied().filter(|v| back.needs(*v)) {

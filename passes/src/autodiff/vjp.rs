@@ -43,6 +43,8 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::LayerNormGrad { .. }
         | Op::AttentionGrad { .. }
         | Op::CrossEntropyGrad
+        | Op::PartEntropy
+        | Op::PartEntropyGrad
         | Op::SumSquares
         | Op::Collective(_)
         | Op::Handover { .. }

@@ -26,38 +26,38 @@ struct Sort<'a> {
     spec: &'a AssignSpec,
     ids: &'a Buf,
     rows: &'a Buf,
-    offsets: &'a Buf,
+    spans: &'a Buf,
     /// Row that the next slot of each expert gets, i32 `[e]`.
     next: Buf,
 }
 
-/// The kernel, a stable counting sort. Buffers: ids i32 `[S]`[, weights `[S]`] → rows i32 `[S]`, offsets i32 `[e+1]`,
+/// The kernel, a stable counting sort. Buffers: ids i32 `[S]`[, weights `[S]`] → rows i32 `[S]`, spans i32 `[e, 2]`,
 /// scratch. One grid item: the work is a few passes over small integers. An id outside the experts drops its slot.
 pub fn assign(spec: &AssignSpec, level: CpuLevel, symbol: &str) -> Generated {
     let ids = Buf::arg("ids", &[spec.slots], "i32");
     let weights = spec.weights.map(|w| Buf::arg("weights", &[spec.slots], w.name()));
     let rows = Buf::arg("rows", &[spec.slots], "i32");
-    let offsets = Buf::arg("offsets", &[spec.experts + 1], "i32");
+    let spans = Buf::arg("spans", &[spec.experts, 2], "i32");
     let mut scratch = Scratch::default();
     let next_at = scratch.reserve_bytes(4 * spec.experts);
     // Only where weights decide: the slots in sorted order, and where each expert's begin.
     let order_at = if weights.is_some() { scratch.reserve_bytes(4 * spec.slots) } else { 0 };
-    let all_at = if weights.is_some() { scratch.reserve_bytes(4 * (spec.experts + 1)) } else { 0 };
+    let all_at = if weights.is_some() { scratch.reserve_bytes(8 * spec.experts) } else { 0 };
     let bytes = scratch.buf();
     let mut bufs = vec![&ids];
     bufs.extend(&weights);
-    bufs.extend([&rows, &offsets, &bytes]);
+    bufs.extend([&rows, &spans, &bytes]);
     let mut e = Emit::default();
     e.func(symbol, false, &bufs, &["lo", "hi", "worker"], |e| {
         let next = scratch.array(e, next_at, &[spec.experts], "i32");
         e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, _| {
-            let sort = Sort { spec, ids: &ids, rows: &rows, offsets: &offsets, next };
+            let sort = Sort { spec, ids: &ids, rows: &rows, spans: &spans, next };
             if let Some(weights) = &weights {
-                let all = scratch.array(e, all_at, &[spec.experts + 1], "i32");
+                let all = scratch.array(e, all_at, &[spec.experts, 2], "i32");
                 let order = scratch.array(e, order_at, &[spec.slots], "i32");
                 sort.heaviest(e, &Simd::of(level), (weights, &all, &order));
             } else {
-                sort.count(e, &offsets, spec.capacity);
+                sort.count(e, &spans, spec.capacity);
                 sort.deal(e, |e, slot, row| {
                     e.store(row, &rows, &[slot]);
                 });
@@ -96,8 +96,8 @@ impl Sort<'_> {
         });
     }
 
-    /// Where the slots of each expert begin if it keeps at most `capacity` (0: all), into `offsets` and `next`.
-    fn count(&self, e: &mut Emit, offsets: &Buf, capacity: usize) {
+    /// Where the slots of each expert begin and end if it keeps at most `capacity` (0: all), into `spans` and `next`.
+    fn count(&self, e: &mut Emit, spans: &Buf, capacity: usize) {
         let (zero, experts) = (e.index(0), e.index(self.spec.experts));
         let none = int(e, 0);
         e.each(zero, experts, 1, |e, x| e.store(none, &self.next, &[x]));
@@ -111,17 +111,19 @@ impl Sort<'_> {
             },
             |_, _| {},
         );
-        let end = e.fold((zero, experts, 1), &[none], "i32", |e, x, start| {
-            e.store(start[0], offsets, &[x]);
+        let one = e.index(1);
+        let _ = e.fold((zero, experts, 1), &[none], "i32", |e, x, start| {
+            e.store(start[0], spans, &[x, zero]);
             let mut count = e.load(&self.next, &[x]);
             if let Ok(most @ 1..) = i32::try_from(capacity) {
                 let most = int(e, most);
                 count = e.val(format_args!("arith.minsi {count}, {most} : i32"));
             }
             e.store(start[0], &self.next, &[x]);
-            vec![add(e, start[0], count)]
+            let end = add(e, start[0], count);
+            e.store(end, spans, &[x, one]);
+            vec![end]
         });
-        e.store(end[0], offsets, &[experts]);
     }
 
     /// Gives every slot its row, or −1 once its expert is full; `place` writes it. Slots without an expert have none.
@@ -141,8 +143,8 @@ impl Sort<'_> {
                     place(e, slot, row);
                     return;
                 }
-                let behind = e.idx_c("addi", id, 1);
-                let end = e.load(self.offsets, &[behind]);
+                let one = e.index(1);
+                let end = e.load(self.spans, &[id, one]);
                 let room = e.val(format_args!("arith.cmpi slt, {row}, {end} : i32"));
                 e.either(
                     room,
@@ -161,7 +163,7 @@ impl Sort<'_> {
 
     /// Of an expert with more slots than it keeps the heaviest stay, the earlier among equals, in their old order.
     fn heaviest(&self, e: &mut Emit, simd: &Simd, (weights, all, order): (&Buf, &Buf, &Buf)) {
-        // The full sort: `order` holds the slots by expert, `all` where each expert's begin.
+        // The full sort: `order` holds the slots by expert, `all` where each expert's begin and end.
         self.count(e, all, 0);
         self.slots(
             e,
@@ -179,18 +181,18 @@ impl Sort<'_> {
             },
         );
         let (zero, experts) = (e.index(0), e.index(self.spec.experts));
-        let first = int(e, 0);
-        e.store(first, self.offsets, &[zero]);
-        e.each(zero, experts, 1, |e, x| {
-            let behind = e.idx_c("addi", x, 1);
-            let (lo, hi, start) = (e.load(all, &[x]), e.load(all, &[behind]), e.load(self.offsets, &[x]));
+        let (first, second) = (int(e, 0), e.index(1));
+        let _ = e.fold((zero, experts, 1), &[first], "i32", |e, x, start| {
+            let start = start[0];
+            let (lo, hi) = (e.load(all, &[x, zero]), e.load(all, &[x, second]));
             let (lo, hi) = (index(e, lo), index(e, hi));
             let count = e.idx("subi", hi, lo);
             let capacity = e.index(self.spec.capacity);
             let kept = e.idx("minsi", count, capacity);
             let kept = narrow(e, kept);
             let end = add(e, start, kept);
-            e.store(end, self.offsets, &[behind]);
+            e.store(start, self.spans, &[x, zero]);
+            e.store(end, self.spans, &[x, second]);
             let _ = e.fold((lo, hi, 1), &[start], "i32", |e, i, row| {
                 let slot = e.load(order, &[i]);
                 let slot = index(e, slot);
@@ -219,6 +221,7 @@ impl Sort<'_> {
                 let next = add(e, row[0], one);
                 vec![e.val(format_args!("arith.select {stays}, {next}, {} : i32", row[0]))]
             });
+            vec![end]
         });
     }
 }

@@ -50,11 +50,40 @@ pub fn cross_entropy(spec: &CrossEntropySpec, level: CpuLevel, symbol: &str) -> 
     row.finish(e, symbol, 4)
 }
 
+/// Of a part of a vocabulary. Buffers: logits `[T,V]`, ids i32 `[T]` → logit f32 `[T]`, 0 where the id is not in the part,
+/// lse f32 `[T]`. A grid item is a token.
+pub fn part_entropy(spec: &CrossEntropySpec, level: CpuLevel, symbol: &str) -> Generated {
+    let (simd, row) = (Simd::of(level), Row::of(spec));
+    let (logit, lse) = (row.scalar("logit"), row.scalar("lse"));
+    let mut e = Emit::default();
+    e.func(symbol, false, &[&row.logits, &row.labels, &logit, &lse], &["lo", "hi", "worker"], |e| {
+        e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, t| {
+            let label = row.label(e, t);
+            let max = row.max(e, &simd, t);
+            let sum = row.sum(e, &simd, t, max, false);
+            let value = log_sum(e, &simd, max, sum);
+            e.store(value, &lse, &[t]);
+            let own = label.logit(e);
+            label.store_counting(e, &logit, t, own);
+        });
+    });
+    row.finish(e, symbol, 4)
+}
+
+/// As [`cross_entropy_grad`], of a part of a vocabulary: a token whose id is elsewhere counts here too.
+pub fn part_entropy_grad(spec: &CrossEntropySpec, to: GradTo, level: CpuLevel, symbol: &str) -> Generated {
+    gradient(spec, to, true, level, symbol)
+}
+
 /// The gradient `(exp(logit − lse) − onehot) · drow`.
 ///
 /// Buffers: logits `[T,V]`, labels i32 `[T]`, lse f32 `[T]`, drow f32 `[T]` → dlogits `[T,V]`; in place there is no last
 /// buffer. A grid item is a token.
 pub fn cross_entropy_grad(spec: &CrossEntropySpec, to: GradTo, level: CpuLevel, symbol: &str) -> Generated {
+    gradient(spec, to, false, level, symbol)
+}
+
+fn gradient(spec: &CrossEntropySpec, to: GradTo, part: bool, level: CpuLevel, symbol: &str) -> Generated {
     let (simd, row) = (Simd::of(level), Row::of(spec));
     let (lse, drow) = (row.scalar("lse"), row.scalar("drow"));
     let mut params = vec![&row.logits, &row.labels, &lse, &drow];
@@ -72,7 +101,13 @@ pub fn cross_entropy_grad(spec: &CrossEntropySpec, to: GradTo, level: CpuLevel, 
         e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, t| {
             let label = row.label(e, t);
             let (lse, weight) = (e.load(&lse, &[t]), e.load(&drow, &[t]));
-            label.fill_gradient(e, &simd, (out, t), (lse, weight), |e| row.exp_rows(e, &simd, (out, t), (lse, weight)));
+            if part {
+                row.exp_rows(e, &simd, (out, t), (lse, weight));
+                e.when(label.counts, |e| label.correct(e, &simd, (out, t), (lse, weight)));
+            } else {
+                let fill = |e: &mut Emit| row.exp_rows(e, &simd, (out, t), (lse, weight));
+                label.fill_gradient(e, &simd, (out, t), (lse, weight), fill);
+            }
         });
     });
     row.finish(e, symbol, params.len())
@@ -266,11 +301,32 @@ impl Row {
 impl Label {
     /// `loss[t] = lse − logit`, or 0 where the token does not count.
     fn store_loss(&self, e: &mut Emit, loss: &Buf, t: Val, lse: Val) {
-        let logit = e.val(format_args!("vector.extract {}[0] : f32 from vector<1xf32>", self.logit));
+        let logit = self.logit(e);
         let value = e.val(format_args!("arith.subf {lse}, {logit} : f32"));
+        self.store_counting(e, loss, t, value);
+    }
+
+    /// The label's logit.
+    fn logit(&self, e: &mut Emit) -> Val {
+        e.val(format_args!("vector.extract {}[0] : f32 from vector<1xf32>", self.logit))
+    }
+
+    /// `value`, or 0 where the token does not count.
+    fn store_counting(&self, e: &mut Emit, to: &Buf, t: Val, value: Val) {
         let nought = e.val("arith.constant 0.0 : f32");
         let value = e.val(format_args!("arith.select {}, {value}, {nought} : f32", self.counts));
-        e.store(value, loss, &[t]);
+        e.store(value, to, &[t]);
+    }
+
+    /// Writes the label's element of the gradient: anew, since what the row holds may be rounded already.
+    fn correct(&self, e: &mut Emit, simd: &Simd, (out, t): (&Buf, Val), (lse, weight): (Val, Val)) {
+        let one = simd.narrowed(1);
+        let p = exp_above(e, &one, self.logit, lse);
+        let whole = one.splat(e, 1.0);
+        let above = one.op(e, "subf", p, whole);
+        let weight = one.broadcast(e, weight);
+        let value = one.op(e, "mulf", above, weight);
+        one.narrow(e, value, out, &[t, self.at], 1);
     }
 
     /// Fills row `t` with `fill` and corrects the label's element, or with zeros where the token does not count.
@@ -286,14 +342,7 @@ impl Label {
             self.counts,
             |e| {
                 fill(e);
-                // Written anew rather than corrected: what the row holds may be rounded already.
-                let one = simd.narrowed(1);
-                let p = exp_above(e, &one, self.logit, lse);
-                let whole = one.splat(e, 1.0);
-                let above = one.op(e, "subf", p, whole);
-                let weight = one.broadcast(e, weight);
-                let value = one.op(e, "mulf", above, weight);
-                one.narrow(e, value, out, &[t, self.at], 1);
+                self.correct(e, simd, (out, t), (lse, weight));
             },
             |e| {
                 let (zero, width) = (e.index(0), e.index(out.dims[1]));

@@ -1,21 +1,30 @@
 //! Whether every partial sum of a module is made whole before something reads it, derived from its parameters alone.
 
 use super::PARTIAL;
-use super::spread::{Axes, Linear, labels, linear};
+use super::experts::Experts;
+use super::spread::{Axes, Linear, form, labels, linear};
+use athanor_ir::experts::GroupedForm;
 use athanor_ir::{
-    Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, ValueId,
+    Binary, Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, Unary,
+    ValueId,
 };
 use std::collections::{BTreeMap, HashMap};
 
 /// How a value is spread, as far as it can be told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Spread {
+pub(super) struct Spread {
     /// Axes that cut each dim; `None` where the value is the same whatever part of the dim it is: constants, tables.
-    dims: Vec<Option<Axes>>,
+    pub(super) dims: Vec<Option<Axes>>,
     /// Axes over which it is a sum.
-    partial: Axes,
+    pub(super) partial: Axes,
     /// A sum over a dim of which it is not known what cuts it.
-    vague: bool,
+    pub(super) vague: bool,
+    /// What it has to do with rows of experts.
+    pub(super) experts: Experts,
+    /// It is ids, counted from the first of the part that these axes cut out of a vocabulary.
+    ids: Axes,
+    /// It is the logarithm of a part of a sum over these axes: its exponential is partial.
+    log: Axes,
 }
 
 /// Checks that no function of `module` reads a partial sum as if it were whole, sums up what is whole, or hands on something
@@ -69,6 +78,12 @@ impl<'a> Checker<'a> {
         };
         for r in &self.func.results {
             let spread = self.of(r.value).clone();
+            if spread.experts != Experts::default() {
+                return Err(format!("result {} has the rows of some experts", r.name));
+            }
+            if !spread.ids.or(spread.log).is_empty() {
+                return Err(format!("result {} is of a part of the vocabulary", r.name));
+            }
             if !spread.partial.is_empty() && !is_gradient(&r.name) {
                 return Err(format!("result {} is partial", r.name));
             }
@@ -95,7 +110,7 @@ impl<'a> Checker<'a> {
     fn declared(&self, s: &Sharding, rank: usize) -> Checked<Spread> {
         let dim = |d: usize| self.axes(s.dims.get(d).into_iter().flatten().map(String::as_str)).map(Some);
         let dims = (0..rank).map(dim).collect::<Checked<_>>()?;
-        Ok(Spread { dims, partial: self.axes(s.partial.iter().map(String::as_str))?, vague: false })
+        Ok(Spread { dims, partial: self.axes(s.partial.iter().map(String::as_str))?, ..Spread::default() })
     }
 
     /// How the results of `node` are spread.
@@ -126,8 +141,21 @@ impl<'a> Checker<'a> {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
         let vague = node.inputs.iter().any(|v| self.of(*v).vague);
+        let operands: Vec<&Spread> = node.inputs.iter().map(|v| self.of(*v)).collect();
+        let (experts, windows) = Experts::of(&node.op, &operands)?;
+        if !windows.and(partial).is_empty() {
+            return Err("adds up rows of experts that are partial sums already".into());
+        }
+        let (own, logs) = vocabulary(node, &operands)?;
+        let partial = partial.or(windows).or(if let Op::Unary(_) = node.op { logs } else { Axes::NONE });
+        // Every row belongs to one expert: a rank with some of them has their rows, whole.
+        if form(&node.op) == Some(GroupedForm::Rows) {
+            cut.entry('e').and_modify(|axes| *axes = Some(Axes::NONE));
+        }
         let result = |labels: &Vec<char>| {
-            let gone = || cut.iter().filter(|(label, _)| !labels.contains(label));
+            // Where rows are is no sum: every part of the batch has its own.
+            let sums = !matches!(node.op, Op::Assign { .. });
+            let gone = || cut.iter().filter(|(label, _)| sums && !labels.contains(label));
             let lost = gone().fold(Axes::NONE, |all, (_, axes)| all.or(axes.unwrap_or_default()));
             if !lost.and(partial).is_empty() {
                 return Err("sums over an axis that it is partial over already".to_owned());
@@ -136,9 +164,19 @@ impl<'a> Checker<'a> {
                 dims: labels.iter().map(|l| cut.get(l).copied().flatten()).collect(),
                 partial: partial.or(lost),
                 vague: vague || gone().any(|(_, axes)| axes.is_none()),
+                experts,
+                ..Spread::default()
             })
         };
-        s.results.iter().map(result).collect()
+        let mut results = s.results.iter().map(result).collect::<Checked<Vec<Spread>>>()?;
+        match node.op {
+            Op::Assign { .. } => results[1].dims.fill(Some(Axes::NONE)),
+            Op::EmbedGrad { .. } => results[0].dims[0] = Some(own),
+            Op::PartEntropy => (results[1].log, results[1].partial) = (own, results[1].partial.without(own)),
+            Op::Binary(_) => results[0].log = logs,
+            _ => {}
+        }
+        Ok(results)
     }
 
     /// A reshape of a rank's part.
@@ -165,7 +203,10 @@ impl<'a> Checker<'a> {
         match linear(&node.op) {
             Linear::No if all.all(Axes::is_empty) => Ok(Axes::NONE),
             Linear::No => Err("reads a partial sum".into()),
-            Linear::One => Ok(all.next().unwrap_or_default()),
+            Linear::One => {
+                let first = all.next().unwrap_or_default();
+                if all.all(Axes::is_empty) { Ok(first) } else { Err("reads a partial sum".into()) }
+            }
             Linear::Same => {
                 let first = all.next().unwrap_or_default();
                 if all.all(|a| a == first) { Ok(first) } else { Err("adds partial sums to other values".into()) }
@@ -188,6 +229,13 @@ impl<'a> Checker<'a> {
     fn collective(&self, c: &Collective, x: &Spread) -> Checked<Spread> {
         let axes = self.axes(c.axes())?;
         let mut out = x.clone();
+        if !x.experts.may(c.kind) {
+            return Err("brings together rows of experts, which are in other places on every rank".into());
+        }
+        let largest = CollectiveKind::AllReduce { reduce: ReduceKind::Max };
+        if !x.ids.is_empty() || !x.log.is_empty() && c.kind != largest {
+            return Err("brings together what is of a part of the vocabulary".into());
+        }
         let summed = |out: &mut Spread| {
             if x.vague || axes.without(x.partial).is_empty() {
                 out.partial = x.partial.without(axes);
@@ -198,7 +246,9 @@ impl<'a> Checker<'a> {
         };
         match c.kind {
             CollectiveKind::AllReduce { reduce: ReduceKind::Sum } => summed(&mut out)?,
-            CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => {}
+            CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => out.log = Axes::NONE,
+            CollectiveKind::OwnIds { .. } if x.partial.is_empty() => out.ids = axes,
+            CollectiveKind::OwnIds { .. } => return Err("reads a partial sum".into()),
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } => return Err("reads a partial sum".into()),
             // Between stages, which this check knows nothing of.
             CollectiveKind::SumEnds => {}
@@ -222,6 +272,30 @@ impl<'a> Checker<'a> {
             }
         }
         Ok(out)
+    }
+}
+
+/// The axes that cut the vocabulary of `node`, if it has one, and those over which its result is the logarithm of a part of a
+/// sum, or partial as the exponential of one.
+fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
+    let cut = |i: usize, d: usize| operands[i].dims.get(d).copied().flatten().unwrap_or_default();
+    let (reads, own) = match node.op {
+        Op::Embed => (Some(0), cut(1, 0)),
+        Op::EmbedGrad { .. } => (Some(0), operands[0].ids),
+        Op::PartEntropy | Op::PartEntropyGrad => (Some(1), cut(0, operands[0].dims.len() - 1)),
+        _ => (None, Axes::NONE),
+    };
+    let fits = |(i, s): (usize, &&Spread)| s.ids == if reads == Some(i) { own } else { Axes::NONE };
+    if !operands.iter().enumerate().all(fits) {
+        return Err("reads ids of another part of the vocabulary".into());
+    }
+    let log = |i: usize| operands.get(i).map_or(Axes::NONE, |s| s.log);
+    let logs = operands.iter().fold(Axes::NONE, |all, s| all.or(s.log));
+    match node.op {
+        _ if logs.is_empty() => Ok((own, logs)),
+        Op::Binary(Binary::Sub) if log(1).is_empty() => Ok((own, logs)),
+        Op::Unary(Unary::Exp) => Ok((own, logs)),
+        _ => Err("reads the logarithm of a part of a sum".into()),
     }
 }
 

@@ -1,8 +1,10 @@
-//! Dims that are one index throughout a module, and which axis of the mesh cuts them.
+//! Dims that are one index throughout a module, and which axes of the mesh cut them.
 
 use super::cannot;
-use super::spread::{Axes, labels};
-use athanor_ir::{Func, Module, Op, Result, Role, TensorType, ValueId};
+use super::spread::{Axes, form, labels};
+use athanor_ir::experts::GroupedForm;
+use athanor_ir::signature::Signature;
+use athanor_ir::{Func, Mesh, Module, Op, Result, Role, TensorType, ValueId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Every dim of every value of a module, in sets of those that are one index.
@@ -10,8 +12,23 @@ pub(super) struct Factors {
     /// First dim of each value, by function.
     first: Vec<Vec<usize>>,
     parent: Vec<usize>,
-    /// Axis that cuts the factor with this root.
-    cut: HashMap<usize, usize>,
+    /// Axes that cut the factor with this root.
+    cut: HashMap<usize, Axes>,
+    /// Roots of the batch.
+    batch: BTreeSet<usize>,
+    /// Axes along which ranks with other tokens share experts.
+    experts: Axes,
+    /// Axes that cut experts.
+    holders: Axes,
+}
+
+/// What a dim of an op with experts stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Rows sorted by expert.
+    Row,
+    /// Experts whose matrices a rank has.
+    Expert,
 }
 
 impl Factors {
@@ -23,10 +40,13 @@ impl Factors {
             count - t.rank()
         };
         let first: Vec<Vec<usize>> = module.funcs.iter().map(|f| f.types.iter().map(&mut number).collect()).collect();
-        let mut this = Self { first, parent: (0..count).collect(), cut: HashMap::new() };
+        let experts = Axes::named(&module.mesh, &["ep"]);
+        let over_tp = if module.run.experts_over_tp { Axes::named(&module.mesh, &["tp"]) } else { Axes::NONE };
+        let (cut, batch, holders) = (HashMap::new(), BTreeSet::new(), experts.or(over_tp));
+        let mut this = Self { first, parent: (0..count).collect(), cut, batch, experts, holders };
         let mut whole = vec![];
         for (f, func) in module.funcs.iter().enumerate() {
-            this.join_func(f, func, &mut whole)?;
+            this.join_func(f, func, module.run.cut_vocabulary, &mut whole)?;
         }
         this.join_names(module);
         let whole: BTreeSet<usize> = whole.into_iter().map(|d| this.root(d)).collect();
@@ -49,15 +69,16 @@ impl Factors {
     }
 
     /// Joins the dims of equal labels of each node; those that an op needs whole are added to `whole`.
-    fn join_func(&mut self, f: usize, func: &Func, whole: &mut Vec<usize>) -> Result<()> {
+    fn join_func(&mut self, f: usize, func: &Func, cut_vocabulary: bool, whole: &mut Vec<usize>) -> Result<()> {
         let types = |vs: &[ValueId]| vs.iter().map(|v| func.ty(*v).clone()).collect::<Vec<_>>();
         for node in &func.nodes {
             if node.op == Op::SumSquares {
                 continue;
             }
-            let Some(s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else {
+            let Some(mut s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else {
                 return cannot(format!("@{} calls a function; cut the module before it is fused", func.name));
             };
+            set_apart(&node.op, &mut s, cut_vocabulary);
             let mut seen: BTreeMap<char, usize> = BTreeMap::new();
             let sides = node.inputs.iter().zip(&s.operands).chain(node.outputs.iter().zip(&s.results));
             for (value, labels) in sides {
@@ -113,8 +134,10 @@ impl Factors {
         };
         let inputs = roots(self, |r| *r == Role::Input);
         let divides = |root: usize, size: usize| extents[&root].iter().all(|e| e.is_multiple_of(size));
-        if let Some(dp) = module.mesh.axis("dp") {
-            let size = module.mesh.axes[dp].size;
+        let mesh = &module.mesh;
+        let batch = Axes::named(mesh, &Mesh::BATCH);
+        if !batch.is_empty() {
+            let size = batch.ranks(mesh);
             for (f, func) in module.funcs.iter().enumerate() {
                 for p in func.params.iter().filter(|p| p.role == Role::Input && func.ty(p.value).rank() > 0) {
                     let root = self.root(self.first[f][p.value.0 as usize]);
@@ -124,32 +147,68 @@ impl Factors {
                             p.name
                         ));
                     }
-                    self.cut.insert(root, dp);
+                    self.cut.insert(root, batch);
+                    self.batch.insert(root);
                 }
             }
             if self.cut.is_empty() {
-                return cannot("axis dp has nothing to cut: no input has a batch".into());
+                return cannot(format!("axis {} has nothing to cut: no input has a batch", batch.names(mesh)));
             }
         }
-        if let Some(tp) = module.mesh.axis("tp") {
-            let size = module.mesh.axes[tp].size;
+        let (rows, experts) = (self.of_experts(module, Kind::Row), self.of_experts(module, Kind::Expert));
+        // Ranks that share experts have each other's rows.
+        let apart = batch.without(self.experts);
+        if !apart.is_empty() {
+            self.cut.extend(rows.iter().map(|r| (*r, apart)));
+        }
+        if !self.holders.is_empty() {
+            let (size, names) = (self.holders.ranks(mesh), self.holders.names(mesh));
+            if experts.is_empty() || experts.iter().any(|r| !divides(*r, size)) {
+                return cannot(format!("axis {names} of {size} does not divide the experts, or there are none"));
+            }
+            self.cut.extend(experts.iter().map(|r| (*r, self.holders)));
+        }
+        if let Some(tp) = mesh.axis("tp") {
+            let (size, tp) = (mesh.axes[tp].size, Axes::one(tp));
             let weights = roots(self, |r| matches!(r, Role::Weight { .. }));
             let beside = self.beside(module);
-            let able = |r: &&usize| !whole.contains(r) && divides(**r, size);
+            let cut_by_tp = |axes: Option<&Axes>| axes.is_some_and(|axes| !axes.and(tp).is_empty());
+            let able = |r: &&usize| !whole.contains(r) && !experts.contains(r) && divides(**r, size);
             for root in weights.difference(&inputs).filter(able).copied().collect::<Vec<_>>() {
                 // Two factors of one op that one axis cuts would leave a rank without most pairs of their indices.
-                let free = beside.get(&root).is_none_or(|other| other.iter().all(|o| self.cut.get(o) != Some(&tp)));
+                let free = beside.get(&root).is_none_or(|other| other.iter().all(|o| !cut_by_tp(self.cut.get(o))));
                 if free {
                     self.cut.insert(root, tp);
                 }
             }
-            if !self.cut.values().any(|axis| *axis == tp) {
+            if !self.cut.values().any(|axes| *axes == tp) {
                 return cannot(format!(
                     "axis tp of {size} has nothing to cut: no heads and no inner width that it divides"
                 ));
             }
         }
         Ok(())
+    }
+
+    /// Factors that are rows of experts, or experts.
+    fn of_experts(&self, module: &Module, kind: Kind) -> BTreeSet<usize> {
+        let mut out = BTreeSet::new();
+        for (f, func) in module.funcs.iter().enumerate() {
+            for node in &func.nodes {
+                let (value, dim) = match (&node.op, kind) {
+                    (Op::Dispatch { .. }, Kind::Row) => (node.outputs[0], 0),
+                    (Op::Combine | Op::CombineDot, Kind::Row) => (node.inputs[0], 0),
+                    (Op::GroupedEinsum { .. }, Kind::Expert) => match form(&node.op) {
+                        Some(GroupedForm::Rows) => (node.inputs[1], 0),
+                        Some(GroupedForm::Sums) => (node.outputs[0], 0),
+                        None => continue,
+                    },
+                    _ => continue,
+                };
+                out.insert(self.root(self.first[f][value.0 as usize] + dim));
+            }
+        }
+        out
     }
 
     /// The factors that some op has beside each factor.
@@ -170,14 +229,43 @@ impl Factors {
         out
     }
 
-    /// Axis that cuts dim `dim` of `value` of function `f`.
-    pub(super) fn axis(&self, f: usize, value: ValueId, dim: usize) -> Option<usize> {
-        self.cut.get(&self.root(self.first[f][value.0 as usize] + dim)).copied()
+    /// Axes that cut dim `dim` of `value` of function `f`.
+    pub(super) fn axes_of(&self, f: usize, value: ValueId, dim: usize) -> Axes {
+        self.cut.get(&self.root(self.first[f][value.0 as usize] + dim)).copied().unwrap_or_default()
+    }
+
+    /// As [`Self::axes_of`], where ranks that share experts have the sequences of all of them.
+    pub(super) fn axes_together(&self, f: usize, value: ValueId, dim: usize) -> Axes {
+        let axes = self.axes_of(f, value, dim);
+        let root = self.root(self.first[f][value.0 as usize] + dim);
+        if self.batch.contains(&root) { axes.without(self.experts) } else { axes }
+    }
+
+    /// Axes along which ranks with other tokens share experts.
+    pub(super) fn experts(&self) -> Axes {
+        self.experts
+    }
+
+    /// Axes that cut experts.
+    pub(super) fn holders(&self) -> Axes {
+        self.holders
     }
 
     /// Axes that cut dims of `value`.
     pub(super) fn axes(&self, f: usize, func: &Func, value: ValueId) -> Axes {
-        let cut = (0..func.ty(value).rank()).filter_map(|d| self.axis(f, value, d));
-        cut.fold(Axes::NONE, |all, a| all.or(Axes::one(a)))
+        (0..func.ty(value).rank()).fold(Axes::NONE, |all, d| all.or(self.axes_of(f, value, d)))
+    }
+}
+
+/// Labels of dims that are cut in another way at each end: rows are not the batch, though they are cut as it is, and experts
+/// whose rows are known are all, whoever multiplies them. A vocabulary is whole unless it shall be cut.
+fn set_apart(op: &Op, s: &mut Signature, cut_vocabulary: bool) {
+    match op {
+        Op::Embed | Op::EmbedGrad { .. } if !cut_vocabulary => s.whole.push('v'),
+        Op::CrossEntropy | Op::CrossEntropyGrad if cut_vocabulary => s.whole.clear(),
+        Op::Dispatch { .. } => s.results[0][0] = 'R',
+        Op::Combine | Op::CombineDot => s.operands[0][0] = 'R',
+        Op::GroupedEinsum { .. } => s.operands[2][0] = 'E',
+        _ => {}
     }
 }

@@ -3,7 +3,8 @@
 use super::cannot;
 use super::factors::Factors;
 use super::share::Shares;
-use super::spread::{Axes, Linear, labels, linear};
+use super::spread::{Axes, Linear, form, labels, linear, together};
+use athanor_ir::experts::GroupedForm;
 use athanor_ir::{Binary, Builder, TensorType, ValueId};
 use athanor_ir::{Collective, CollectiveKind, Func, Loc, Module, Node, Op, ReduceKind, Result, Role, Sharding};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,32 +14,40 @@ pub(super) fn cut(module: &Module, factors: &Factors) -> Result<Module> {
     // What functions hand on is partial or not as the one that ran before left it.
     let mut partial: HashMap<String, Axes> = HashMap::new();
     let mut funcs = vec![];
-    let params = module.funcs.iter().flat_map(|f| &f.params);
-    let gradients = params.filter(|p| p.role == Role::Grad).map(|p| p.name.as_str()).collect();
+    // Counts of tokens, which are kept from one micro-batch to the next too, are few: they are summed where they are made.
+    let params = || module.funcs.iter().flat_map(|f| &f.params);
+    let weights: HashSet<&str> =
+        params().filter(|p| matches!(p.role, Role::Weight { .. })).map(|p| p.name.as_str()).collect();
+    let of_weight = |name: &str| name.strip_prefix("grad.").is_some_and(|w| weights.contains(w));
+    let gradients = params().filter(|p| p.role == Role::Grad && of_weight(&p.name)).map(|p| p.name.as_str()).collect();
     for (f, func) in module.funcs.iter().enumerate() {
         funcs.push(Cutter::new(module, factors, f, func).run(&gradients, &mut partial)?);
     }
     Ok(Module { funcs, ..module.clone() })
 }
 
-/// Names of `axes`, for an op.
-fn names(module: &Module, axes: Axes) -> String {
-    axes.iter().map(|a| module.mesh.axes[a].name.as_str()).collect::<Vec<_>>().join(",")
-}
-
-struct Cutter<'a> {
+/// One function on its way to that of a rank.
+pub(super) struct Cutter<'a> {
     module: &'a Module,
     factors: &'a Factors,
     index: usize,
     func: &'a Func,
-    out: Func,
+    pub(super) out: Func,
     /// The new value of each old one.
     new: Vec<Option<ValueId>>,
     /// Axes over which each old value is partial; `None` for gradients of earlier micro-batches until it is known what is
     /// added to them.
     partial: Vec<Option<Axes>>,
+    /// Axes over which each old value has the rows of some experts only, and zeros where those of others would be.
+    window: Vec<Axes>,
     /// Values with sums over some axes taken.
     summed: BTreeMap<(ValueId, Axes), ValueId>,
+    /// Values with the sequences of all ranks that share experts.
+    gathered: HashMap<ValueId, ValueId>,
+    /// Spans of the own experts.
+    spans: HashMap<ValueId, ValueId>,
+    /// Ids counted from the first of the own part of a vocabulary, whose size it is.
+    pub(super) ids: HashMap<(ValueId, usize), ValueId>,
     /// What replicas share: the optimizer's state and steps of some weights.
     shares: Shares,
 }
@@ -48,7 +57,9 @@ impl<'a> Cutter<'a> {
         let count = func.types.len();
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
         let (new, partial, shares) = (vec![None; count], vec![None; count], Shares::default());
-        Self { module, factors, index, func, out, new, partial, summed, shares }
+        let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
+        let ids = HashMap::new();
+        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, shares }
     }
 
     /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
@@ -57,7 +68,8 @@ impl<'a> Cutter<'a> {
         for p in &self.func.params {
             let value = self.out.param(p.name.clone(), self.local(p.value), p.role.clone(), p.loc.clone());
             self.new[p.value.0 as usize] = Some(value);
-            let known = if p.role == Role::Grad { handed.get(&p.name).copied() } else { Some(Axes::NONE) };
+            let known =
+                if gradients.contains(p.name.as_str()) { handed.get(&p.name).copied() } else { Some(Axes::NONE) };
             self.partial[p.value.0 as usize] = known;
         }
         for node in &self.func.nodes {
@@ -90,25 +102,32 @@ impl<'a> Cutter<'a> {
     }
 
     /// Type of one rank's part of `value`.
-    fn local(&self, value: ValueId) -> TensorType {
+    pub(super) fn local(&self, value: ValueId) -> TensorType {
         let mut ty = self.func.ty(value).clone();
         for (d, size) in ty.dims.iter_mut().enumerate() {
-            if let Some(axis) = self.factors.axis(self.index, value, d) {
-                *size /= self.module.mesh.axes[axis].size;
-            }
+            *size /= self.factors.axes_of(self.index, value, d).ranks(&self.module.mesh);
         }
-        if self.shares.states.contains(&value) {
-            ty.dims[0] /= self.module.mesh.size("dp");
+        if let Some(replicas) = self.shares.states.get(&value) {
+            ty.dims[0] /= replicas.ranks(&self.module.mesh);
+        }
+        ty
+    }
+
+    /// As [`Self::local`], with the sequences of all ranks that share experts.
+    fn local_together(&self, value: ValueId) -> TensorType {
+        let mut ty = self.func.ty(value).clone();
+        for (d, size) in ty.dims.iter_mut().enumerate() {
+            *size /= self.factors.axes_together(self.index, value, d).ranks(&self.module.mesh);
         }
         ty
     }
 
     fn sharding(&self, value: ValueId) -> Sharding {
         let name = |a: usize| self.module.mesh.axes[a].name.clone();
-        let axis = |d| self.factors.axis(self.index, value, d).map(name).into_iter().collect();
-        let mut dims: Vec<Vec<String>> = (0..self.func.ty(value).rank()).map(axis).collect();
-        if self.shares.states.contains(&value) {
-            dims[0].push("dp".into());
+        let axes = |d| self.factors.axes_of(self.index, value, d).iter().map(name).collect();
+        let mut dims: Vec<Vec<String>> = (0..self.func.ty(value).rank()).map(axes).collect();
+        if let Some(replicas) = self.shares.states.get(&value) {
+            dims[0].extend(replicas.iter().map(name));
         }
         let dims = if dims.iter().all(Vec::is_empty) { vec![] } else { dims };
         Sharding { dims, partial: self.partial_of(value).iter().map(name).collect() }
@@ -119,7 +138,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// The new value of `value`, summed over the axes over which it is partial but for `keep`.
-    fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
+    pub(super) fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
         let partial = self.partial_of(value);
         let missing = partial.without(keep);
         let Some(new) = self.new[value.0 as usize] else { unreachable!("operands come before their uses") };
@@ -130,13 +149,65 @@ impl<'a> Cutter<'a> {
         if let Some(known) = self.summed.get(&(value, left)) {
             return *known;
         }
-        let axes = names(self.module, missing);
-        let ranks = missing.iter().map(|a| self.module.mesh.axes[a].size).product();
-        let kind = CollectiveKind::AllReduce { reduce: ReduceKind::Sum };
-        let ty = self.out.ty(new).clone();
-        let sum = self.out.push(Op::Collective(Collective { kind, axes, ranks }), &[new], vec![ty], loc)[0];
+        let sum = self.collective(CollectiveKind::AllReduce { reduce: ReduceKind::Sum }, missing, new, loc);
         self.summed.insert((value, left), sum);
         sum
+    }
+
+    /// What ranks along `axes` make of `x` together.
+    pub(super) fn collective(&mut self, kind: CollectiveKind, axes: Axes, x: ValueId, loc: &Loc) -> ValueId {
+        let mesh = &self.module.mesh;
+        let c = Collective { kind, axes: axes.names(mesh), ranks: axes.ranks(mesh) };
+        let mut ty = self.out.ty(x).clone();
+        match kind {
+            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } | CollectiveKind::SumEnds => {}
+            CollectiveKind::AllGather { dim } => ty.dims[dim] *= c.ranks,
+            CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => ty.dims[dim] /= c.ranks,
+        }
+        self.out.push(Op::Collective(c), &[x], vec![ty], loc)[0]
+    }
+
+    /// Axes that cut dim `dim` of `value`.
+    pub(super) fn cut_of(&self, value: ValueId, dim: usize) -> Axes {
+        self.factors.axes_of(self.index, value, dim)
+    }
+
+    /// Gives `old` its new value, which is whole.
+    pub(super) fn define(&mut self, old: ValueId, new: ValueId) {
+        self.new[old.0 as usize] = Some(new);
+        self.partial[old.0 as usize] = Some(Axes::NONE);
+    }
+
+    /// The dim of `value` that ranks which share experts bring together for sorting, if it has one.
+    fn shared_dim(&self, value: ValueId) -> Option<usize> {
+        let at = |d: &usize| {
+            self.factors.axes_of(self.index, value, *d) != self.factors.axes_together(self.index, value, *d)
+        };
+        (0..self.func.ty(value).rank()).find(at)
+    }
+
+    /// `x`, the new value of `value`, with the sequences of all ranks that share experts.
+    fn gathered(&mut self, value: ValueId, x: ValueId, loc: &Loc) -> ValueId {
+        let Some(dim) = self.shared_dim(value) else { return x };
+        if let Some(known) = self.gathered.get(&value) {
+            return *known;
+        }
+        let all = self.collective(CollectiveKind::AllGather { dim }, self.factors.experts(), x, loc);
+        self.gathered.insert(value, all);
+        all
+    }
+
+    /// The spans of the own experts among `x`, the new value of the spans `value` of all.
+    fn own_spans(&mut self, value: ValueId, x: ValueId, loc: &Loc) -> ValueId {
+        if self.factors.holders().is_empty() {
+            return x;
+        }
+        if let Some(known) = self.spans.get(&value) {
+            return *known;
+        }
+        let own = self.collective(CollectiveKind::OwnPart { dim: 0 }, self.factors.holders(), x, loc);
+        self.spans.insert(value, own);
+        own
     }
 
     fn node(&mut self, node: &Node) -> Result<()> {
@@ -144,15 +215,39 @@ impl<'a> Cutter<'a> {
             self.sum_squares(node);
             return Ok(());
         }
-        if self.shares.steps.contains(&node.outputs[0]) {
-            self.shared_step(node);
+        if let Some(replicas) = self.shares.steps.get(&node.outputs[0]).copied() {
+            self.shared_step(node, replicas);
+            return Ok(());
+        }
+        if self.part_loss(node) {
             return Ok(());
         }
         self.learn_gradients(node);
         let keep = self.kept(node);
-        let inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.whole_but(*v, keep, &node.loc)).collect();
-        let types = node.outputs.iter().map(|v| self.local(*v)).collect();
-        let outputs = self.out.push(node.op.clone(), &inputs, types, &node.loc);
+        let together = together(&node.op);
+        let mut inputs = vec![];
+        for (i, v) in node.inputs.iter().enumerate() {
+            let input = match self.gathered.get(v) {
+                // Where a token's rows are is known to those who sorted together.
+                Some(known) if self.new[v.0 as usize].is_none() => {
+                    if !together {
+                        return cannot(format!("nn.{} in {:?} reads rows of experts", node.op.name(), node.loc.block));
+                    }
+                    *known
+                }
+                _ => {
+                    let keep = if i > 0 && linear(&node.op) == Linear::One { Axes::NONE } else { keep };
+                    let whole = self.whole_but(*v, keep, &node.loc);
+                    if together { self.gathered(*v, whole, &node.loc) } else { whole }
+                }
+            };
+            inputs.push(match (&node.op, i) {
+                (Op::GroupedEinsum { .. }, 2) => self.own_spans(*v, input, &node.loc),
+                (Op::Embed, 0) => self.own_ids(*v, input, (node.inputs[1], 0), &node.loc),
+                (Op::EmbedGrad { .. }, 0) => self.own_ids(*v, input, (node.outputs[0], 0), &node.loc),
+                _ => input,
+            });
+        }
         let lost = self.lost(node);
         if !keep.is_empty() && lost.iter().any(|l| !l.and(keep).is_empty()) {
             return cannot(format!(
@@ -161,11 +256,55 @@ impl<'a> Cutter<'a> {
                 node.loc.block
             ));
         }
+        let local = |v: &ValueId| if together { self.local_together(*v) } else { self.local(*v) };
+        let types: Vec<TensorType> = node.outputs.iter().map(local).collect();
+        let op = match &node.op {
+            Op::Dispatch { .. } => Op::Dispatch { rows: types[0].dims[0] },
+            Op::EmbedGrad { .. } => Op::EmbedGrad { vocab: types[0].dims[0] },
+            op => op.clone(),
+        };
+        let outputs = self.out.push(op, &inputs, types, &node.loc);
+        let window = self.window_of(node);
         for ((old, new), lost) in node.outputs.iter().zip(outputs).zip(lost) {
-            self.new[old.0 as usize] = Some(new);
-            self.partial[old.0 as usize] = Some(keep.or(lost));
+            self.window[old.0 as usize] = window.0;
+            self.partial[old.0 as usize] = Some(keep.or(lost).or(window.1));
+            if together {
+                self.apart(*old, new, &node.loc);
+            } else {
+                self.new[old.0 as usize] = Some(new);
+            }
         }
         Ok(())
+    }
+
+    /// Gives `old` its new value: each rank's part of `new`, which ranks that share experts have made together.
+    fn apart(&mut self, old: ValueId, new: ValueId, loc: &Loc) {
+        let Some(dim) = self.shared_dim(old) else {
+            self.new[old.0 as usize] = Some(new);
+            return;
+        };
+        let (experts, partial) = (self.factors.experts(), self.partial_of(old));
+        if !self.func.ty(old).dtype.is_float() {
+            self.gathered.insert(old, new);
+            return;
+        }
+        let summed = !experts.and(partial).is_empty();
+        let kind = if summed { CollectiveKind::ReduceScatter { dim } } else { CollectiveKind::OwnPart { dim } };
+        self.new[old.0 as usize] = Some(self.collective(kind, experts, new, loc));
+        self.partial[old.0 as usize] = Some(partial.without(experts));
+    }
+
+    /// Over which axes the results of `node` have the rows of some experts only, and over which they are partial because
+    /// operands have.
+    fn window_of(&self, node: &Node) -> (Axes, Axes) {
+        let all = node.inputs.iter().fold(Axes::NONE, |all, v| all.or(self.window[v.0 as usize]));
+        match (&node.op, form(&node.op)) {
+            (_, Some(GroupedForm::Rows)) => (self.factors.holders(), Axes::NONE),
+            // Of the rows of an expert the rank that has it has all.
+            (_, Some(GroupedForm::Sums)) => (Axes::NONE, Axes::NONE),
+            (Op::Combine | Op::CombineDot, _) => (Axes::NONE, all),
+            _ => (all, Axes::NONE),
+        }
     }
 
     /// The sum of earlier gradients and a new one is partial as the new one is.
@@ -192,15 +331,30 @@ impl<'a> Cutter<'a> {
     fn lost(&self, node: &Node) -> Vec<Axes> {
         let types = |vs: &[ValueId]| vs.iter().map(|v| self.func.ty(*v).clone()).collect::<Vec<_>>();
         let Some(s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else { return vec![] };
-        let mut axis_of: BTreeMap<char, usize> = BTreeMap::new();
+        let together = together(&node.op);
+        let mut cut: BTreeMap<char, Axes> = BTreeMap::new();
         for (value, labels) in node.inputs.iter().zip(&s.operands) {
             for (d, label) in labels.iter().enumerate() {
-                axis_of.extend(self.factors.axis(self.index, *value, d).map(|a| (*label, a)));
+                let axes = if together {
+                    self.factors.axes_together(self.index, *value, d)
+                } else {
+                    self.factors.axes_of(self.index, *value, d)
+                };
+                let all = cut.entry(*label).or_default();
+                *all = all.or(axes);
             }
         }
+        // Every row belongs to one expert: a rank with some of them has their rows, whole.
+        if form(&node.op).is_some() {
+            cut.remove(&'e');
+        }
+        // Where rows are is no sum: every part of the batch has its own.
+        if let Op::Assign { .. } = node.op {
+            cut.clear();
+        }
         let lost = |labels: &Vec<char>| {
-            let gone = axis_of.iter().filter(|(label, _)| !labels.contains(label));
-            gone.fold(Axes::NONE, |all, (_, axis)| all.or(Axes::one(*axis)))
+            let gone = cut.iter().filter(|(label, _)| !labels.contains(label));
+            gone.fold(Axes::NONE, |all, (_, axes)| all.or(*axes))
         };
         s.results.iter().map(lost).collect()
     }
@@ -210,8 +364,8 @@ impl<'a> Cutter<'a> {
         let mut groups: BTreeMap<Axes, Vec<ValueId>> = BTreeMap::new();
         for v in &node.inputs {
             let cut = self.factors.axes(self.index, self.func, *v);
-            let (value, cut) = if self.shares.gradients.contains(v) {
-                (self.scattered(*v, &node.loc), cut.or(self.replicas()))
+            let (value, cut) = if let Some(replicas) = self.shares.gradients.get(v).copied() {
+                (self.scattered(*v, replicas, &node.loc), cut.or(replicas))
             } else {
                 (self.whole_but(*v, Axes::NONE, &node.loc), cut)
             };
@@ -220,12 +374,9 @@ impl<'a> Cutter<'a> {
         let mut total = None;
         for (axes, values) in groups {
             let ty = self.func.ty(node.outputs[0]).clone();
-            let mut sum = self.out.push(Op::SumSquares, &values, vec![ty.clone()], &node.loc)[0];
+            let mut sum = self.out.push(Op::SumSquares, &values, vec![ty], &node.loc)[0];
             if !axes.is_empty() {
-                let ranks = axes.iter().map(|a| self.module.mesh.axes[a].size).product();
-                let kind = CollectiveKind::AllReduce { reduce: ReduceKind::Sum };
-                let all = Collective { kind, axes: names(self.module, axes), ranks };
-                sum = self.out.push(Op::Collective(all), &[sum], vec![ty], &node.loc)[0];
+                sum = self.collective(CollectiveKind::AllReduce { reduce: ReduceKind::Sum }, axes, sum, &node.loc);
             }
             let mut b = Builder::new(&mut self.out, node.loc.clone());
             total = Some(total.map_or(sum, |t| b.add(t, sum)));
@@ -234,47 +385,27 @@ impl<'a> Cutter<'a> {
         self.partial[node.outputs[0].0 as usize] = Some(Axes::NONE);
     }
 
-    /// Axis dp.
-    fn replicas(&self) -> Axes {
-        self.module.mesh.axis("dp").map_or(Axes::NONE, Axes::one)
-    }
-
-    /// A collective operation of the replicas along dim 0.
-    fn among_replicas(&mut self, kind: CollectiveKind, x: ValueId, loc: &Loc) -> ValueId {
-        let all = Collective { kind, axes: "dp".into(), ranks: self.module.mesh.size("dp") };
-        let mut ty = self.out.ty(x).clone();
-        let dim = &mut ty.dims[0];
-        if let CollectiveKind::AllGather { .. } = kind {
-            *dim *= all.ranks;
-        } else {
-            *dim /= all.ranks;
-        }
-        self.out.push(Op::Collective(all), &[x], vec![ty], loc)[0]
-    }
-
     /// The own part of a gradient, summed over the replicas.
-    fn scattered(&mut self, gradient: ValueId, loc: &Loc) -> ValueId {
+    fn scattered(&mut self, gradient: ValueId, replicas: Axes, loc: &Loc) -> ValueId {
         if let Some(known) = self.shares.scattered.get(&gradient) {
             return *known;
         }
-        let partial = self.whole_but(gradient, self.replicas(), loc);
-        let part = self.among_replicas(CollectiveKind::ReduceScatter { dim: 0 }, partial, loc);
+        let partial = self.whole_but(gradient, replicas, loc);
+        let part = self.collective(CollectiveKind::ReduceScatter { dim: 0 }, replicas, partial, loc);
         self.shares.scattered.insert(gradient, part);
         part
     }
 
-    /// The step of a part of a weight; the parts of all replicas are the new weight.
-    fn shared_step(&mut self, node: &Node) {
-        let mut inputs: Vec<ValueId> =
-            node.inputs.iter().map(|v| self.whole_but(*v, self.replicas(), &node.loc)).collect();
-        inputs[0] = self.among_replicas(CollectiveKind::OwnPart { dim: 0 }, inputs[0], &node.loc);
-        inputs[1] = self.scattered(node.inputs[1], &node.loc);
+    /// The step of a part of a weight, which `replicas` share; the parts of all of them are the new weight.
+    fn shared_step(&mut self, node: &Node, replicas: Axes) {
+        let mut inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.whole_but(*v, replicas, &node.loc)).collect();
+        inputs[0] = self.collective(CollectiveKind::OwnPart { dim: 0 }, replicas, inputs[0], &node.loc);
+        inputs[1] = self.scattered(node.inputs[1], replicas, &node.loc);
         let types = [0, 2, 3].map(|i| self.out.ty(inputs[i]).clone()).to_vec();
         let mut outputs = self.out.push(node.op.clone(), &inputs, types, &node.loc);
-        outputs[0] = self.among_replicas(CollectiveKind::AllGather { dim: 0 }, outputs[0], &node.loc);
+        outputs[0] = self.collective(CollectiveKind::AllGather { dim: 0 }, replicas, outputs[0], &node.loc);
         for (old, new) in node.outputs.iter().zip(outputs) {
-            self.new[old.0 as usize] = Some(new);
-            self.partial[old.0 as usize] = Some(Axes::NONE);
+            self.define(*old, new);
         }
     }
 }

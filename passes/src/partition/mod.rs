@@ -1,10 +1,12 @@
 //! `partition`: from the program of all devices together to that of one rank, which is the same for every rank.
 
 mod check;
+mod experts;
 mod factors;
 mod local;
 mod share;
 mod spread;
+mod vocabulary;
 
 use crate::options::Options;
 use crate::pass::Pass;
@@ -16,7 +18,7 @@ use factors::Factors;
 /// Cuts a module over the ranks of its mesh: local shapes, and collective operations where ranks need each other.
 ///
 /// A *factor* is a set of dims that are one index by the labels of [`athanor_ir::Op::signature`], over all functions: the
-/// batch, the heads of a layer, the inner width of a feed-forward layer. Axis `dp` cuts the batch. Axis `tp` cuts every
+/// batch, the heads of a layer, the inner width of a feed-forward layer. Axes `dp` and `ep` cut the batch. Axis `tp` cuts every
 /// factor of weights that no op needs whole: a product that makes such a dim is parallel by columns, one that sums over it
 /// by rows, and heads of queries and of keys are cut together.
 ///
@@ -24,6 +26,13 @@ use factors::Factors;
 /// through ops that are linear in them, and an `all_reduce` stands before anything else reads them. Gradients stay partial
 /// from one micro-batch to the next; `update` (or `grad_norm` before it) sums them over the ranks once, in place, and squares
 /// of a gradient that is cut are summed over its axis. Parameters say how they are spread: [`athanor_ir::Sharding`].
+///
+/// Axis `ep` also cuts experts: ranks along it share the experts of every layer. They bring their tokens together (`all_gather`),
+/// sort all of them, and each multiplies the rows of its own experts; what tokens get back is partial over `ep`, and each rank
+/// gets the sum of its own tokens (`reduce_scatter`). Ranks along `dp` sort apart: no token is dropped, so that it changes nothing.
+///
+/// With `cut_vocabulary` in the run axis `tp` cuts embedding and output layer by their rows: ids are counted from the first of the
+/// own part, rows of the others are zeros, and the loss is made of each part's logarithm of a sum and the one logit.
 ///
 /// With `shared_optimizer` in the run, replicas share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps
 /// the moments of that part, moves that part of the weight, and gathers the others'.
@@ -58,8 +67,9 @@ impl Pass for Partition {
 pub const CANNOT_CUT: Code = Code {
     id: "P0501",
     title: "the module cannot be cut over the mesh",
-    explain: "`partition` runs on a module with a mesh that was not cut before: axis dp cuts the first dim of every input, \
-              the batch, and no op may need all of it; axis tp cuts heads and inner widths, of which there must be some whose \
+    explain: "`partition` runs on a module with a mesh that was not cut before: axes dp and ep cut the first dim of every \
+              input, the batch, and no op may need all of it, as experts with a capacity do; axis ep cuts the experts of every \
+              layer, which it must divide; axis tp cuts heads and inner widths, of which there must be some whose \
               size is a multiple of the axis. Other axes are not known here.",
 };
 
@@ -90,7 +100,7 @@ pub fn partition(module: &Module) -> Result<Module> {
     if module.mesh.ranks() == 1 {
         return Ok(module.clone());
     }
-    if let Some(axis) = module.mesh.axes.iter().find(|a| !["dp", "tp", "pp"].contains(&a.name.as_str())) {
+    if let Some(axis) = module.mesh.axes.iter().find(|a| !["dp", "ep", "tp", "pp"].contains(&a.name.as_str())) {
         return cannot(format!("there is no rule for what axis {:?} of the mesh cuts", axis.name));
     }
     let mut params = module.funcs.iter().flat_map(|f| &f.params);

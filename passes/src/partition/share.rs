@@ -1,25 +1,26 @@
 //! Which weights' optimizer steps the replicas share, each with the state of its part.
 
 use super::spread::Axes;
-use athanor_ir::{Func, Module, Op, Role, TensorType, ValueId};
+use athanor_ir::{Func, Mesh, Module, Op, Role, TensorType, ValueId};
 use std::collections::{HashMap, HashSet};
 
-/// Steps of AdamW of which each replica takes a part of dim 0.
+/// Steps of AdamW of which each replica takes a part of dim 0, and the axes along which the replicas are: of weights of
+/// experts those that have the same experts.
 #[derive(Default)]
 pub(super) struct Shares {
     /// First result of each of them: the new weight.
-    pub(super) steps: HashSet<ValueId>,
+    pub(super) steps: HashMap<ValueId, Axes>,
     /// Their moments, old and new.
-    pub(super) states: HashSet<ValueId>,
-    /// Their gradients, which are partial over dp until each replica takes its part of the sum.
-    pub(super) gradients: HashSet<ValueId>,
+    pub(super) states: HashMap<ValueId, Axes>,
+    /// Their gradients, which are partial over the replicas until each takes its part of the sum.
+    pub(super) gradients: HashMap<ValueId, Axes>,
     /// What each replica took.
     pub(super) scattered: HashMap<ValueId, ValueId>,
 }
 
 impl Shares {
-    /// The steps of `func` whose weight is large enough, has a first dim that dp divides, and a gradient that only the step and
-    /// the norm read. `local` gives the type of a rank's part, `handed` over which axes gradients are partial.
+    /// The steps of `func` whose weight is large enough, has a first dim that the replicas divide, and a gradient that only the
+    /// step and the norm read. `local` gives the type of a rank's part, `handed` over which axes gradients are partial.
     pub(super) fn of(
         module: &Module,
         func: &Func,
@@ -27,13 +28,14 @@ impl Shares {
         handed: &HashMap<String, Axes>,
     ) -> Self {
         let mut this = Self::default();
-        let (Some(least), Some(dp)) = (module.run.shared_optimizer, module.mesh.axis("dp")) else { return this };
-        let gradients: HashSet<ValueId> = func
+        let Some(least) = module.run.shared_optimizer else { return this };
+        let batch = Axes::named(&module.mesh, &Mesh::BATCH);
+        let gradients: HashMap<ValueId, Axes> = func
             .params
             .iter()
             .filter(|p| p.role == Role::Grad)
-            .filter(|p| handed.get(&p.name).is_some_and(|axes| !axes.and(Axes::one(dp)).is_empty()))
-            .map(|p| p.value)
+            .filter_map(|p| Some((p.value, handed.get(&p.name)?.and(batch))))
+            .filter(|(_, replicas)| !replicas.is_empty())
             .collect();
         let moments: HashSet<ValueId> =
             func.params.iter().filter(|p| p.role == Role::Moment).map(|p| p.value).collect();
@@ -43,14 +45,15 @@ impl Shares {
         }
         for node in func.nodes.iter().filter(|n| matches!(n.op, Op::AdamW { .. })) {
             let [_, g, m, v, ..] = node.inputs[..] else { continue };
+            let Some(replicas) = gradients.get(&g).copied() else { continue };
             let ty = local(g);
             let large = ty.bytes() as u64 >= least;
-            let divides = ty.dims.first().is_some_and(|d| d.is_multiple_of(module.mesh.axes[dp].size));
+            let divides = ty.dims.first().is_some_and(|d| d.is_multiple_of(replicas.ranks(&module.mesh)));
             let alone = [g, m, v].iter().all(|x| readers.get(x) == Some(&1));
-            if large && divides && alone && gradients.contains(&g) && moments.contains(&m) && moments.contains(&v) {
-                this.steps.insert(node.outputs[0]);
-                this.states.extend([m, v, node.outputs[1], node.outputs[2]]);
-                this.gradients.insert(g);
+            if large && divides && alone && moments.contains(&m) && moments.contains(&v) {
+                this.steps.insert(node.outputs[0], replicas);
+                this.states.extend([m, v, node.outputs[1], node.outputs[2]].map(|x| (x, replicas)));
+                this.gradients.insert(g, replicas);
             }
         }
         this

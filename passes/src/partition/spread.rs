@@ -1,7 +1,8 @@
 //! What an op does to values that are spread over ranks: the facts that cutting and checking share.
 
+use athanor_ir::experts::{GroupedForm, parse_grouped};
 use athanor_ir::signature::Signature;
-use athanor_ir::{Binary, Op, ReduceKind, TensorType, Unary};
+use athanor_ir::{Binary, Mesh, Op, ReduceKind, TensorType, Unary};
 
 /// A set of axes of the mesh, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, PartialOrd, Ord)]
@@ -12,6 +13,21 @@ impl Axes {
 
     pub(super) fn one(axis: usize) -> Self {
         Self(1 << axis)
+    }
+
+    /// Those of `names` that `mesh` has.
+    pub(super) fn named(mesh: &Mesh, names: &[&str]) -> Self {
+        names.iter().filter_map(|n| mesh.axis(n)).fold(Self::NONE, |all, a| all.or(Self::one(a)))
+    }
+
+    /// Number of ranks along them.
+    pub(super) fn ranks(self, mesh: &Mesh) -> usize {
+        self.iter().map(|a| mesh.axes[a].size).product()
+    }
+
+    /// Their names for an op, slowest first.
+    pub(super) fn names(self, mesh: &Mesh) -> String {
+        self.iter().map(|a| mesh.axes[a].name.as_str()).collect::<Vec<_>>().join(",")
     }
 
     pub(super) fn and(self, other: Self) -> Self {
@@ -38,7 +54,7 @@ impl Axes {
 /// How an op takes operands that are partial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Linear {
-    /// Of one operand: the result of a partial operand is partial in the same way.
+    /// Of the first operand: if it is partial, the result is partial in the same way; the others must be whole.
     One,
     /// Of several: if all are partial in the same way, so is the result.
     Same,
@@ -50,17 +66,25 @@ pub(super) enum Linear {
 pub(super) fn linear(op: &Op) -> Linear {
     match op {
         Op::Cast | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Unary(Unary::Neg) => Linear::One,
-        Op::Reduce { kind: ReduceKind::Sum, .. } => Linear::One,
+        Op::Reduce { kind: ReduceKind::Sum, .. } | Op::Combine | Op::CombineDot => Linear::One,
         Op::Binary(Binary::Add | Binary::Sub) | Op::Concat { .. } => Linear::Same,
         _ => Linear::No,
     }
 }
 
+/// Whether `op` knows which row is which token's: ranks that share experts do it with the tokens of all of them.
+pub(super) fn together(op: &Op) -> bool {
+    matches!(op, Op::Assign { .. } | Op::Dispatch { .. } | Op::Combine | Op::CombineDot)
+}
+
 /// Labels of the op's dims with those joined that are cut together, and those that must stay whole; `None` for a call.
 ///
-/// Query heads and key heads of attention are cut together: a block of key heads has the query heads that read it. A
-/// vocabulary is whole: ids are rows of all of it, and the loss is a function of all logits. Each operand of
+/// Query heads and key heads of attention are cut together: a block of key heads has the query heads that read it. The
+/// loss is a function of all logits; that of a part of the vocabulary is another op. Each operand of
 /// `nn.sum_squares` is summed for itself, so that its labels mean nothing.
+///
+/// Tokens of a part of the batch can be sorted by expert among themselves, unless a capacity makes them compete. Their rows
+/// are those of that part: rows are cut as the batch is.
 pub(super) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
     let mut s = op.signature(ins, outs)?;
     match op {
@@ -71,9 +95,22 @@ pub(super) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option
             }
         }
         Op::CrossEntropy | Op::CrossEntropyGrad => s.whole.extend(s.operands[0].last()),
-        Op::Embed | Op::EmbedGrad { .. } => s.whole.push('v'),
+        Op::Assign { capacity: 0, .. } => s.whole.retain(|l| *l != 'a'),
+        Op::Dispatch { .. } | Op::Combine | Op::CombineDot => {
+            s.operands.iter_mut().chain(&mut s.results).flatten().filter(|l| **l == 'r').for_each(|l| *l = 'a');
+            s.whole.retain(|l| *l != 'a' && *l != 'r');
+        }
+        Op::GroupedEinsum { .. } => s.whole.retain(|l| *l != 'r'),
         Op::Reduce { kind: ReduceKind::Max, dims } => s.whole.extend(dims.iter().map(|d| s.operands[0][*d])),
         _ => {}
     }
     Some(s)
+}
+
+/// What a product of experts does with their rows; `None` of another op.
+pub(super) fn form(op: &Op) -> Option<GroupedForm> {
+    match op {
+        Op::GroupedEinsum { spec } => parse_grouped(spec).ok().map(|(form, _)| form),
+        _ => None,
+    }
 }

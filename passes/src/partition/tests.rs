@@ -1,5 +1,8 @@
 //! A small model on a mesh: what is cut, where ranks add up, and that the check finds every sum that is missing or too many.
 
+mod experts;
+mod vocabulary;
+
 use super::*;
 use crate::registry;
 use athanor_ir::module::Axis;

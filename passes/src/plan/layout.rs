@@ -67,7 +67,8 @@ fn contiguous_slice(func: &Func, node: usize) -> Option<usize> {
 /// Operand whose place the node's result `output` may or must take over, element for element.
 pub fn in_place(op: &Op, output: usize) -> &'static [usize] {
     match (op, output) {
-        (Op::Unary(_) | Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::CrossEntropyGrad, 0) => &[0],
+        (Op::Unary(_) | Op::RmsNorm { .. } | Op::LayerNorm { .. }, 0) => &[0],
+        (Op::CrossEntropyGrad | Op::PartEntropyGrad, 0) => &[0],
         (Op::Binary(_), 0) => &[0, 1],
         (Op::AdamW { .. }, 0) => &[0],
         (Op::AdamW { .. }, 1) => &[2],

@@ -63,7 +63,9 @@ pub(crate) fn node(
         (Op::GroupedEinsum { spec }, _) => grouped(draft, kernels, options, &site, spec)?,
         (Op::Attention { .. } | Op::AttentionGrad { .. }, _) => attend(draft, kernels, options, &site, &node.op)?,
         (Op::Rope { .. } | Op::Embed | Op::EmbedGrad { .. }, _) => positions(draft, kernels, options, &site, &node.op)?,
-        (Op::CrossEntropy | Op::CrossEntropyGrad, _) => loss(draft, kernels, options, &site, &node.op)?,
+        (Op::CrossEntropy | Op::CrossEntropyGrad | Op::PartEntropy | Op::PartEntropyGrad, _) => {
+            loss(draft, kernels, options, &site, &node.op)?
+        }
         (
             Op::Route { .. }
             | Op::Pick
@@ -143,7 +145,7 @@ fn grouped(
     site: &Site,
     spec: &str,
 ) -> Result<bool> {
-    let [a, b, offsets] = [0, 1, 2].map(|i| &site.inputs[i]);
+    let [a, b, spans] = [0, 1, 2].map(|i| &site.inputs[i]);
     let acc = site.inputs.get(3);
     let Some((spec, swapped)) = as_grouped(spec, &a.1, &b.1, &site.outputs[0].1, acc.is_some()) else {
         return Ok(false);
@@ -153,7 +155,7 @@ fn grouped(
     })?;
     copy_addend(draft, site, acc);
     let [a, b] = if swapped { [b, a] } else { [a, b] };
-    draft.run(site.index, kernels, kernel, [a, b, offsets].map(Clone::clone).to_vec(), site.outputs.clone());
+    draft.run(site.index, kernels, kernel, [a, b, spans].map(Clone::clone).to_vec(), site.outputs.clone());
     Ok(true)
 }
 
@@ -249,8 +251,10 @@ fn loss(draft: &mut Draft<'_>, kernels: &mut KernelTable, options: &PlanOptions,
     let (Some(dtype), Some(vocab)) = (float(logits.dtype), logits.dims.last().copied()) else { return Ok(false) };
     let spec = CrossEntropySpec { tokens: logits.elements() / vocab, vocab, dtype };
     let mut outputs = site.outputs.clone();
-    let kernel = if matches!(op, Op::CrossEntropy) {
-        let make = |symbol: &str| cross_entropy::cross_entropy(&spec, options.level, symbol);
+    let part = matches!(op, Op::PartEntropy | Op::PartEntropyGrad);
+    let kernel = if matches!(op, Op::CrossEntropy | Op::PartEntropy) {
+        let forward = if part { cross_entropy::part_entropy } else { cross_entropy::cross_entropy };
+        let make = |symbol: &str| forward(&spec, options.level, symbol);
         generated(kernels, options, site, (format!("{} {spec:?}", op.name()), op.name()), make)?
     } else {
         let to = if outputs[0].0 == site.inputs[0].0 {
@@ -260,7 +264,8 @@ fn loss(draft: &mut Draft<'_>, kernels: &mut KernelTable, options: &PlanOptions,
             let Some(to) = float(outputs[0].1.dtype) else { return Ok(false) };
             GradTo::Buffer(to)
         };
-        let make = |symbol: &str| cross_entropy::cross_entropy_grad(&spec, to, options.level, symbol);
+        let backward = if part { cross_entropy::part_entropy_grad } else { cross_entropy::cross_entropy_grad };
+        let make = |symbol: &str| backward(&spec, to, options.level, symbol);
         generated(kernels, options, site, (format!("{} {spec:?} {to:?}", op.name()), op.name()), make)?
     };
     draft.run(site.index, kernels, kernel, site.inputs.clone(), outputs);

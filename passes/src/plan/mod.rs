@@ -20,7 +20,7 @@ use athanor_ir::func::{Func, Role, ValueId};
 use athanor_ir::module::Module;
 use athanor_ir::op::Op;
 use athanor_ir::pipeline::func_of_stage;
-use athanor_ir::plan::{Action, BufferRole, Kernel, Plan, Stage, Target, VERSION};
+use athanor_ir::plan::{Action, BufferRole, CPU, Kernel, Plan, SIM, Stage, Target, VERSION};
 use athanor_ir::sharding::Sharding;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::types::{DType, TensorType};
@@ -49,6 +49,15 @@ pub struct Compiled {
     pub plan: Plan,
     /// MLIR of each generated kernel.
     pub texts: Vec<KernelText>,
+}
+
+impl Compiled {
+    /// The plan to look at, prove and price: everything but machine code.
+    #[must_use]
+    pub fn simulated(self) -> Self {
+        let target = Target { device: SIM.into(), ..self.plan.target };
+        Self { plan: Plan { target, ..self.plan }, texts: vec![] }
+    }
 }
 
 /// Kernels of the plan by what they compute, so that equal work is generated once.
@@ -171,7 +180,7 @@ pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
         config_hash: options.config_hash.clone(),
         compiler: concat!("athanor ", env!("CARGO_PKG_VERSION")).to_owned(),
         model: module.name.clone(),
-        target: Target { device: "cpu".into(), cpu: options.level, threads: options.threads },
+        target: Target { device: CPU.into(), cpu: options.level, threads: options.threads },
         mesh: module.mesh.clone(),
         stages,
         kernels: kernels.kernels,

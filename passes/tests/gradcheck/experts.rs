@@ -9,11 +9,11 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Rising offsets of `e` experts over at most `rows` rows.
-fn offsets(e: usize, rows: usize, cuts: &[usize]) -> Tensor {
-    let mut at: Vec<i32> = cuts.iter().cycle().take(e).map(|c| (c % (rows + 1)) as i32).collect();
+/// Spans of `e` experts one after the other, somewhere in `rows` rows.
+fn spans(e: usize, rows: usize, cuts: &[usize]) -> Tensor {
+    let mut at: Vec<i32> = cuts.iter().cycle().take(e + 1).map(|c| (c % (rows + 1)) as i32).collect();
     at.sort_unstable();
-    Tensor::from_i32(&[e + 1], &std::iter::once(0).chain(at).collect::<Vec<_>>())
+    Tensor::from_i32(&[e, 2], &at.windows(2).flatten().copied().collect::<Vec<_>>())
 }
 
 /// Rows of `slots` slots: a permutation of all of them, some dropped.
@@ -52,7 +52,7 @@ proptest! {
                         cuts in prop::collection::vec(0..7usize, 1..4), accumulate: bool, seed: u64) {
         let spec = if transposed { "rk,ekn->rn" } else { "rk,enk->rn" };
         let w = if transposed { [e, k, n] } else { [e, n, k] };
-        Case::new(&[&[r, k], &w, &[r, n]], seed).ids(vec![offsets(e, r, &cuts)]).check(|b, x| {
+        Case::new(&[&[r, k], &w, &[r, n]], seed).ids(vec![spans(e, r, &cuts)]).check(|b, x| {
             let acc = accumulate.then_some(x[2]);
             let operands: Vec<_> = [x[0], x[1], x[3]].into_iter().chain(acc).collect();
             b.many(Op::GroupedEinsum { spec: spec.into() }, &operands)

@@ -172,10 +172,10 @@ fn data_in_the_plan_is_read() {
     let data = |seq: usize| serde_json::json!({"type": "TokenBinDataLoader", "path": path, "dtype": "uint16", "stride": 4, "seq_length": seq});
     plan.run.data = Some(data(toy::S));
     let o = options(temp.path());
-    let summary = train_plan(plan.clone(), None, &o).unwrap();
+    let summary = train_with(plan.clone(), None, &o, open_data).unwrap();
     assert!(summary.last_loss < summary.first_loss);
     plan.run.data = Some(data(toy::S + 1));
-    assert_eq!(train_plan(plan.clone(), None, &o).unwrap_err().code.id, "R0008");
+    assert_eq!(train_with(plan.clone(), None, &o, open_data).unwrap_err().code.id, "R0008");
     plan.run.data = None;
-    assert_eq!(train_plan(plan, None, &o).unwrap_err().code.id, "R0008");
+    assert_eq!(train_with(plan, None, &o, open_data).unwrap_err().code.id, "R0008");
 }

@@ -1,6 +1,7 @@
 //! Where the threads of a group meet: each says what it is about to do and shows its data; when all have come they work, and
 //! nobody leaves before all have finished.
 
+use super::super::Ledger;
 use super::super::call::{self, Call};
 use athanor_ir::{Diagnostic, Result};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -198,7 +199,7 @@ impl World {
     }
 
     /// Waits until all members of `board` have come to `call`; this one is `at`.
-    pub fn meet(&self, board: usize, at: usize, call: Call, post: Post) -> Result<Meeting<'_>> {
+    pub fn meet(&self, board: usize, at: usize, (call, post): (Call, Post), ledger: &Ledger) -> Result<Meeting<'_>> {
         let deadline = Instant::now() + self.timeout;
         let mut state = self.lock();
         let b = &mut state.boards[board];
@@ -206,7 +207,7 @@ impl World {
         b.posts[at] = Some((call, post));
         if b.failed.is_none() && b.posts.iter().all(Option::is_some) {
             let calls: Vec<Call> = b.posts.iter().flatten().map(|p| p.0).collect();
-            match call::different(&calls, round + 1, &b.members) {
+            match call::different(&calls, round + 1, &b.members, ledger) {
                 Some(error) => b.failed = Some(error),
                 None => b.met = Some(Arc::new(b.posts.iter_mut().filter_map(Option::take).map(|p| p.1).collect())),
             }
@@ -218,7 +219,7 @@ impl World {
                 return Ok(Meeting { world: self, board, posts: Arc::clone(posts), round });
             }
             let absent: Vec<usize> = (0..b.members.len()).filter(|i| b.posts[*i].is_none()).collect();
-            let what = call.at(round + 1, &b.members);
+            let what = ledger.at(call.at(round + 1, &b.members));
             state = self.wait(state, board, &absent, &what, deadline)?;
         }
     }
@@ -226,10 +227,10 @@ impl World {
     /// Sends and receives at once; see [`super::Communicator::exchange`].
     pub fn exchange(
         &self,
-        board: usize,
-        at: usize,
+        (board, at): (usize, usize),
         sends: &[(usize, &[u8])],
         receives: &mut [(usize, &mut [u8])],
+        ledger: &Ledger,
     ) -> Result<()> {
         let deadline = Instant::now() + self.timeout;
         let mut state = self.lock();
@@ -274,7 +275,7 @@ impl World {
                 break Ok(());
             }
             let from: Vec<usize> = open.iter().map(|i| receives[*i].0).chain(unread.iter().map(|u| u.0)).collect();
-            let what = format!("messages of rank {}", b.members[at]);
+            let what = ledger.at(format!("messages of rank {}", b.members[at]));
             match self.wait(state, board, &from, &what, deadline) {
                 Ok(guard) => state = guard,
                 Err(e) => {

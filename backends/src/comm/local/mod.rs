@@ -3,7 +3,7 @@
 mod board;
 
 use super::call::{Call, agree};
-use super::{Communicator, Engine, fits, parts, position, reduce, share};
+use super::{Communicator, Engine, Ledger, fits, parts, position, reduce, share};
 use super::{RANK_LEFT, RANK_PANICKED, bad_call};
 use athanor_ir::op::ReduceKind;
 use athanor_ir::{DType, Diagnostic, Result};
@@ -19,12 +19,13 @@ pub const TIMEOUT: Duration = Duration::from_mins(2);
 pub struct Member {
     world: Arc<World>,
     rank: usize,
+    ledger: Arc<Ledger>,
 }
 
 /// The ranks of a new world of `size` ranks; each belongs into a thread of its own.
 pub fn world(size: usize, timeout: Duration) -> Vec<Member> {
     let world = Arc::new(World::new(size, timeout));
-    (0..size).map(|rank| Member { world: Arc::clone(&world), rank }).collect()
+    (0..size).map(|rank| Member { world: Arc::clone(&world), rank, ledger: Arc::default() }).collect()
 }
 
 impl Drop for Member {
@@ -44,8 +45,8 @@ impl Engine for Member {
 
     fn group(&self, members: &[usize]) -> Result<Box<dyn Communicator>> {
         let at = position(members, self.rank, self.size())?;
-        let (world, board) = (Arc::clone(&self.world), self.world.board(members));
-        Ok(Box::new(Local { world, board, members: members.to_vec(), at, scratch: vec![] }))
+        let (world, board, ledger) = (Arc::clone(&self.world), self.world.board(members), Arc::clone(&self.ledger));
+        Ok(Box::new(Local { world, ledger, board, members: members.to_vec(), at, scratch: vec![] }))
     }
 }
 
@@ -93,6 +94,7 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 /// A group of threads.
 struct Local {
     world: Arc<World>,
+    ledger: Arc<Ledger>,
     board: usize,
     members: Vec<usize>,
     at: usize,
@@ -103,7 +105,7 @@ impl Local {
     /// Meets all members in `call`, runs `work` with their posts while all data stays in place, and waits for the others.
     fn meet(&mut self, call: Call, post: Post, work: impl FnOnce(&mut Self, &[Post])) -> Result<()> {
         let world = Arc::clone(&self.world);
-        let meeting = world.meet(self.board, self.at, call, post)?;
+        let meeting = world.meet(self.board, self.at, (call, post), &self.ledger)?;
         work(self, meeting.posts());
         Ok(())
     }
@@ -116,6 +118,10 @@ impl Communicator for Local {
 
     fn members(&self) -> &[usize] {
         &self.members
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     fn all_reduce(&mut self, kind: ReduceKind, dtype: DType, data: &mut [u8]) -> Result<()> {
@@ -205,7 +211,7 @@ impl Communicator for Local {
         if let Some(bad) = peers.into_iter().find(|p| *p >= n || *p == self.at) {
             return bad_call(format!("a message between member {} and member {bad} of {n}", self.at));
         }
-        self.world.exchange(self.board, self.at, sends, receives)
+        self.world.exchange((self.board, self.at), sends, receives, &self.ledger)
     }
 
     fn barrier(&mut self) -> Result<()> {

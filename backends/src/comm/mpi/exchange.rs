@@ -143,6 +143,6 @@ impl Work for Messages<'_> {
     }
 
     fn what(&self) -> String {
-        format!("messages of rank {}", self.group.members[self.group.at])
+        self.group.world.ledger.at(format!("messages of rank {}", self.group.members[self.group.at]))
     }
 }

@@ -1,7 +1,7 @@
 //! A group: its tags, the meeting at the start of every call, and the collectives.
 
 use super::super::call::{self, Call, agree};
-use super::super::{Communicator, bad_call, fits, parts, reduce, share};
+use super::super::{Communicator, Ledger, Position, bad_call, fits, parts, reduce, share};
 use super::library::Mpi;
 use super::meeting::{Met, Moves, Notes, others};
 use super::note::{Transfer, WORDS};
@@ -88,7 +88,7 @@ impl Group {
     /// Ends the making of the group.
     fn greet(&mut self) -> Result<()> {
         let Some(mut greeting) = self.greeting.take() else { return Ok(()) };
-        let what = || format!("the making of group {:?}", self.members);
+        let what = || self.world.ledger.at(format!("the making of group {:?}", self.members));
         self.world.wait(&mut Met { notes: &mut greeting, what: &what })?;
         let words: Vec<[u64; WORDS]> = greeting.words(self.at);
         let own = &greeting.own;
@@ -103,30 +103,38 @@ impl Group {
     /// Meets all members in `call` and gives the two numbers that each has for this one.
     fn meet(&mut self, call: Call, numbers: impl Fn(usize) -> [u64; 2]) -> Result<Vec<[u64; 2]>> {
         self.round += 1;
+        let position = self.world.ledger.position().words();
         let words = |member: usize| {
             let mut words = [0; WORDS];
             words[..4].copy_from_slice(&call.words());
             words[4..6].copy_from_slice(&numbers(member));
+            words[6..].copy_from_slice(&position);
             words
         };
         let inner = self.world.lock();
         let to = |member| self.to(member, Channel::Meet);
         let mut notes = Notes::exchange(&*inner.mpi, &self.members, self.at, words, to, self.own(Channel::Meet))?;
         drop(inner);
-        let what = || call.at(self.round, &self.members);
-        self.world.wait(&mut Met { notes: &mut notes, what: &what })?;
+        self.world.wait(&mut Met { notes: &mut notes, what: &|| self.what(call) })?;
         let words = notes.words(self.at);
+        let positions = words.iter().map(|w| Position::from_words([w[6], w[7]]));
+        self.world.met(self.members.iter().copied().zip(positions));
         let unknown = || Box::new(call::mismatch(format!("unknown numbers in {}", call.at(self.round, &self.members))));
         let calls: Option<Vec<Call>> = words.iter().map(|w| Call::from_words([w[0], w[1], w[2], w[3]])).collect();
-        match call::different(&calls.ok_or_else(unknown)?, self.round, &self.members) {
+        match call::different(&calls.ok_or_else(unknown)?, self.round, &self.members, &self.world.ledger) {
             Some(error) => Err(error),
             None => Ok(words.iter().map(|w| [w[4], w[5]]).collect()),
         }
     }
 
+    /// The call in words, and where this rank makes it.
+    fn what(&self, call: Call) -> String {
+        self.world.ledger.at(call.at(self.round, &self.members))
+    }
+
     /// Moves data of a collective in which all have met.
     fn transfer(&self, call: Call, sends: &[(usize, &[u8])], receives: &mut [(usize, &mut [u8])]) -> Result<()> {
-        let what = || call.at(self.round, &self.members);
+        let what = || self.what(call);
         let mut moves = Moves { open: vec![], what: &what };
         let begun = {
             let inner = self.world.lock();
@@ -215,6 +223,10 @@ impl Communicator for Group {
 
     fn members(&self) -> &[usize] {
         &self.members
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.world.ledger
     }
 
     fn all_reduce(&mut self, kind: ReduceKind, dtype: DType, data: &mut [u8]) -> Result<()> {

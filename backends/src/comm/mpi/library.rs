@@ -2,6 +2,7 @@
 //! ABI of MPI 5. They differ in the type of handles and in the values of constants.
 
 use super::super::{MPI_FAILED, NO_MPI};
+use crate::launch::Launcher;
 use athanor_ir::{Diagnostic, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::error::Error;
@@ -36,6 +37,21 @@ pub(super) trait Mpi: Send {
     fn test(&self, request: &mut Request) -> Result<bool>;
     /// Asks to take a receive back; the transfer is over soon after.
     fn cancel(&self, request: &mut Request);
+}
+
+const ABI: &str = "libmpi_abi.so.1";
+const OPEN_MPI: &str = "libmpi.so.40";
+const MPICH: &str = "libmpi.so.12";
+/// MPICH's library as Debian calls it.
+const MPICH_DEBIAN: &str = "libmpich.so.12";
+
+/// Names of libraries to try for ranks of `launcher`, the likeliest first.
+pub(super) fn names(launcher: Launcher) -> Vec<String> {
+    let names = match launcher {
+        Launcher::OpenMpi => [OPEN_MPI, ABI, MPICH, MPICH_DEBIAN],
+        _ => [ABI, MPICH, MPICH_DEBIAN, OPEN_MPI],
+    };
+    names.map(str::to_owned).to_vec()
 }
 
 /// Opens the first of `names` that is an MPI library.
@@ -289,6 +305,13 @@ impl<H: Handle> Mpi for Table<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_launcher_decides_which_library_is_tried_first() {
+        assert_eq!(names(Launcher::OpenMpi)[0], OPEN_MPI);
+        assert_eq!(names(Launcher::Hydra)[0], ABI);
+        assert_eq!(names(Launcher::Hydra).len(), 4);
+    }
 
     #[test]
     fn libraries_that_are_missing_or_are_no_mpi_are_named_with_their_reasons() {

@@ -6,24 +6,34 @@
 //! to do (`group.rs`), so that no data moves before all have come to the same call; sums are then taken in the order of the
 //! ranks by [`super::reduce`], and have the bits of every other engine.
 
+mod alarm;
 mod exchange;
 mod group;
-mod launcher;
+mod keeper;
 mod library;
 mod meeting;
 mod note;
 mod process;
+mod report;
+mod verdict;
 mod world;
 
-use super::{Communicator, Engine, FOREIGN_MPI, local, position};
+use super::{Communicator, Engine, FOREIGN_MPI, position};
+use crate::launch::Identity;
 use athanor_ir::{Diagnostic, Result};
 use group::Group;
-use launcher::Launcher;
+use keeper::Keeper;
 use process::Process;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use world::World;
+
+/// Time without any progress after which the run ends. The libraries of clusters wait as long.
+pub const TIMEOUT: Duration = Duration::from_mins(30);
+/// Time without any progress after which a warning says who waits for whom.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How to start.
 #[derive(Debug, Clone)]
@@ -32,6 +42,12 @@ pub struct Options {
     pub library: Option<String>,
     /// Time without any progress after which a rank counts as missing.
     pub timeout: Duration,
+    /// Time without any progress after which [`super::STALLED`] is told, and again after twice as long.
+    pub patience: Duration,
+    /// This process was told to stop. A rank that waits meanwhile tells for whom: launchers do not leave it much time.
+    pub stop: Arc<AtomicBool>,
+    /// Tells the user.
+    pub tell: fn(&Diagnostic),
     /// Bytes in the largest message; larger data is cut.
     pub cut: usize,
 }
@@ -39,7 +55,12 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         // Pieces of this size keep both sides busy, and each that arrives is a sign of life.
-        Self { library: None, timeout: local::TIMEOUT, cut: 4 << 20 }
+        let tell = |d: &Diagnostic| {
+            // In one piece: other ranks may print too.
+            let text = format!("{}: {d}\n", d.code.id);
+            eprint!("{text}");
+        };
+        Self { library: None, timeout: TIMEOUT, patience: PATIENCE, stop: Arc::default(), tell, cut: 4 << 20 }
     }
 }
 
@@ -50,38 +71,40 @@ impl Default for Options {
 pub struct Mpi {
     world: Arc<World>,
     library: String,
+    /// Goes last.
+    _keeper: Option<Keeper>,
 }
 
 impl Mpi {
-    /// Number of ranks that the launcher of this process has started; none if it was started alone.
-    pub fn launched() -> Option<usize> {
-        Launcher::find().map(|l| l.ranks)
-    }
-
-    /// Starts MPI, which a process can do once. Returns when all ranks have.
+    /// Starts MPI as `own`, which a process can do once. Returns when all ranks have.
     ///
     /// # Errors
     /// [`super::NO_MPI`], [`FOREIGN_MPI`], [`super::MPI_FAILED`].
-    pub fn start(options: &Options) -> Result<Self> {
-        let launcher = Launcher::find();
-        let names =
-            options.library.as_ref().map_or_else(|| Launcher::libraries(launcher.as_ref()), |l| vec![l.clone()]);
+    pub fn start(own: &Identity, options: Options) -> Result<Self> {
+        let launcher = own.mpi.unwrap_or(own.launcher);
+        let names = options.library.as_ref().map_or_else(|| library::names(launcher), |l| vec![l.clone()]);
+        let keeper = Keeper::start(launcher);
         let (library, mpi) = library::open(&names)?;
         mpi.init()?;
-        // MPI counts bytes in 32 bits.
-        let cut = options.cut.clamp(1, i32::MAX as usize);
-        let world = Arc::new(World::new(mpi, options.timeout, cut)?);
-        if let Some(Launcher { name, ranks, .. }) = launcher.filter(|l| l.ranks != world.size) {
-            let text = format!("{name} has started {ranks} ranks, and {library} sees {}", world.size);
+        let world = Arc::new(World::new(mpi, options)?);
+        if world.size != own.size {
+            let text = format!("{} has started {} ranks, and {library} sees {}", launcher.name(), own.size, world.size);
             return Diagnostic::error(&FOREIGN_MPI, text)
                 .help(
                     "start the ranks with the mpirun of the installed MPI library, or install the MPI of this launcher",
                 )
                 .err();
         }
-        let engine = Self { world, library };
+        let engine = Self { world, library, _keeper: keeper };
         engine.meet()?;
         Ok(engine)
+    }
+
+    /// The end of a rank that cannot go on because of `error`: tells the others, and gives what is to be told to the user, with
+    /// what each rank was doing, if this rank is the one to tell it. One rank tells: the one that failed first by itself, else
+    /// the first of those that found out. Afterwards dropping the engine does not wait for the others.
+    pub fn conclude(&self, error: &Diagnostic) -> Option<Diagnostic> {
+        self.world.conclude(error)
     }
 
     /// All ranks tell which processes they are.
@@ -98,11 +121,6 @@ impl Mpi {
     /// The library in use.
     pub fn library(&self) -> &str {
         &self.library
-    }
-
-    /// Ends this process and all other ranks with `status`: the way out after an error that has been printed.
-    pub fn abort(&self, status: i32) -> ! {
-        self.world.abort(status)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a rank's process is still there, as far as this machine can see.
 
+use crate::machine;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A process, unmistakably: a number that is used again belongs to a process with another start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,15 +17,7 @@ impl Process {
     /// This process.
     pub fn own() -> Self {
         let id = u64::from(std::process::id());
-        let place = fs::read("/proc/sys/kernel/random/boot_id").ok().zip(fs::read_link("/proc/self/ns/pid").ok());
-        match (place, state(id)) {
-            (Some(place), Some((_, start))) => {
-                let mut hasher = DefaultHasher::new();
-                place.hash(&mut hasher);
-                Self { host: hasher.finish().max(1), id, start }
-            }
-            _ => Self { host: 0, id, start: 0 },
-        }
+        state(id).map_or(Self { host: 0, id, start: 0 }, |(_, start)| Self { host: machine::number(), id, start })
     }
 
     /// For sending.

@@ -4,10 +4,14 @@
 //! waited so far, a millisecond at most: a wait gets longer by an eighth at worst, and ranks that share cores do not starve
 //! one another.
 
-use super::super::{MPI_FAILED, call};
+use super::super::{Ledger, MPI_FAILED, Position, call};
+use super::Options;
+use super::alarm::Alarm;
 use super::library::Mpi;
-use super::note::{Note, Transfer};
+use super::note::{Note, Transfer, WORDS};
 use super::process::Process;
+use super::report::Reports;
+use super::verdict::Verdict;
 use athanor_ir::{Diagnostic, Result};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +20,8 @@ use std::time::{Duration, Instant};
 const LEAVE: i32 = 0;
 /// Tag of what members say to one another when they make a group.
 pub(super) const GREET: i32 = 1;
+/// Tag of what ranks say while they wait.
+pub(super) const REPORT: i32 = 2;
 /// The first tag of groups. The standard promises tags up to 32767.
 const FIRST: i32 = 8;
 const LAST: i32 = 32767;
@@ -24,13 +30,11 @@ const LAST: i32 = 32767;
 /// may still be on its way.
 const LOOK: Duration = Duration::from_millis(50);
 /// Time for the last words of a rank that fails, and for taking back what nobody will receive.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Time for a launcher to pass on what was printed.
-const PASS_ON: Duration = Duration::from_millis(200);
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How a rank has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
+pub(super) enum Left {
     Ended,
     Failed,
     Panicked,
@@ -38,11 +42,27 @@ enum Left {
     Died,
 }
 
+impl Left {
+    /// For messages.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Ended => "has left",
+            Self::Failed => "has failed",
+            Self::Panicked => "has panicked",
+            Self::Died => "has died",
+        }
+    }
+}
+
 /// What is done under the lock.
 pub(super) struct Inner {
     pub mpi: Box<dyn Mpi>,
     /// By rank.
-    left: Vec<Option<Left>>,
+    pub left: Vec<Option<Left>>,
+    /// What ranks say while they wait.
+    pub reports: Reports,
+    /// Who has failed, and who tells.
+    pub verdict: Verdict,
     /// Waits for the words of the next rank that leaves.
     notice: Option<Note>,
     /// Next free tag.
@@ -57,7 +77,9 @@ pub(super) struct World {
     pub size: usize,
     /// Largest message in bytes.
     pub cut: usize,
-    timeout: Duration,
+    pub options: Options,
+    /// Where this rank is.
+    pub ledger: Ledger,
     /// The ranks' processes, once they are known.
     processes: OnceLock<Vec<Process>>,
     inner: Mutex<Inner>,
@@ -96,11 +118,20 @@ pub(super) trait Work {
 
 impl World {
     /// The ranks of `mpi`, which has been started.
-    pub fn new(mpi: Box<dyn Mpi>, timeout: Duration, cut: usize) -> Result<Self> {
+    pub fn new(mpi: Box<dyn Mpi>, options: Options) -> Result<Self> {
         let (rank, size) = mpi.world()?;
         let notice = Some(Note::receive(&*mpi, None, LEAVE)?);
-        let inner = Inner { mpi, left: vec![None; size], notice, tag: FIRST, broken: false };
-        Ok(Self { rank, size, cut, timeout, processes: OnceLock::new(), inner: Mutex::new(inner) })
+        let (left, reports) = (vec![None; size], Reports::new(&*mpi, size)?);
+        let inner = Inner { mpi, left, reports, verdict: Verdict::new(size), notice, tag: FIRST, broken: false };
+        // MPI counts bytes in 32 bits.
+        let cut = options.cut.clamp(1, i32::MAX as usize);
+        let (ledger, processes) = (Ledger::default(), OnceLock::new());
+        Ok(Self { rank, size, cut, options, ledger, processes, inner: Mutex::new(inner) })
+    }
+
+    /// Ranks were met at these positions.
+    pub fn met(&self, positions: impl Iterator<Item = (usize, Position)>) {
+        self.lock().reports.met(positions);
     }
 
     /// Tells which processes the ranks are; until then only time tells who is gone.
@@ -135,6 +166,7 @@ impl World {
         let Err(error) = result else { return Ok(()) };
         let mut inner = self.lock();
         inner.broken = true;
+        inner.reports.stuck = work.absent().first().copied();
         // Some libraries see for themselves that a process is gone, and say it less clearly.
         if error.code == &MPI_FAILED {
             std::thread::sleep(LOOK);
@@ -149,11 +181,15 @@ impl World {
     fn poll(&self, work: &mut dyn Work) -> Result<()> {
         let mut moved = Instant::now();
         let (mut looked, mut doomed) = (moved, None);
+        let mut alarm = Alarm::default();
         loop {
             let step = work.step(&mut self.lock())?;
             match step {
                 Step::Done => return Ok(()),
-                Step::Moved => (moved, doomed) = (Instant::now(), None),
+                Step::Moved => {
+                    (moved, doomed) = (Instant::now(), None);
+                    alarm = Alarm::default();
+                }
                 Step::Stuck => {
                     if let Some(error) = doomed.take_if(|_| looked.elapsed() > LOOK) {
                         return Err(error);
@@ -161,9 +197,11 @@ impl World {
                     if moved.elapsed() > LOOK && looked.elapsed() > LOOK {
                         looked = Instant::now();
                         doomed = self.look(work)?;
-                        if doomed.is_none() && moved.elapsed() > self.timeout {
-                            return call::missing(work.absent(), &work.what(), self.timeout).err();
+                        let timeout = self.options.timeout;
+                        if doomed.is_none() && moved.elapsed() > timeout {
+                            return call::missing(work.absent(), &work.what(), timeout).err();
                         }
+                        alarm.look(self, work, moved.elapsed())?;
                     }
                     pause(moved.elapsed());
                 }
@@ -184,10 +222,7 @@ impl World {
         let error = match (inner.died(), how) {
             // Who leaves for another's death is not the culprit.
             (Some(dead), _) if dead != rank => call::left(dead, &format!("has died, then rank {rank} has left"), &what),
-            (_, Left::Died) => call::left(rank, "has died", &what),
-            (_, Left::Panicked) => call::left(rank, "has panicked", &what),
-            (_, Left::Failed) => call::left(rank, "has failed", &what),
-            (_, Left::Ended) => call::left(rank, "has left", &what),
+            _ => call::left(rank, how.words(), &what),
         };
         Ok(Some(Box::new(error)))
     }
@@ -217,32 +252,34 @@ impl World {
             }
             drop(inner);
             if start.elapsed() > LAST_WORDS {
-                // In one piece: other ranks may print too.
-                let text = format!("{}: {error}\n", error.code.id);
-                eprint!("{text}");
-                self.abort(1);
+                if let Some(error) = self.conclude(error) {
+                    (self.options.tell)(&error);
+                }
+                self.abort();
             }
             pause(start.elapsed());
         }
     }
 
-    /// Ends all ranks with `status`.
-    pub fn abort(&self, status: i32) -> ! {
-        // Launchers drop what a rank has printed and they have not yet passed on.
-        std::thread::sleep(PASS_ON);
-        self.lock().mpi.abort(status);
-        std::process::exit(status)
+    /// Ends all ranks.
+    fn abort(&self) -> ! {
+        let inner = self.lock();
+        inner.verdict.linger();
+        inner.mpi.abort(1);
+        std::process::exit(1)
     }
 }
 
 impl Inner {
-    /// Hears the words of ranks that have left.
-    fn hear(&mut self) -> Result<()> {
+    /// Hears the words of ranks that wait, and of those that have left.
+    pub fn hear(&mut self) -> Result<()> {
+        self.reports.hear(&*self.mpi)?;
         while let Some(notice) = &mut self.notice {
             if !notice.over(&*self.mpi)? {
                 break;
             }
-            let [rank, how, died, ..] = notice.words();
+            let [rank, how, died, level, ..] = notice.words();
+            self.verdict.heard(rank as usize, level);
             let how = [Left::Ended, Left::Failed, Left::Panicked].get(how as usize).copied();
             for (rank, how) in [(rank, how), (died, Some(Left::Died))] {
                 if let Some(left) = self.left.get_mut(rank as usize) {
@@ -254,14 +291,23 @@ impl Inner {
         Ok(())
     }
 
+    /// Tells the other ranks that `rank`, this one, leaves: how, who has died to its knowledge, and how much it has to say.
+    pub fn take_leave(&self, rank: usize, how: Left, level: u64) -> Vec<Note> {
+        let died = self.died().map_or(u64::MAX, |r| r as u64);
+        let words: [u64; WORDS] = [rank as u64, how as u64, died, level, 0, 0, 0, 0];
+        let others = (0..self.left.len()).filter(|r| *r != rank);
+        // Who cannot be told finds out by looking.
+        others.filter_map(|to| Note::send(&*self.mpi, words, to, LEAVE).ok()).collect()
+    }
+
     /// A rank that is known to have died.
-    fn died(&self) -> Option<usize> {
+    pub fn died(&self) -> Option<usize> {
         self.left.iter().position(|l| *l == Some(Left::Died))
     }
 }
 
 /// Waits for a moment after `idle` without anything to do.
-fn pause(idle: Duration) {
+pub(super) fn pause(idle: Duration) {
     if idle < Duration::from_micros(20) {
         std::hint::spin_loop();
     } else if idle < Duration::from_micros(200) {
@@ -303,27 +349,26 @@ impl Work for Farewell {
 impl Drop for World {
     fn drop(&mut self) {
         let mut inner = self.lock();
+        if inner.verdict.is_out() {
+            return inner.verdict.linger();
+        }
         let how = match (std::thread::panicking(), inner.broken) {
             (true, _) => Left::Panicked,
             (_, true) => Left::Failed,
             _ => Left::Ended,
         };
-        let died = inner.died().map_or(u64::MAX, |r| r as u64);
-        let words = [self.rank as u64, how as u64, died, 0, 0, 0, 0, 0];
-        let others = (0..self.size).filter(|r| *r != self.rank);
-        // Who cannot be told finds out by looking.
-        let mut notes: Vec<Note> =
-            others.clone().filter_map(|to| Note::send(&*inner.mpi, words, to, LEAVE).ok()).collect();
+        let mut notes = inner.take_leave(self.rank, how, 0);
         if how == Left::Ended {
             drop(inner);
-            let told = self.wait(&mut Farewell { notes, absent: others.collect() }).is_ok();
+            let absent = (0..self.size).filter(|r| *r != self.rank).collect();
+            let told = self.wait(&mut Farewell { notes, absent }).is_ok();
             inner = self.lock();
             inner.left[self.rank] = Some(how);
             // The library's own end waits for all ranks, without a limit.
             if told && inner.left.iter().all(|l| *l == Some(Left::Ended)) {
-                let Inner { mpi, notice, .. } = &mut *inner;
-                if let Some(notice) = notice.take() {
-                    notice.take_back(&**mpi);
+                let Inner { mpi, notice, reports, .. } = &mut *inner;
+                for note in [notice.take(), reports.close()].into_iter().flatten() {
+                    note.take_back(&**mpi);
                 }
                 mpi.finalize();
             }

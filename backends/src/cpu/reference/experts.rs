@@ -81,7 +81,7 @@ pub(super) fn assign(
         slots[id].push(slot);
     }
     let mut rows = vec![-1.0; ids.data.len()];
-    let mut offsets = vec![0.0];
+    let mut spans = vec![];
     let mut next = 0;
     for mut of in slots {
         if capacity > 0 && of.len() > capacity {
@@ -92,13 +92,14 @@ pub(super) fn assign(
             of.truncate(capacity);
             of.sort_unstable();
         }
+        spans.push(next as f64);
         for slot in of {
             rows[slot] = next as f64;
             next += 1;
         }
-        offsets.push(next as f64);
+        spans.push(next as f64);
     }
-    Ok(vec![rows, offsets])
+    Ok(vec![rows, spans])
 }
 
 /// (slot, row) of every slot that was not dropped.
@@ -149,13 +150,14 @@ pub(super) fn grouped(spec: &str, ins: &[Array], elements: usize) -> Result<Vec<
     let (form, [la, lb, lo]) = parse_grouped(spec)?;
     let (a, b) = (&ins[0], &ins[1]);
     let rows = a.dims[0];
-    let ends = &ins[2].data;
-    let rising = ends[0] == 0.0 && ends.windows(2).all(|w| w[0] <= w[1]);
-    if !rising || ends[ends.len() - 1] > rows as f64 {
-        return Err(format!("offsets {ends:?} do not rise from 0 to at most {rows}"));
+    let spans = &ins[2].data;
+    let (ends, _) = spans.as_chunks::<2>();
+    let joined = ends.windows(2).all(|w| w[0][1] == w[1][0]);
+    if !joined || spans[0] < 0.0 || ends.iter().any(|s| s[0] > s[1] || s[1] > rows as f64) {
+        return Err(format!("spans {ends:?} do not follow one another in {rows} rows"));
     }
     let mut out = ins.get(3).map_or_else(|| vec![0.0; elements], |acc| acc.data.clone());
-    for (e, run) in ends.windows(2).enumerate() {
+    for (e, run) in ends.iter().enumerate() {
         for r in run[0] as usize..run[1] as usize {
             match form {
                 GroupedForm::Rows => {

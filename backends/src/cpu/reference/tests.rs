@@ -134,15 +134,15 @@ fn only_the_best_groups_count() {
 #[test]
 fn slots_are_sorted_by_expert_and_come_back() {
     let ids = Tensor::from_i32(&[3, 2], &[2, 0, 0, 2, 2, 0]);
-    let (rt, ot) = (i32s(&[3, 2]), i32s(&[4]));
+    let (rt, ot) = (i32s(&[3, 2]), i32s(&[3, 2]));
     let assign = |op: &Op, ins: &[&Tensor]| {
-        let (mut rows, mut offsets) = (Tensor::zeros(rt.clone()), Tensor::zeros(ot.clone()));
-        let mut outs = [ViewMut { ty: &rt, bytes: &mut rows.bytes }, ViewMut { ty: &ot, bytes: &mut offsets.bytes }];
+        let (mut rows, mut spans) = (Tensor::zeros(rt.clone()), Tensor::zeros(ot.clone()));
+        let mut outs = [ViewMut { ty: &rt, bytes: &mut rows.bytes }, ViewMut { ty: &ot, bytes: &mut spans.bytes }];
         run_op(op, &ins.iter().map(|t| t.view()).collect::<Vec<_>>(), &mut outs).unwrap();
-        (rows, offsets.to_f64())
+        (rows, spans.to_f64())
     };
-    let (rows, offsets) = assign(&Op::Assign { experts: 3, capacity: 0 }, &[&ids]);
-    assert_eq!((rows.to_f64(), offsets), (vec![3., 0., 1., 4., 5., 2.], vec![0., 3., 3., 6.]));
+    let (rows, spans) = assign(&Op::Assign { experts: 3, capacity: 0 }, &[&ids]);
+    assert_eq!((rows.to_f64(), spans), (vec![3., 0., 1., 4., 5., 2.], vec![0., 3., 3., 3., 3., 6.]));
     let x = Tensor::from_f64(&[3, 1], &[10., 20., 30.]);
     let w = Tensor::from_f64(&[3, 2], &[1., 2., 3., 4., 5., 6.]);
     let sent = run(&Op::Dispatch { rows: 6 }, &[&x, &rows], &f64s(&[6, 1]));
@@ -154,8 +154,8 @@ fn slots_are_sorted_by_expert_and_come_back() {
     assert_eq!(run(&Op::Histogram { bins: 3 }, &[&ids], &TensorType::new(DType::F32, [3, 3])), [1., 0., 1.].repeat(3));
 
     // Two slots an expert: the first ones, or the heaviest.
-    let (rows, offsets) = assign(&Op::Assign { experts: 3, capacity: 2 }, &[&ids]);
-    assert_eq!((rows.to_f64(), offsets.clone()), (vec![2., 0., 1., 3., -1., -1.], vec![0., 2., 2., 4.]));
+    let (rows, spans) = assign(&Op::Assign { experts: 3, capacity: 2 }, &[&ids]);
+    assert_eq!((rows.to_f64(), spans.clone()), (vec![2., 0., 1., 3., -1., -1.], vec![0., 2., 2., 2., 2., 4.]));
     let (heaviest, _) = assign(&Op::Assign { experts: 3, capacity: 2 }, &[&ids, &w]);
     assert_eq!(heaviest.to_f64(), [-1., -1., 0., 2., 3., 1.]);
     assert_eq!(run(&Op::Dispatch { rows: 6 }, &[&x, &rows], &f64s(&[6, 1])), [10., 20., 10., 20., 0., 0.]);
@@ -167,27 +167,32 @@ fn a_row_meets_the_matrix_of_its_expert() {
     let x = Tensor::from_f64(&[3, 2], &[1., 2., 3., 4., 5., 6.]);
     // Expert 0 has no row, expert 1 the first two; the last row is nobody's.
     let w = Tensor::from_f64(&[2, 1, 2], &[7., 7., 10., 1.]);
-    let offsets = Tensor::from_i32(&[3], &[0, 0, 2]);
+    let spans = Tensor::from_i32(&[2, 2], &[0, 0, 0, 2]);
     let op = |s: &str| Op::GroupedEinsum { spec: s.into() };
-    let y = run(&op("rk,enk->rn"), &[&x, &w, &offsets], &f64s(&[3, 1]));
+    let y = run(&op("rk,enk->rn"), &[&x, &w, &spans], &f64s(&[3, 1]));
     assert_eq!(y, [12., 34., 0.]);
     let dy = Tensor::from_f64(&[3, 1], &[1., 2., 3.]);
-    assert_eq!(run(&op("rn,enk->rk"), &[&dy, &w, &offsets], &f64s(&[3, 2])), [10., 1., 20., 2., 0., 0.]);
-    assert_eq!(run(&op("rn,rk->enk"), &[&dy, &x, &offsets], &f64s(&[2, 1, 2])), [0., 0., 7., 10.]);
+    assert_eq!(run(&op("rn,enk->rk"), &[&dy, &w, &spans], &f64s(&[3, 2])), [10., 1., 20., 2., 0., 0.]);
+    assert_eq!(run(&op("rn,rk->enk"), &[&dy, &x, &spans], &f64s(&[2, 1, 2])), [0., 0., 7., 10.]);
     let acc = Tensor::from_f64(&[3, 1], &[100.; 3]);
-    assert_eq!(run(&op("rk,enk->rn"), &[&x, &w, &offsets, &acc], &f64s(&[3, 1])), [112., 134., 100.]);
+    assert_eq!(run(&op("rk,enk->rn"), &[&x, &w, &spans, &acc], &f64s(&[3, 1])), [112., 134., 100.]);
+
+    // The second of three experts alone: the rows of the others are none of its business.
+    let (w, spans) = (Tensor::from_f64(&[1, 1, 2], &[10., 1.]), Tensor::from_i32(&[1, 2], &[1, 2]));
+    assert_eq!(run(&op("rk,enk->rn"), &[&x, &w, &spans], &f64s(&[3, 1])), [0., 34., 0.]);
+    assert_eq!(run(&op("rn,rk->enk"), &[&dy, &x, &spans], &f64s(&[1, 1, 2])), [6., 8.]);
 }
 
 #[test]
-fn rows_and_offsets_that_lead_outside_are_refused() {
+fn rows_and_spans_that_lead_outside_are_refused() {
     let x = Tensor::from_f64(&[2, 1], &[1., 2.]);
     let rows = Tensor::from_i32(&[2, 1], &[0, 2]);
     let ty = f64s(&[2, 1]);
     let mut bytes = vec![0; 16];
     let e = run_op(&Op::Dispatch { rows: 2 }, &[x.view(), rows.view()], &mut [ViewMut { ty: &ty, bytes: &mut bytes }]);
     assert!(e.unwrap_err().contains("slot 1 has row 2 of 2"));
-    let (w, offsets) = (Tensor::from_f64(&[1, 1, 1], &[1.]), Tensor::from_i32(&[2], &[0, 3]));
+    let (w, spans) = (Tensor::from_f64(&[1, 1, 1], &[1.]), Tensor::from_i32(&[1, 2], &[0, 3]));
     let op = Op::GroupedEinsum { spec: "rk,enk->rn".into() };
-    let e = run_op(&op, &[x.view(), w.view(), offsets.view()], &mut [ViewMut { ty: &ty, bytes: &mut bytes }]);
-    assert!(e.unwrap_err().contains("do not rise from 0 to at most 2"));
+    let e = run_op(&op, &[x.view(), w.view(), spans.view()], &mut [ViewMut { ty: &ty, bytes: &mut bytes }]);
+    assert!(e.unwrap_err().contains("do not follow one another in 2 rows"));
 }

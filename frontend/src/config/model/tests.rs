@@ -291,8 +291,7 @@ fn experts_by_every_name() {
 #[test]
 fn deepseek_v3_is_complete_by_itself() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/corpus/pretrain_deepseek3_671b@pypi-2.1.0.yaml");
-    let one_device =
-        [("use_parallel", "False"), ("optimizer.swap", "False")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let one_device = [("use_parallel", "False")].map(|(k, v)| (k.to_owned(), v.to_owned()));
     let loaded = load(std::path::Path::new(path), &one_device);
     let model = accepted(loaded).model;
     let latent = model.latent.unwrap();

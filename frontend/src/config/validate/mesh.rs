@@ -2,8 +2,8 @@
 
 use athanor_ir::Diagnostic;
 
-use crate::config::span::Span;
-use crate::config::{Config, UpdateRule, codes, pipeline};
+use crate::config::span::{Span, Spanned};
+use crate::config::{Config, Moe, UpdateRule, codes, pipeline};
 
 /// Marks a place in a diagnostic.
 pub(in crate::config) type Mark<'a> = dyn Fn(Diagnostic, Option<Span>, &str) -> Diagnostic + 'a;
@@ -25,11 +25,9 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
         found.push(if d.labels.is_empty() { mark(d, degree.span, "several devices") } else { d });
     };
     let m = &config.model;
-    if let Some(moe) = &m.moe {
-        refuse("a model with experts", moe.num_experts.span, "use one device, or a dense model");
-    }
-    if let Some(mtp) = &m.mtp {
-        refuse("the loss of a further token", mtp.num_layers.span, "use one device, or `mtp_num_layers: 0`");
+    if let Some(capacity) = m.moe.as_ref().and_then(|moe| moe.capacity.as_ref()).filter(|_| mesh.replicas() > 1) {
+        // Which tokens are dropped depends on all of the batch.
+        refuse("a capacity of experts", capacity.factor.span, "leave the capacity out, or write `data_parallel: 1`");
     }
     let rule = &config.optimizer;
     if matches!(rule.rule, UpdateRule::Muon(_)) {
@@ -51,6 +49,9 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
     if p.pipeline_stage.value > 1 {
         found.extend(pipeline::limits(config, mark));
     }
+    if let Some(moe) = &m.moe {
+        expert_limits(config, moe, mark, &mut found);
+    }
     let tp = p.model_parallel.value;
     if tp > 1 {
         let mut sizes = vec![("heads", m.num_attention_heads), ("key and value heads", m.num_query_groups)];
@@ -58,12 +59,40 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
             sizes.pop();
         }
         let heads = sizes.into_iter().map(|(what, size)| (format!("{} {what}", size.value), size));
-        let inner = (format!("an inner width of {}", m.ffn_hidden_size.value), m.ffn_hidden_size);
-        for (what, size) in heads.chain([inner]).filter(|(_, size)| !size.value.is_multiple_of(tp)) {
+        let inner = |what: &str, size: Spanned<usize>| (format!("{what} inner width of {}", size.value), size);
+        let dense = m.moe.as_ref().is_none_or(|moe| moe.layers.value.contains(&false));
+        let widths = dense.then(|| inner("an", m.ffn_hidden_size)).into_iter();
+        let by_width = config.expert_ranks().is_none_or(|(_, over_tp)| !over_tp);
+        let moe = m.moe.iter().filter(|_| by_width).map(|moe| inner("the experts'", moe.ffn_hidden_size));
+        let shared = m.moe.iter().filter_map(|moe| moe.shared.as_ref());
+        let shared = shared.map(|s| inner("the shared expert's", s.ffn_hidden_size));
+        let rows = !p.vocab_emb_dp.value;
+        let rows = rows.then(|| (format!("a vocabulary of {}", m.vocab_size.value), m.vocab_size));
+        let parts = heads.chain(widths).chain(moe).chain(shared).chain(rows);
+        for (what, size) in parts.filter(|(_, size)| !size.value.is_multiple_of(tp)) {
             let d = Diagnostic::error(&codes::CONTRADICTION, format!("{what} cannot be cut in {tp} equal parts"))
                 .help("lower `model_parallel`, or change the model");
             found.push(mark(mark(d, size.span, "of the model"), p.model_parallel.span, "parts"));
         }
     }
     found
+}
+
+/// What expert parallelism must divide.
+fn expert_limits(config: &Config, moe: &Moe, mark: &Mark<'_>, found: &mut Vec<Diagnostic>) {
+    let p = &config.parallel_config;
+    let (dp, ep) = (&p.data_parallel, &p.expert_parallel);
+    if config.expert_ranks().is_none() {
+        let (tp, ranks) = (p.model_parallel.value, ep.value);
+        let message = format!("`expert_parallel: {ranks}` on {} × {tp} ranks is not supported yet", dp.value);
+        let d = Diagnostic::error(&codes::NOT_SUPPORTED, message).help(
+            "ranks that share experts are some of the replicas, or all tensor-parallel ranks of some: write a divisor of \
+             `data_parallel`, or one times `model_parallel`",
+        );
+        found.push(mark(mark(d, ep.span, "share experts"), dp.span, "replicas"));
+    } else if !moe.num_experts.value.is_multiple_of(ep.value) {
+        let message = format!("{} experts cannot be shared by {} ranks evenly", moe.num_experts.value, ep.value);
+        let d = Diagnostic::error(&codes::CONTRADICTION, message).help("lower `expert_parallel`, or change the model");
+        found.push(mark(mark(d, moe.num_experts.span, "of the model"), ep.span, "ranks"));
+    }
 }

@@ -9,7 +9,6 @@ pub(super) use mesh::{Mark, limits as mesh_limits};
 use crate::config::general::General;
 use crate::config::generation::Generation;
 use crate::config::model::{ModelConfig, PositionEmbedding};
-use crate::config::optimizer::OptimizerConfig;
 use crate::config::parallel::{Parallel, ParallelMode};
 use crate::config::parallel_config::ParallelConfig;
 use crate::config::recompute::Selection;
@@ -31,7 +30,7 @@ pub(super) fn check(report: &Report, config: &Config) {
             pair(report, message, in_wrapper.span, "one", in_model.span, "the other", "give both the same value");
         }
     }
-    training(report, &config.optimizer, &config.wrapper, &config.model);
+    training(report, &config.wrapper, &config.model);
     let recompute = &config.recompute.recompute;
     if recompute.value == Selection::Auto && config.context.max_device_memory.is_none() {
         let found = Diagnostic::error(&codes::MISSING_KEY, "`recompute: auto` needs `context.max_device_memory`")
@@ -166,7 +165,7 @@ pub(super) fn mesh(
         }
         return;
     }
-    let supported = ["data_parallel", "model_parallel", "pipeline_stage"];
+    let supported = ["data_parallel", "model_parallel", "pipeline_stage", "expert_parallel"];
     for (name, degree) in degrees(p).into_iter().filter(|(name, d)| d.value > 1 && !supported.contains(name)) {
         let message = format!("`{name}: {}` is not supported yet", degree.value);
         let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)
@@ -206,14 +205,8 @@ fn degrees(p: &ParallelConfig) -> [(&'static str, &Spanned<usize>); 6] {
     ]
 }
 
-/// The rules between the optimizer, the loss scale and the types.
-fn training(report: &Report, optimizer: &OptimizerConfig, wrapper: &RunnerWrapper, m: &ModelConfig) {
-    if optimizer.swap.value {
-        let found =
-            Diagnostic::error(&codes::NOT_SUPPORTED, "keeping the optimizer's state on the host is not supported yet")
-                .help("write `swap: False`");
-        report.push(report.mark(found, optimizer.swap.span, "asked for here"));
-    }
+/// The rules between the loss scale and the types.
+fn training(report: &Report, wrapper: &RunnerWrapper, m: &ModelConfig) {
     let unscaled = matches!(wrapper.scale_sense.value, LossScale::Static(scale) if scale <= 1.0);
     if m.compute_dtype.value == Dtype::F16 && unscaled {
         let message = "float16 gradients without loss scaling fall below the smallest number";

@@ -1,6 +1,6 @@
 //! Products of experts: rows sorted by expert, each multiplied by the matrix of its own.
 //!
-//! One kernel over the real offsets, which it reads when it runs: no row is padded, and the number of tokens of an expert
+//! One kernel over the real spans of rows, which it reads when it runs: no row is padded, and the number of tokens of an expert
 //! changes nothing but the loops' bounds.
 
 mod amx;
@@ -13,7 +13,8 @@ use athanor_ir::target::CpuLevel;
 use super::Generated;
 use super::text::{Text, Value};
 
-/// Which product of a layer of experts; row r belongs to the expert e with offsets[e] ≤ r < offsets[e + 1].
+/// Which product of a layer of experts; expert e has the rows
+/// spans\[e, 0\] ≤ r < spans\[e, 1\].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
     /// C\[r, :\] = A\[r, :\] · W\[e\]ᵀ, with W of shape \[experts, `c_cols`, `a_cols`\]: a layer's output.
@@ -25,9 +26,11 @@ pub enum Form {
     Weights,
 }
 
-/// A product of experts. A is \[rows, `a_cols`\]; everything is contiguous; offsets are i32, `experts + 1` of them.
+/// A product of experts. A is \[rows, `a_cols`\]; everything is contiguous; spans are i32 \[experts, 2\], and each begins
+/// where the one before ends.
 ///
-/// Rows at or after the last offset, and the results of experts without rows, are zero (with `accumulate`: as they were).
+/// Rows before the first span and behind the last one, and the results of experts without rows, are zero (with `accumulate`:
+/// as they were).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GroupedSpec {
     /// Which product.
@@ -73,7 +76,7 @@ impl GroupedSpec {
     }
 }
 
-/// Generates the product; its buffers are A, B, the offsets, C and the scratch. The grid is shares of the rows in use or,
+/// Generates the product; its buffers are A, B, the spans, C and the scratch. The grid is shares of the rows in use or,
 /// for [`Form::Weights`], strips of each expert's result: either way equal work, however the rows are spread.
 ///
 /// Each element is summed in one order whatever the shares, so the bits do not depend on them.
@@ -92,14 +95,14 @@ const BUFFERS: usize = 5;
 fn params(spec: &GroupedSpec, bf16: &str, scratch_bytes: usize) -> String {
     let [a, b, c] = types(spec, bf16);
     format!(
-        "%a: {a}, %b: {b}, %offsets: {}, %c: {c}, %scratch: memref<{}xi8>, %lo: index, %hi: index, %worker: index",
-        offsets_type(spec),
+        "%a: {a}, %b: {b}, %spans: {}, %c: {c}, %scratch: memref<{}xi8>, %lo: index, %hi: index, %worker: index",
+        spans_type(spec),
         scratch_bytes * super::MAX_WORKERS
     )
 }
 
-fn offsets_type(spec: &GroupedSpec) -> String {
-    format!("memref<{}xi32>", spec.experts + 1)
+fn spans_type(spec: &GroupedSpec) -> String {
+    format!("memref<{}xi32>", 2 * spec.experts)
 }
 
 /// Flat types of A, B and C.
@@ -110,9 +113,9 @@ fn types(spec: &GroupedSpec, bf16: &str) -> [String; 3] {
     [format!("memref<{a}x{x}>"), format!("memref<{b}x{x}>"), format!("memref<{c}x{y}>")]
 }
 
-/// The offset `at`, never beyond the rows there are.
-fn offset(t: &mut Text, spec: &GroupedSpec, at: &Value) -> Value {
-    let word = t.op(format_args!("memref.load %offsets[{at}] : {}", offsets_type(spec)));
+/// The end `at` of a span, counted over all of them, never beyond the rows there are.
+fn bound(t: &mut Text, spec: &GroupedSpec, at: &Value) -> Value {
+    let word = t.op(format_args!("memref.load %spans[{at}] : {}", spans_type(spec)));
     let row = t.op(format_args!("arith.index_castui {word} : i32 to index"));
     let rows = t.index(spec.rows);
     t.min(&row, &rows)
@@ -122,9 +125,10 @@ fn offset(t: &mut Text, spec: &GroupedSpec, at: &Value) -> Value {
 fn each_expert(t: &mut Text, spec: &GroupedSpec, body: impl FnOnce(&mut Text, &Value, (&Value, &Value))) {
     let (zero, experts) = (t.index(0), t.index(spec.experts));
     t.for_each(&zero, &experts, 1, |t, expert| {
-        let lo = offset(t, spec, expert);
-        let next = t.add_const(expert, 1);
-        let hi = offset(t, spec, &next);
+        let first = t.mul_const(expert, 2);
+        let lo = bound(t, spec, &first);
+        let last = t.add_const(&first, 1);
+        let hi = bound(t, spec, &last);
         body(t, expert, (&lo, &hi));
     });
 }
@@ -148,18 +152,20 @@ fn deal_rows(
     (grid, lanes, c_type): (usize, usize, &str),
     body: impl FnOnce(&mut Text, &Value, (&Value, &Value)),
 ) {
-    let (zero, experts, rows) = (t.index(0), t.index(spec.experts), t.index(spec.rows));
-    let used = offset(t, spec, &experts);
-    let mine = share(t, grid, (&zero, &used));
+    let (zero, last, rows) = (t.index(0), t.index(2 * spec.experts - 1), t.index(spec.rows));
+    let (first, used) = (bound(t, spec, &zero), bound(t, spec, &last));
+    let mine = share(t, grid, (&first, &used));
     each_expert(t, spec, |t, expert, (lo, hi)| {
         let (lo, hi) = (t.max(lo, &mine.0), t.min(hi, &mine.1));
         let some = t.compare("ult", &lo, &hi);
         t.when(&some, |t| body(t, expert, (&lo, &hi)));
     });
     if !spec.accumulate {
-        let unused = share(t, grid, (&used, &rows));
-        let (lo, hi) = (t.mul_const(&unused.0, spec.c_cols), t.mul_const(&unused.1, spec.c_cols));
-        zero_fill(t, spec, (lanes, c_type), (&lo, &hi));
+        for unused in [(&zero, &first), (&used, &rows)] {
+            let unused = share(t, grid, unused);
+            let (lo, hi) = (t.mul_const(&unused.0, spec.c_cols), t.mul_const(&unused.1, spec.c_cols));
+            zero_fill(t, spec, (lanes, c_type), (&lo, &hi));
+        }
     }
 }
 

@@ -1,0 +1,166 @@
+//! Meshes, schedules and what else may be asked for, drawn at random: the numbers are those of one device.
+
+mod support;
+
+use athanor_passes::compile::OptLevel;
+use athanor_runtime::checkpoint::Resume;
+use athanor_runtime::metrics::json::Line;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{Config, TestRunner};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use support::mesh::{Compiled, Spread, agree};
+
+/// Sequences of a step.
+const SEQUENCES: usize = 8;
+/// Steps of a run.
+const STEPS: u64 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Model {
+    Llama,
+    DeepSeek,
+}
+
+impl Model {
+    /// Four layers, drawn from the seed.
+    fn changes(self) -> Vec<(&'static str, &'static str)> {
+        let mut all = vec![("load_checkpoint", ""), ("model.model_config.num_layers", "4")];
+        if self == Self::DeepSeek {
+            all.extend([
+                ("pretrained_model_dir", "tests/golden/curves/w2-tiny"),
+                ("model.model_config.model_type", "deepseek_v3"),
+                ("model.model_config.architectures", "[DeepseekV3ForCausalLM]"),
+                ("model.model_config.moe_aux_loss_coeff", "0.01"),
+                ("model.model_config.moe_router_load_balancing_type", "seq_aux_loss"),
+                ("model.model_config.moe_router_enable_expert_bias", "True"),
+            ]);
+        }
+        all
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Gpipe,
+    OneFOneB,
+    Interleaved,
+    ZeroBubbleV,
+}
+
+/// What is trained, and how.
+#[derive(Debug, Clone, Copy)]
+struct Draw {
+    model: Model,
+    on: Spread,
+    ep: usize,
+    order: Order,
+    shared_optimizer: bool,
+    recompute: bool,
+    fused: bool,
+}
+
+impl Draw {
+    /// Whether such a run exists.
+    fn exists(&self) -> bool {
+        let Spread { pp, dp, tp, micro, sequences } = self.on;
+        let chunks = matches!(self.order, Order::Interleaved | Order::ZeroBubbleV);
+        let order = match self.order {
+            Order::OneFOneB => true,
+            Order::Gpipe | Order::Interleaved => pp > 1,
+            Order::ZeroBubbleV => pp > 1 && micro >= 2 * pp,
+        };
+        order
+            && pp * dp * tp <= 8
+            && (pp == 1 || micro >= pp)
+            && (!chunks || pp == 2)
+            && sequences >= dp * micro
+            && dp.is_multiple_of(self.ep)
+            && (self.ep == 1 || self.model == Model::DeepSeek)
+    }
+
+    fn opt(&self) -> OptLevel {
+        if self.fused { OptLevel::O1 } else { OptLevel::O0 }
+    }
+
+    fn changes(&self) -> Vec<(&'static str, &'static str)> {
+        let mut all = self.model.changes();
+        let scheduler = "parallel.pipeline_config.pipeline_scheduler";
+        all.extend(match self.order {
+            Order::Gpipe => Some((scheduler, "gpipe")),
+            Order::OneFOneB | Order::Interleaved => None,
+            Order::ZeroBubbleV => Some((scheduler, "zero_bubble_v")),
+        });
+        if matches!(self.order, Order::Interleaved | Order::ZeroBubbleV) {
+            all.push(("model.model_config.pp_interleave_num", "2"));
+        }
+        if self.shared_optimizer {
+            all.push(("parallel.enable_parallel_optimizer", "True"));
+            all.push(("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"));
+        }
+        if self.recompute {
+            all.push(("recompute_config.recompute", "True"));
+        }
+        all.push(("parallel_config.expert_parallel", ["1", "2", "4"][self.ep.ilog2() as usize]));
+        all
+    }
+}
+
+fn draws() -> impl Strategy<Value = Draw> {
+    let order = select(vec![Order::Gpipe, Order::OneFOneB, Order::Interleaved, Order::ZeroBubbleV]);
+    let sizes = || select(vec![1, 2, 4]);
+    let spread = (sizes(), sizes(), select(vec![1, 2]), select(vec![1, 2, 4])).prop_map(|(pp, dp, tp, micro)| Spread {
+        pp,
+        dp,
+        tp,
+        micro,
+        sequences: SEQUENCES,
+    });
+    let model = select(vec![Model::Llama, Model::DeepSeek]);
+    (model, spread, sizes(), order, any::<bool>(), any::<bool>(), any::<bool>())
+        .prop_map(|(model, on, ep, order, shared_optimizer, recompute, fused)| Draw {
+            model,
+            on,
+            ep,
+            order,
+            shared_optimizer,
+            recompute,
+            fused,
+        })
+        .prop_filter("there is no such run", |d| d.exists() && d.on.pp * d.on.dp * d.on.tp > 1)
+}
+
+/// Runs `cases` draws of `runner`.
+fn sweep(mut runner: TestRunner) {
+    let alone: RefCell<HashMap<(Model, usize, bool), Vec<Line>>> = RefCell::default();
+    let holds = |d: Draw| {
+        let mut alone = alone.borrow_mut();
+        let serial = alone
+            .entry((d.model, d.on.micro, d.fused))
+            .or_insert_with(|| Compiled::new(d.on.alone(), d.opt(), &d.model.changes()).train(STEPS, Resume::No));
+        let got = Compiled::new(d.on, d.opt(), &d.changes()).train(STEPS, Resume::No);
+        agree(&format!("{d:?}"), &got, serial);
+        Ok(())
+    };
+    runner.run(&draws(), holds).unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn config(cases: u32) -> Config {
+    // A run takes long, and its neighbours say no more than it does.
+    Config { cases, max_shrink_iters: 0, failure_persistence: None, ..Config::default() }
+}
+
+#[test]
+fn drawn_meshes_follow_one_device() {
+    let algorithm = proptest::test_runner::RngAlgorithm::ChaCha;
+    let rng = proptest::test_runner::TestRng::deterministic_rng(algorithm);
+    sweep(TestRunner::new_with_rng(config(10), rng));
+}
+
+/// Others every time; `make test-parity` runs it.
+#[test]
+#[ignore = "takes as long as it is given; `make test-parity` runs it"]
+fn many_drawn_meshes_follow_one_device() {
+    sweep(TestRunner::new(config(100)));
+}

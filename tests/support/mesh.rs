@@ -1,0 +1,129 @@
+//! Small models trained on meshes, to compare their numbers.
+
+use super::apply;
+use athanor_backends::cpu::features;
+use athanor_frontend::config::load;
+use athanor_frontend::{model, run};
+use athanor_ir::Plan;
+use athanor_passes::codegen::llvm::build_shared_object;
+use athanor_passes::compile::{OptLevel, pipeline};
+use athanor_passes::plan::{PlanOptions, build};
+use athanor_runtime::checkpoint::Resume;
+use athanor_runtime::metrics::json::Line;
+use athanor_runtime::source::DataSource;
+use athanor_runtime::trainer::{TrainOptions, train_with};
+use std::path::{Path, PathBuf};
+
+/// Overrides of a configuration.
+pub type Changes<'a> = &'a [(&'a str, &'a str)];
+
+/// How the sequences of a step are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Spread {
+    /// Stages of the pipeline.
+    pub pp: usize,
+    /// Replicas.
+    pub dp: usize,
+    /// Ranks that share heads and inner widths.
+    pub tp: usize,
+    /// Micro-batches of a step.
+    pub micro: usize,
+    /// Sequences of a step.
+    pub sequences: usize,
+}
+
+impl Spread {
+    /// All micro-batches on one device.
+    pub const fn alone(self) -> Self {
+        Self { pp: 1, dp: 1, tp: 1, ..self }
+    }
+}
+
+/// A plan with its kernels.
+pub struct Compiled {
+    /// The plan.
+    pub plan: Plan,
+    dir: tempfile::TempDir,
+}
+
+impl Compiled {
+    /// The plan of `examples/w1_tiny.yaml` with `changes`, spread out as `on` says.
+    pub fn new(on: Spread, opt: OptLevel, changes: Changes<'_>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let number = |key: &str, n: usize| (key.to_owned(), n.to_string());
+        let mut all = vec![
+            number("runner_config.batch_size", on.sequences / on.dp / on.micro),
+            number("runner_config.gradient_accumulation_steps", on.micro),
+            number("parallel_config.micro_batch_num", on.micro),
+            ("use_parallel".into(), "True".into()),
+            number("parallel_config.pipeline_stage", on.pp),
+            number("parallel_config.data_parallel", on.dp),
+            number("parallel_config.model_parallel", on.tp),
+            ("output_dir".into(), dir.path().join("output").to_string_lossy().into_owned()),
+        ];
+        all.extend(changes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        let loaded = load(Path::new("examples/w1_tiny.yaml"), &all);
+        let config = loaded.config.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
+        let run = run::spec(&config).unwrap_or_else(|e| panic!("{e}"));
+        let module = model::build(&config, run, false).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(module.mesh.ranks(), on.pp * on.dp * on.tp);
+        let module = apply(&module, &pipeline(&module, opt, true, 4, (1, features::detect())));
+        let (level, reference) = (features::detect(), opt == OptLevel::O0);
+        let options = PlanOptions { threads: 1, level, config_hash: String::new(), reference };
+        let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
+        let kernels = dir.path().join("kernels.so");
+        if !compiled.texts.is_empty() {
+            build_shared_object(&compiled.texts, level, &kernels).unwrap_or_else(|e| panic!("{e}"));
+        }
+        Self { plan: compiled.plan, dir }
+    }
+
+    /// Its shared object.
+    pub fn kernels(&self) -> PathBuf {
+        self.dir.path().join("kernels.so")
+    }
+
+    /// Trains `steps` steps in all; what each of those run here said.
+    pub fn train(&self, steps: u64, resume: Resume) -> Vec<Line> {
+        let metrics = self.dir.path().join("metrics.jsonl");
+        let _ = std::fs::remove_file(&metrics);
+        let options = TrainOptions {
+            metrics_json: Some(metrics.clone()),
+            resume,
+            steps: Some(steps),
+            quiet: true,
+            library: false,
+            signals: false,
+            ..TrainOptions::default()
+        };
+        train_with(self.plan.clone(), Some(self.kernels()), &options, |run, start, share| {
+            Ok((Box::new(DataSource::open(run, start, share)?), vec![]))
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
+        let text = std::fs::read_to_string(metrics).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    /// Directory of the checkpoint after `step` steps.
+    pub fn saved(&self, step: u64) -> PathBuf {
+        self.dir.path().join(format!("output/checkpoint/iteration_{step:08}"))
+    }
+}
+
+/// Steps that must say the same: losses within 1e-5, gradient norms within 1e-4, loads of experts exactly.
+pub fn agree(what: &str, got: &[Line], want: &[Line]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (g, w) in got.iter().zip(want) {
+        assert_eq!((g.step, g.consumed_samples, g.lr), (w.step, w.consumed_samples, w.lr), "{what}");
+        for (name, g, w, most) in [("loss", g.loss, w.loss, 1e-5), ("norm", g.grad_norm, w.grad_norm, 1e-4)] {
+            let off = (g / w - 1.0).abs();
+            assert!(off <= most, "{what}, step {}: {name} {g} is {off:.1e} off {w}", got[0].step);
+        }
+        assert_eq!(g.parts.expert_load, w.parts.expert_load, "{what}, step {}", g.step);
+        assert_eq!(g.parts.losses.len(), w.parts.losses.len(), "{what}");
+        for (name, w) in &w.parts.losses {
+            let g = g.parts.losses[name];
+            assert!((g - w).abs() <= 1e-5 * w.abs().max(1e-3), "{what}: {name} {g} is not {w}");
+        }
+    }
+}
