@@ -70,8 +70,9 @@ impl Config {
         match self.parallel.pipeline_scheduler.value {
             PipelineScheduler::Gpipe if chunks == 1 => Some(Kind::Gpipe),
             // Sequences that are not cut (`seq_split_num: 1`, the only one that is supported) leave the schedules without slices.
-            OneFOneB | Seqpipe if chunks == 1 => Some(Kind::OneFOneB),
-            OneFOneB | Seqpipe | Seqvpp | Seqsmartvpp if chunks > 1 => Some(Kind::Interleaved),
+            OneFOneB | Seqpipe | Seqvpp | Seqsmartvpp => {
+                Some(if chunks == 1 { Kind::OneFOneB } else { Kind::Interleaved })
+            }
             PipelineScheduler::ZeroBubbleV if chunks == 2 => Some(Kind::ZeroBubbleV),
             PipelineScheduler::DualpipeV if chunks == 2 => Some(Kind::DualpipeV),
             _ => None,
@@ -146,7 +147,8 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
         let d = not_yet("this schedule").help("use 1f1b, gpipe without `pp_interleave_num`, or zero_bubble_v");
         found.push(mark(d, c.pipeline_scheduler.span.or(p.pipeline_stage.span), "asked for here"));
     }
-    if config.stage_layers().is_none() {
+    // What a schedule that is not supported makes of the layers is its own affair.
+    if config.schedule().is_some() && config.stage_layers().is_none() {
         let (layers, stages) = (m.num_layers.value, p.pipeline_stage.value);
         let d = wrong(format!("{layers} layers do not lie on {stages} stages with {chunks} chunk(s) of layers each"))
             .help(
@@ -225,7 +227,6 @@ mod tests {
         assert_eq!(pipeline("4", &[scheduler("zero_bubble_v"), CHUNKS]).unwrap().schedule, Kind::ZeroBubbleV);
         assert_eq!(pipeline("4", &[scheduler("seqpipe"), CHUNKS]).unwrap().schedule, Kind::Interleaved);
         for (more, says) in [
-            (vec![scheduler("seqvpp")], "C0011"),
             (vec![scheduler("gpipe"), CHUNKS], "C0011"),
             (vec![scheduler("zero_bubble_v")], "C0016 this schedule has two chunks"),
             (

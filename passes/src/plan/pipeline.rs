@@ -1,8 +1,9 @@
 //! The stages of a pipeline: their programs, what they do in which order, and the slots of micro-batches in flight.
 
 use super::assemble::assemble_with;
+use super::layout::Home;
 use super::parts::ordered;
-use super::{KernelTable, PlanOptions, called, contents};
+use super::{Draft, KernelTable, Named, PlanOptions, called, contents};
 use crate::schedule::generate::{Request, generate};
 use crate::schedule::messages::{Step, lower, receiver};
 use crate::schedule::validate::validate;
@@ -11,7 +12,7 @@ use crate::split_stages::CANNOT_SPLIT;
 use athanor_ir::diag::{Diagnostic, Result};
 use athanor_ir::module::Module;
 use athanor_ir::pipeline::{Act, Pipeline, is_micro};
-use athanor_ir::plan::{Stage, StagePipeline};
+use athanor_ir::plan::{BufferRole, Stage, StagePipeline};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -34,6 +35,11 @@ pub(super) fn stages(
         let programs: Vec<Cow<'_, athanor_ir::Func>> =
             called(module, Some(stage)).into_iter().map(|f| Cow::Owned(of_pipeline(f))).collect();
         let contents = contents(module, &programs, options, kernels)?;
+        if let Some(text) = contents.drafts.iter().find_map(|d| torn(d, &contents.named)) {
+            return Diagnostic::error(&CANNOT_SPLIT, format!("stage {stage}: {text}"))
+                .help("report it with the configuration; another schedule may do")
+                .err();
+        }
         let slots = slots(&acts);
         let (mut made, chunks, (slots_at, slot_bytes)) = assemble_with(&contents, slots);
         if chunks.len() != schedule.chunks {
@@ -45,6 +51,27 @@ pub(super) fn stages(
         Ok(made)
     };
     acts.into_iter().enumerate().map(stage).collect()
+}
+
+/// What is wrong if two programs of a micro-batch read and write one sum over micro-batches: programs of others run in between.
+fn torn(draft: &Draft<'_>, named: &[Named]) -> Option<String> {
+    let mut touched: HashMap<usize, (usize, bool)> = HashMap::new();
+    for (i, step) in draft.steps.iter().enumerate() {
+        let part = draft.ends.iter().filter(|e| **e <= i).count();
+        let sides = step.inputs.iter().map(|p| (p, false)).chain(step.outputs.iter().map(|p| (p, true)));
+        for ((place, _), writes) in sides {
+            let Home::Named(n) = place.home else { continue };
+            if named[n].role != BufferRole::Grad {
+                continue;
+            }
+            let (first, written) = touched.entry(n).or_insert((part, writes));
+            *written |= writes;
+            if *first != part && *written {
+                return Some(format!("{} is summed up in two programs of a micro-batch", named[n].name));
+            }
+        }
+    }
+    None
 }
 
 /// The schedule of the run of `module`.

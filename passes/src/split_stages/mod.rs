@@ -100,4 +100,4 @@ fn stage_of(pipeline: &Pipeline, position: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
