@@ -4,6 +4,7 @@
 //! Without an `mpirun` only what needs none is tried, and this is said; `make test-mpi` installs several.
 
 #[path = "../../backends/tests/mpi/installed.rs"]
+#[allow(dead_code, reason = "the engine's own tests use the rest")]
 mod installed;
 mod work;
 
@@ -74,7 +75,8 @@ fn same(mpi: &Mpi, work: &Work) -> Result<(), Failed> {
 fn begin(mpi: &Mpi, work: &Work, n: usize, mark: &str, arguments: &[&str]) -> Result<Running, Failed> {
     let (out, plan) = (work.empty(mark)?, work.long(n)?);
     let mut command = work.mpirun(mpi, n, mark)?;
-    let running = Running::start(command.arg(ATHANOR).arg("train").arg(plan).arg("--quiet").args(train(&out)).args(arguments))?;
+    let running =
+        Running::start(command.arg(ATHANOR).arg("train").arg(plan).arg("--quiet").args(train(&out)).args(arguments))?;
     until(&running, "took three steps", || steps(&out) > 3)?;
     Ok(running)
 }

@@ -117,18 +117,6 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
     let mut found = vec![];
     let not_yet = |what: &str| Diagnostic::error(&codes::NOT_SUPPORTED, format!("{what} is not supported yet"));
     let wrong = |what: String| Diagnostic::error(&codes::CONTRADICTION, what);
-    if m.tie_word_embeddings.value {
-        let d = not_yet("an embedding that is the output layer too, in a pipeline,");
-        let d = d.help("write `tie_word_embeddings: False`, or `pipeline_stage: 1`");
-        let d = mark(d, m.tie_word_embeddings.span, "asked for here");
-        found.push(mark(d, p.pipeline_stage.span, "stages"));
-    }
-    if let Some(mtp) = &m.mtp {
-        let d = not_yet("the loss of a further token in a pipeline")
-            .help("write `mtp_num_layers: 0`, or `pipeline_stage: 1`");
-        let d = mark(d, mtp.num_layers.span, "asked for here");
-        found.push(mark(d, p.pipeline_stage.span, "stages"));
-    }
     if config.recompute.recompute.value == super::Selection::Auto {
         let d = not_yet("`recompute: auto` in a pipeline").help("give `recompute` as a number of layers by stage");
         found.push(mark(d, config.recompute.recompute.span, "asked for here"));
@@ -233,7 +221,6 @@ mod tests {
                 vec![scheduler("zero_bubble_v"), CHUNKS, ("parallel_config.micro_batch_num", "3")],
                 "C0016 this schedule needs 4",
             ),
-            (vec![("model.model_config.tie_word_embeddings", "True")], "C0011"),
         ] {
             let found = wrong("4", &more);
             assert!(found.len() == 1 && found[0].starts_with(says), "{more:?}: {found:?}");

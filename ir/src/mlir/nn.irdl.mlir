@@ -514,6 +514,15 @@ irdl.dialect @nn {
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
   }
+  irdl.operation @sum_ends {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks}
+  }
   irdl.operation @own_part {
     %operand_0 = irdl.base "!builtin.tensor"
     irdl.operands(operand_0: %operand_0)
@@ -523,16 +532,6 @@ irdl.dialect @nn {
     %axes = irdl.base "#builtin.string"
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
-  }
-  irdl.operation @own_ids {
-    %operand_0 = irdl.base "!builtin.tensor"
-    irdl.operands(operand_0: %operand_0)
-    %result_0 = irdl.base "!builtin.tensor"
-    irdl.results(result_0: %result_0)
-    %size = irdl.base "#builtin.integer"
-    %axes = irdl.base "#builtin.string"
-    %ranks = irdl.base "#builtin.integer"
-    irdl.attributes {"size" = %size, "axes" = %axes, "ranks" = %ranks}
   }
   irdl.operation @handover {
     %operand_tensor = irdl.base "!builtin.tensor"
@@ -547,5 +546,15 @@ irdl.dialect @nn {
     %last_1 = irdl.is true
     %last = irdl.any_of(%last_0, %last_1)
     irdl.attributes {"last" = %last}
+  }
+  irdl.operation @own_ids {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %size = irdl.base "#builtin.integer"
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"size" = %size, "axes" = %axes, "ranks" = %ranks}
   }
 }

@@ -2,7 +2,7 @@
 
 use athanor_ir::pipeline::{Act, Part, Task};
 use athanor_ir::plan::{Action, Plan, Program, Stage, Step};
-use athanor_ir::{Collective, DType, Op};
+use athanor_ir::{Collective, CollectiveKind, DType, Op};
 use std::fmt;
 
 /// Element types and sizes of what is sent.
@@ -11,8 +11,10 @@ type Values = Vec<(DType, usize)>;
 /// Something that a stage does with others.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
-    /// A collective operation over axis pp, of all stages together.
+    /// A collective operation over axis pp.
     Together {
+        /// Stages that take part.
+        stages: Vec<usize>,
         /// Program.
         program: &'a str,
         /// Step of the program.
@@ -47,7 +49,7 @@ pub enum Event<'a> {
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Together { program, step, op, dtype, bytes } => {
+            Self::Together { program, step, op, dtype, bytes, .. } => {
                 write!(f, "{} over {} of {bytes} bytes of {dtype} (program {program}, step {step})", op.name(), op.axes)
             }
             Self::Send { to, task, values } => write!(f, "a message of {task} to stage {to}{}", sizes(values)),
@@ -88,8 +90,7 @@ pub(super) fn groups(plan: &Plan) -> Result<(), String> {
             stage.pipeline.iter().flat_map(|p| &p.acts).filter_map(program_of).collect();
         for (p, i, _, c) in collectives(stage) {
             let here = || format!("{} over {} of stage {s} (program {}, step {i})", c.name(), c.axes, p.name);
-            let mut sizes = c.axes().map(|a| plan.mesh.axis(a).map(|i| plan.mesh.axes[i].size));
-            let Some(members) = sizes.try_fold(1usize, |n, size| n.checked_mul(size?)) else {
+            let Some(members) = c.members(&plan.mesh) else {
                 return Err(format!("{} names an axis that the mesh does not have", here()));
             };
             if members != c.ranks {
@@ -144,7 +145,10 @@ impl<'a> Events<'a> {
             }
             for (p, step, s, op) in collectives(stage).filter(|(.., c)| c.axes().any(|a| a == "pp")) {
                 let Some(x) = s.inputs.first().map(|i| &stage.buffers[*i]) else { continue };
-                events.push(Event::Together { program: &p.name, step, op, dtype: x.dtype, bytes: x.bytes });
+                let count = plan.stages.len();
+                let ends = op.kind == CollectiveKind::SumEnds;
+                let stages = (0..count).filter(|s| !ends || [0, count - 1].contains(s)).collect();
+                events.push(Event::Together { stages, program: &p.name, step, op, dtype: x.dtype, bytes: x.bytes });
             }
             Ok(events)
         };
@@ -182,18 +186,28 @@ impl<'a> Events<'a> {
                     moved = true;
                 }
             }
-            let together: Vec<&Event<'_>> = (0..self.stages.len())
-                .filter_map(|s| now(s, &at).filter(|e| matches!(e, Event::Together { .. })))
-                .collect();
-            if !together.is_empty() && together.len() == self.stages.len() {
+            for first in 0..self.stages.len() {
+                // The first member looks after the group.
+                let Some(event @ Event::Together { stages, .. }) = now(first, &at) else { continue };
+                if stages.first() != Some(&first) {
+                    continue;
+                }
                 let what = |e: &Event<'_>| match e {
-                    Event::Together { op, dtype, bytes, .. } => Some(((*op).clone(), *dtype, *bytes)),
+                    Event::Together { stages, op, dtype, bytes, .. } => {
+                        Some((stages.clone(), (*op).clone(), *dtype, *bytes))
+                    }
                     Event::Send { .. } | Event::Receive { .. } => None,
                 };
-                if let Some(other) = (1..together.len()).find(|s| what(together[*s]) != what(together[0])) {
-                    return Err(format!("stage 0 is in {}, stage {other} in {}", together[0], together[other]));
+                let others: Vec<_> = stages.iter().map(|s| now(*s, &at)).collect();
+                if !others.iter().all(|e| matches!(e, Some(Event::Together { .. }))) {
+                    continue;
                 }
-                at.iter_mut().for_each(|n| *n += 1);
+                if let Some((s, other)) =
+                    stages.iter().zip(others).find_map(|(s, e)| e.filter(|e| what(e) != what(event)).map(|e| (s, e)))
+                {
+                    return Err(format!("stage {first} is in {event}, stage {s} in {other}"));
+                }
+                stages.iter().for_each(|s| at[*s] += 1);
                 moved = true;
             }
             if !moved {
