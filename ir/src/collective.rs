@@ -67,7 +67,7 @@ impl Collective {
     /// The dim that is joined or cut.
     pub const fn dim(&self) -> Option<usize> {
         match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } | CollectiveKind::SumEnds => None,
+            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => None,
             CollectiveKind::AllGather { dim }
             | CollectiveKind::ReduceScatter { dim }
             | CollectiveKind::OwnPart { dim } => Some(dim),
@@ -110,7 +110,7 @@ impl Collective {
             return Err("a group has one member at least".into());
         }
         match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } | CollectiveKind::SumEnds => {}
+            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => {}
             CollectiveKind::AllGather { dim } => {
                 let size = out.get_mut(dim).ok_or_else(|| format!("dims {dims:?} have no dim {dim}"))?;
                 *size =
