@@ -35,7 +35,7 @@ test-parity: setup ## meshes, schedules and options drawn at random, a hundred o
 	cargo test --release --test mesh_sweep -- --include-ignored
 
 test-mpi: $(VENV)/mpi/.all ## ranks as processes, under every MPI that is or can be installed
-	cargo test -p athanor-backends --test mpi
+	cargo test --workspace --test mpi --test mpi_training
 
 test-interop: build $(VENV)/.interop ## Hugging Face transformers loads what we save and says the same
 	$(PYTHON) tests/interop/run.py $(wildcard output/quickstart)

@@ -571,6 +571,7 @@ unsafe fn collective(
                 own_ids(out, group.rank() * size);
                 Ok(())
             }
+            CollectiveKind::SumEnds => group.all_reduce(ReduceKind::Sum, to.ty.dtype, out),
             // Of a group of one.
             CollectiveKind::AllGather { .. }
             | CollectiveKind::ReduceScatter { .. }
@@ -583,6 +584,10 @@ unsafe fn collective(
         CollectiveKind::AllReduce { reduce } => {
             out.copy_from_slice(ins);
             group.all_reduce(reduce, to.ty.dtype, out)
+        }
+        CollectiveKind::SumEnds => {
+            out.copy_from_slice(ins);
+            group.all_reduce(ReduceKind::Sum, to.ty.dtype, out)
         }
         CollectiveKind::AllGather { .. } => group.all_gather(ins, out),
         CollectiveKind::ReduceScatter { .. } => group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out),

@@ -1,21 +1,21 @@
 //! Which MPIs are here, and how each starts ranks.
 
 use libtest_mimic::Failed;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 
 /// An `mpirun` and the library to use with it.
 #[derive(Debug, Clone)]
 pub struct Mpi {
     pub name: String,
-    mpirun: PathBuf,
+    pub mpirun: PathBuf,
     /// None for what the engine finds itself.
-    library: Option<String>,
+    pub library: Option<String>,
     /// As the engine calls this launcher.
     pub launcher: &'static str,
-    options: &'static [&'static str],
+    pub options: &'static [&'static str],
     /// Options that keep the other ranks when one dies. Hydra has some, and breaks down with them as often as not.
     pub survive: Option<&'static [&'static str]>,
 }
@@ -40,7 +40,9 @@ impl Ended {
 pub fn find() -> Vec<Mpi> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = |name: &str| std::env::split_paths(&path).map(|d| d.join(name)).find(|p| p.is_file());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/mpi");
+    // Of the repository: this file is part of tests of two of its packages.
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.ancestors().map(|d| d.join(".venv/mpi")).find(|d| d.is_dir()).unwrap_or_default();
     let mut all = vec![];
     let named = [in_path("mpirun.openmpi"), in_path("mpirun.mpich")].into_iter().flatten().collect::<Vec<_>>();
     // Distributions without Debian's names have one MPI.
@@ -86,64 +88,70 @@ pub fn find() -> Vec<Mpi> {
     all
 }
 
-/// A library in the system's folders that is not of this launcher.
-pub fn foreign(mpi: &Mpi) -> Option<&'static str> {
-    let other = if mpi.launcher.starts_with("Open MPI") { "libmpich.so.12" } else { "libmpi.so.40" };
-    // SAFETY: an MPI library does nothing before it is initialised.
-    unsafe { libloading::Library::new(other) }.is_ok().then_some(other)
-}
-
 impl Mpi {
-    /// The same launcher with another library.
-    pub fn with(&self, library: &str) -> Self {
-        Self { library: Some(library.into()), ..self.clone() }
-    }
-
     /// The folder of its libraries, if that is not the system's.
     fn lib(&self) -> Option<PathBuf> {
         let lib = self.mpirun.parent()?.parent()?.join("lib");
         Some(lib).filter(|_| !self.mpirun.starts_with("/usr"))
     }
 
-    /// Runs `scenario` on `ranks` ranks.
-    pub fn run(&self, ranks: usize, scenario: &str, options: &[&str]) -> Result<Ended, Failed> {
-        let own = std::env::current_exe()?;
-        let log = std::env::temp_dir().join(format!("athanor-mpi-{}.txt", std::process::id()));
-        let file = File::create(&log)?;
+    /// `mpirun` for `ranks` ranks of what is added to it.
+    pub fn mpirun(&self, ranks: usize, options: &[&str]) -> Command {
         let mut command = Command::new(&self.mpirun);
-        // As in training, ranks do not end when they are told to stop; launchers tell them before they kill them.
-        command.args(self.options).args(options).args(["-n", &ranks.to_string(), "sh", "-c"]);
-        command.args(["trap '' TERM; exec \"$@\"", "rank"]).arg(own).args(["rank", scenario]);
-        command.args(&self.library).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        command.args(self.options).args(options).args(["-n", &ranks.to_string()]);
         if let Some(lib) = self.lib() {
             command.env("LD_LIBRARY_PATH", lib);
         }
-        let start = Instant::now();
-        let mut child = command.spawn()?;
+        command
+    }
+}
+
+/// An `mpirun` at work.
+pub struct Running {
+    child: Child,
+    log: NamedTempFile,
+    start: Instant,
+}
+
+impl Running {
+    /// Starts `command`.
+    pub fn start(command: &mut Command) -> Result<Self, Failed> {
+        let log = NamedTempFile::new()?;
+        let file = log.reopen()?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        Ok(Self { child: command.spawn()?, log, start: Instant::now() })
+    }
+
+    /// What has been printed so far.
+    pub fn output(&self) -> Result<String, Failed> {
+        Ok(String::from_utf8_lossy(&std::fs::read(self.log.path())?).into_owned())
+    }
+
+    /// Waits for its end, a minute at most.
+    pub fn end(mut self) -> Result<Ended, Failed> {
         let status = loop {
-            if let Some(status) = child.try_wait()? {
+            if let Some(status) = self.child.try_wait()? {
                 break Some(status);
             }
-            if start.elapsed() > Duration::from_mins(1) {
-                child.kill()?;
-                child.wait()?;
+            if self.start.elapsed() > Duration::from_mins(1) {
                 break None;
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        let took = start.elapsed();
-        let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-        fs::remove_file(&log)?;
+        let (took, output) = (self.start.elapsed(), self.output()?);
         let ended = Ended { success: status.is_some_and(|s| s.success()), output, took };
         ended.is(status.is_some(), "ended within a minute")?;
         Ok(ended)
     }
+}
 
-    /// Runs `scenario` and expects each rank that reports to say `text`, and at least one to.
-    pub fn expect(&self, ranks: usize, scenario: &str, text: &str) -> Result<(), Failed> {
-        let ended = self.run(ranks, scenario, &[])?;
-        let reports: Vec<&str> = ended.output.lines().filter(|l| l.starts_with("rank ")).collect();
-        let ok = !reports.is_empty() && reports.iter().all(|l| l.contains(text));
-        ended.is(ok, &format!("{scenario} on {ranks} ranks: {text}"))
+impl Drop for Running {
+    /// After a failure the launcher ends what it has started.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // A launcher that is killed outright may leave its ranks behind.
+            let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+            let _ = self.child.wait();
+        }
     }
 }

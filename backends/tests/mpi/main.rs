@@ -7,7 +7,7 @@ mod installed;
 mod rank;
 mod script;
 
-use installed::Mpi;
+use installed::{Ended, Mpi, Running};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,29 +37,53 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+/// Runs `scenario` on `ranks` ranks.
+fn run(mpi: &Mpi, ranks: usize, scenario: &str, options: &[&str]) -> Result<Ended, Failed> {
+    let mut command = mpi.mpirun(ranks, options);
+    // As in training, ranks do not end when they are told to stop; launchers tell them before they kill them.
+    command.args(["sh", "-c", "trap '' TERM; exec \"$@\"", "rank"]).arg(std::env::current_exe()?);
+    command.args(["rank", scenario]).args(&mpi.library);
+    Running::start(&mut command)?.end()
+}
+
+/// Runs `scenario` and expects each rank that reports to say `text`, and at least one to.
+fn expect(mpi: &Mpi, ranks: usize, scenario: &str, text: &str) -> Result<(), Failed> {
+    let ended = run(mpi, ranks, scenario, &[])?;
+    let reports: Vec<&str> = ended.output.lines().filter(|l| l.starts_with("rank ")).collect();
+    let ok = !reports.is_empty() && reports.iter().all(|l| l.contains(text));
+    ended.is(ok, &format!("{scenario} on {ranks} ranks: {text}"))
+}
+
+/// A library in the system's folders that is not of this launcher.
+fn foreign_library(mpi: &Mpi) -> Option<&'static str> {
+    let other = if mpi.launcher.starts_with("Open MPI") { "libmpich.so.12" } else { "libmpi.so.40" };
+    // SAFETY: an MPI library does nothing before it is initialised.
+    unsafe { libloading::Library::new(other) }.is_ok().then_some(other)
+}
+
 type Run = fn(&Mpi) -> Result<(), Failed>;
 
 const TRIALS: &[(&str, Run)] = &[
     ("every_call_gives_the_bits_of_local_threads", same_bits),
-    ("large_data_is_cut", |mpi| mpi.expect(2, "large", "the same")),
-    ("threads_of_a_rank_may_use_groups_of_their_own", |mpi| mpi.expect(2, "threads", "the same")),
+    ("large_data_is_cut", |mpi| expect(mpi, 2, "large", "the same")),
+    ("threads_of_a_rank_may_use_groups_of_their_own", |mpi| expect(mpi, 2, "threads", "the same")),
     ("errors_are_those_of_local_threads", same_errors),
-    ("a_rank_that_panics_is_named", |mpi| mpi.expect(3, "panics", "rank 1 has panicked, and is missing from barrier")),
+    ("a_rank_that_panics_is_named", |mpi| expect(mpi, 3, "panics", "rank 1 has panicked, and is missing from barrier")),
     ("a_rank_that_was_killed_is_named", killed),
     ("a_rank_that_is_killed_while_data_moves_ends_the_others", killed_in_the_middle),
     ("a_rank_that_fails_ends_the_others_with_its_own_error", gives_up),
     ("what_all_ranks_fail_with_is_told_once", all_fail),
     ("a_rank_that_stops_is_told_with_what_the_others_do", stopped),
-    ("waiting_leaves_the_cores_to_others", |mpi| mpi.expect(4, "idle", "idle")),
+    ("waiting_leaves_the_cores_to_others", |mpi| expect(mpi, 4, "idle", "idle")),
     ("a_library_of_another_mpi_is_refused", foreign),
 ];
 
 fn same_bits(mpi: &Mpi) -> Result<(), Failed> {
-    (1..=4).try_for_each(|ranks| mpi.expect(ranks, "script", "the same"))
+    (1..=4).try_for_each(|ranks| expect(mpi, ranks, "script", "the same"))
 }
 
 fn same_errors(mpi: &Mpi) -> Result<(), Failed> {
-    script::FAILURES.iter().try_for_each(|(name, ..)| mpi.expect(3, name, "the same"))
+    script::FAILURES.iter().try_for_each(|(name, ..)| expect(mpi, 3, name, "the same"))
 }
 
 /// Lines of ranks that tell the user something, without what they are told by.
@@ -70,7 +94,7 @@ fn told(output: &str) -> Vec<&str> {
 /// The launchers end all ranks when one is killed, but leave the others the time to say for whom they waited.
 fn killed(mpi: &Mpi) -> Result<(), Failed> {
     for options in [Some(&[][..]), mpi.survive].into_iter().flatten() {
-        let ended = mpi.run(3, "killed", options)?;
+        let ended = run(mpi, 3, "killed", options)?;
         let text =
             "B0301: rank 1 has died, and is missing from barrier, operation 2 of ranks [0, 1, 2]; where each rank is:";
         ended.is(told(&ended.output) == [text], text)?;
@@ -89,26 +113,26 @@ fn killed(mpi: &Mpi) -> Result<(), Failed> {
 }
 
 fn killed_in_the_middle(mpi: &Mpi) -> Result<(), Failed> {
-    let ended = mpi.run(2, "killed-moving", &[])?;
+    let ended = run(mpi, 2, "killed-moving", &[])?;
     let named =
         ended.output.contains("B0301: rank 1 has died, and is missing from all_reduce(sum, f32, 67108864 bytes)");
     ended.is(named && ended.took < Duration::from_secs(10), "rank 1 is named within 10 s")
 }
 
 fn gives_up(mpi: &Mpi) -> Result<(), Failed> {
-    let ended = mpi.run(3, "gives-up", &[])?;
+    let ended = run(mpi, 3, "gives-up", &[])?;
     ended.is(told(&ended.output) == ["B0305: rank 1 cannot go on"], "told once, by rank 1")?;
     ended.is(!ended.success && ended.took < Duration::from_secs(10), "ended within 10 s")
 }
 
 fn all_fail(mpi: &Mpi) -> Result<(), Failed> {
-    let ended = mpi.run(4, "all-fail", &[])?;
+    let ended = run(mpi, 4, "all-fail", &[])?;
     let once = matches!(told(&ended.output)[..], [one] if one.starts_with("B0305: rank "));
     ended.is(once && !ended.success && ended.took < Duration::from_secs(10), "told once, within 10 s")
 }
 
 fn stopped(mpi: &Mpi) -> Result<(), Failed> {
-    let ended = mpi.run(3, "stopped", &[])?;
+    let ended = run(mpi, 3, "stopped", &[])?;
     let warnings = ended.output.matches("B0309: ").count();
     let header = "B0309: rank 0 has waited 1 s for rank 2 in barrier, operation 1 of ranks [0, 2]; where each rank is:";
     let lines = "\n  rank 0: waiting for rank 2 at step 7, the start of the run\n  rank 1: nothing heard since the start of \
@@ -119,8 +143,9 @@ fn stopped(mpi: &Mpi) -> Result<(), Failed> {
 }
 
 fn foreign(mpi: &Mpi) -> Result<(), Failed> {
-    let Some(library) = installed::foreign(mpi) else { return Ok(()) };
-    let ended = mpi.with(library).run(2, "start", &[])?;
+    let Some(library) = foreign_library(mpi) else { return Ok(()) };
+    let mpi = Mpi { library: Some(library.into()), ..mpi.clone() };
+    let ended = run(&mpi, 2, "start", &[])?;
     let text = format!("B0307: {} has started 2 ranks, and {library} sees 1", mpi.launcher);
     ended.is(ended.output.contains(&text), &text)
 }

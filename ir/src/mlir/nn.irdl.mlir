@@ -514,6 +514,15 @@ irdl.dialect @nn {
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
   }
+  irdl.operation @sum_ends {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks}
+  }
   irdl.operation @own_part {
     %operand_0 = irdl.base "!builtin.tensor"
     irdl.operands(operand_0: %operand_0)

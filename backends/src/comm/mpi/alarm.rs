@@ -1,6 +1,7 @@
 //! A rank that waits for long asks the others where they are, and one of them tells the user who waits for whom.
 
 use super::super::STALLED;
+use super::report::names;
 use super::world::{Inner, Work, World};
 use athanor_ir::{Diagnostic, Result};
 use std::sync::atomic::Ordering;
@@ -41,7 +42,10 @@ impl Alarm {
             self.asked = None;
             self.next = Some(idle * 2);
             if inner.reports.first_asking() == Some(world.rank) {
-                let ranks = super::report::names(&work.absent());
+                let mut absent = work.absent();
+                absent.sort_unstable();
+                absent.dedup();
+                let ranks = names(&absent);
                 let lines = inner.reports.lines(&inner.left, &world.ledger);
                 let text = format!(
                     "rank {} has waited {:.0} s for {ranks} in {}; where each rank is:{lines}",

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// Time from the first word of a rank that fails to its end: the others hear it, and launchers pass on what is printed. They
 /// end all ranks when one ends with an error, and drop what they have not passed on.
 const LINGER: Duration = Duration::from_secs(1);
+/// As [`LINGER`], of a rank that leaves it to another to tell.
+const LISTEN: Duration = Duration::from_secs(2);
 
 /// How much a rank has to say: nothing, what it saw of others, its own error.
 const SEEN: u64 = 1;
@@ -27,11 +29,13 @@ pub(super) struct Verdict {
     levels: Vec<u64>,
     /// When this rank has said that it fails.
     out: Option<Instant>,
+    /// It tells.
+    tells: bool,
 }
 
 impl Verdict {
     pub fn new(size: usize) -> Self {
-        Self { levels: vec![0; size], out: None }
+        Self { levels: vec![0; size], out: None, tells: false }
     }
 
     /// Rank `rank` leaves with this much to say.
@@ -48,7 +52,8 @@ impl Verdict {
 
     /// Waits until a rank that fails may end.
     pub fn linger(&self) {
-        if let Some(rest) = self.out.and_then(|o| LINGER.checked_sub(o.elapsed())) {
+        let all = if self.tells { LINGER } else { LISTEN };
+        if let Some(rest) = self.out.and_then(|o| all.checked_sub(o.elapsed())) {
             std::thread::sleep(rest);
         }
     }
@@ -88,10 +93,11 @@ impl World {
             drop(inner);
             pause(start.elapsed());
         }
-        let inner = self.lock();
+        let mut inner = self.lock();
         if told || inner.verdict.is_outdone(self.rank, level) {
             return None;
         }
+        inner.verdict.tells = true;
         let mut error = error.clone();
         if level == SEEN {
             error.message += &format!("; where each rank is:{}", inner.reports.lines(&inner.left, &self.ledger));
