@@ -4,6 +4,7 @@ use crate::compile::{Job, Options, Planned, recomputed};
 use crate::config_args::{Overrides, read};
 use crate::failure::{Failure, print};
 use crate::output::{emit, say};
+use crate::stages::PipelineSummary;
 use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_frontend::config::{Config, effective};
 use athanor_frontend::inputs;
@@ -168,7 +169,10 @@ fn run_of(config: &Config, module: &Module) -> String {
 fn memory(planned: &Planned) -> String {
     let plan = &planned.compiled.plan;
     let mut out = String::new();
-    for stage in &plan.stages {
+    if let Some(pipeline) = PipelineSummary::of(plan) {
+        out.push_str(&pipeline.text());
+    }
+    for stage in plan.stages.iter().filter(|s| s.pipeline.is_none()) {
         let _ = writeln!(
             out,
             "\nMemory of a rank ({} {}, {}): {}",

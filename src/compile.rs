@@ -4,6 +4,7 @@ use crate::config_args::{Overrides, read};
 use crate::failure::{Failure, print};
 use crate::opt::Looking;
 use crate::output::{emit, say};
+use crate::stages::PipelineSummary;
 use crate::text::{bytes, count};
 use athanor_backends::cpu::features;
 use athanor_frontend::{config, model, run as run_section};
@@ -217,9 +218,10 @@ fn times(looking: &Looking, passes: &Timings, kernels: Option<&BuildReport>) {
 pub fn one_line(plan: &Plan, took: Duration) -> String {
     let arena: u64 = plan.stages.iter().map(|s| s.arena_bytes as u64).max().unwrap_or(0);
     let steps: usize = plan.stages.iter().flat_map(|s| &s.programs).map(|p| p.steps.len()).sum();
+    let pipeline = PipelineSummary::of(plan).map_or_else(String::new, |p| format!(", {}", p.line()));
     let again = plan.run.recompute.done.map_or_else(String::new, |d| format!(", {}", recomputed(&d)));
     format!(
-        "{} for {} {} with {}: {}, {}, {} of memory{again}, compiled in {:.2} s",
+        "{} for {} {} with {}: {}, {}, {} of memory{pipeline}{again}, compiled in {:.2} s",
         plan.model,
         plan.target.device,
         plan.target.cpu,

@@ -20,6 +20,7 @@ mod mindformers;
 mod opt;
 mod output;
 mod ranks;
+mod stages;
 mod text;
 mod train;
 

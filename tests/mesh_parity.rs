@@ -173,6 +173,14 @@ fn a_vocabulary_in_parts_follows_one_device() {
 }
 
 #[test]
+fn a_vocabulary_in_parts_in_a_pipeline_follows_one_device() {
+    let rows = [("parallel_config.vocab_emb_dp", "False")];
+    let on = support::mesh::Spread { pp: 2, dp: 1, tp: 2, micro: 4, sequences: GLOBAL };
+    let train = |on| support::mesh::Compiled::new(on, OptLevel::O1, &rows).train(4, Resume::No);
+    agree("stages", &train(on), &train(on.alone()));
+}
+
+#[test]
 fn every_optimizer_follows_one_device() {
     let kinds: [Changes<'_>; 5] = [
         &[("optimizer.type", "Adam")],

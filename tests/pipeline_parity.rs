@@ -114,6 +114,7 @@ const GPIPE: Changes<'_> = &[scheduler("gpipe")];
 const ONE: Changes<'_> = &[scheduler("1f1b")];
 const INTERLEAVED: Changes<'_> = &[scheduler("1f1b"), CHUNKS];
 const ZERO_BUBBLE: Changes<'_> = &[scheduler("zero_bubble_v"), CHUNKS];
+const DUALPIPE: Changes<'_> = &[scheduler("dualpipe_v"), CHUNKS];
 
 /// Losses of `mesh` with each of `schedules`, which must be those of one device; those of all schedules.
 fn parity(opt: OptLevel, mesh: [usize; 3], schedules: &[Changes<'_>], more: Changes<'_>) -> Vec<Vec<Line>> {
@@ -149,7 +150,7 @@ fn fused_kernels_on_stages_follow_one_device_whatever_the_schedule() {
 fn stages_beside_replicas_and_tensor_parallel_ranks_follow_one_device() {
     parity(OptLevel::O0, [4, 1, 1], &[GPIPE, ONE], &[]);
     parity(OptLevel::O0, [2, 2, 1], &[ONE, ZERO_BUBBLE], &[]);
-    parity(OptLevel::O0, [2, 1, 2], &[INTERLEAVED], &[]);
+    parity(OptLevel::O0, [2, 1, 2], &[INTERLEAVED, DUALPIPE], &[]);
     parity(OptLevel::O1, [2, 2, 2], &[ONE], &[]);
 }
 
@@ -177,6 +178,36 @@ fn losses_per_token_and_scaled_losses_are_those_of_one_device() {
     let per_token = ("model.model_config.calculate_per_token_loss", "True");
     let scale = ("runner_wrapper.scale_sense", "1024.0");
     parity(OptLevel::O0, [2, 2, 1], &[ONE], &[per_token, scale]);
+}
+
+/// The first and the last stage have the embedding both, unless they are one.
+#[test]
+fn tied_embeddings_take_the_same_step_on_both_stages() {
+    let tied = ("model.model_config.tie_word_embeddings", "True");
+    parity(OptLevel::O0, [2, 1, 1], &[ONE, INTERLEAVED, ZERO_BUBBLE], &[tied]);
+    parity(OptLevel::O0, [4, 1, 1], &[ONE], &[tied, ("runner_wrapper.scale_sense", "1024.0")]);
+    parity(OptLevel::O1, [2, 2, 1], &[ONE], &[tied]);
+}
+
+/// Latent attention, routers with biases and balance losses: scalars of every stage reach the loss, loads reach rank 0.
+#[test]
+fn experts_on_stages_follow_one_device() {
+    let deepseek = [
+        ("pretrained_model_dir", "tests/golden/curves/w2-tiny"),
+        ("model.model_config.model_type", "deepseek_v3"),
+        ("model.model_config.architectures", "[DeepseekV3ForCausalLM]"),
+        ("model.model_config.moe_aux_loss_coeff", "0.01"),
+        ("model.model_config.moe_router_load_balancing_type", "seq_aux_loss"),
+        ("model.model_config.moe_router_enable_expert_bias", "True"),
+    ];
+    let serial = compile([1, 1, 1], OptLevel::O0, &deepseek).train(STEPS, Resume::No);
+    for schedule in [ONE, INTERLEAVED] {
+        let got = compile([2, 2, 1], OptLevel::O0, &[schedule, &deepseek].concat()).train(STEPS, Resume::No);
+        agree(&format!("{schedule:?}"), &got, &serial);
+        for (got, want) in got.iter().zip(&serial) {
+            assert_eq!(got.parts.expert_load, want.parts.expert_load, "{schedule:?}, step {}", got.step);
+        }
+    }
 }
 
 const SAVES: (&str, &str) = ("callbacks", "[{type: CheckpointMonitor, save_checkpoint_steps: 2}]");

@@ -1,6 +1,7 @@
 //! Collective operations: what ranks of a group make of their parts together.
 
 use crate::element::ReduceKind;
+use crate::module::Mesh;
 use serde::{Deserialize, Serialize};
 
 /// A collective operation over some axes of the mesh. Ranks whose coordinates differ in these axes only are a group; its
@@ -35,6 +36,9 @@ pub enum CollectiveKind {
         /// Cut dim.
         dim: usize,
     },
+    /// (x) → same dims on the first and the last position along the axis: the sum of both. The others take no part, so that the
+    /// group has two members.
+    SumEnds,
     /// (x) → `dim` n times smaller: the member's own part of what all of them have. Nothing is sent.
     OwnPart {
         /// Cut dim.
@@ -54,6 +58,7 @@ impl Collective {
             CollectiveKind::AllReduce { .. } => "all_reduce",
             CollectiveKind::AllGather { .. } => "all_gather",
             CollectiveKind::ReduceScatter { .. } => "reduce_scatter",
+            CollectiveKind::SumEnds => "sum_ends",
             CollectiveKind::OwnPart { .. } => "own_part",
             CollectiveKind::OwnIds { .. } => "own_ids",
         }
@@ -62,7 +67,7 @@ impl Collective {
     /// The dim that is joined or cut.
     pub const fn dim(&self) -> Option<usize> {
         match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } => None,
+            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => None,
             CollectiveKind::AllGather { dim }
             | CollectiveKind::ReduceScatter { dim }
             | CollectiveKind::OwnPart { dim } => Some(dim),
@@ -79,6 +84,22 @@ impl Collective {
         self.axes.split(',')
     }
 
+    /// Members of a group on `mesh`; `None` if it does not have the axes.
+    pub fn members(&self, mesh: &Mesh) -> Option<usize> {
+        let sizes = self.axes().map(|a| mesh.axis(a).map(|i| mesh.axes[i].size));
+        let all = sizes.into_iter().try_fold(1usize, |n, size| n.checked_mul(size?))?;
+        Some(if self.kind == CollectiveKind::SumEnds { all.min(2) } else { all })
+    }
+
+    /// The group of rank `rank` on `mesh`, by rank; `None` if it takes no part.
+    pub fn group(&self, mesh: &Mesh, rank: usize) -> Option<Vec<usize>> {
+        let mut members = mesh.group(&self.axes().collect::<Vec<_>>(), rank);
+        if self.kind == CollectiveKind::SumEnds && members.len() > 2 {
+            members.drain(1..members.len() - 1);
+        }
+        members.contains(&rank).then_some(members)
+    }
+
     /// Dims of the result for an operand of `dims`.
     ///
     /// # Errors
@@ -89,7 +110,7 @@ impl Collective {
             return Err("a group has one member at least".into());
         }
         match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } => {}
+            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => {}
             CollectiveKind::AllGather { dim } => {
                 let size = out.get_mut(dim).ok_or_else(|| format!("dims {dims:?} have no dim {dim}"))?;
                 *size =

@@ -1,6 +1,7 @@
 //! A pipeline of stages: how layers lie on them, in which order they work, and what a stage does in a step.
 
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt;
 
 /// Part of the work on one micro-batch.
@@ -202,6 +203,48 @@ pub enum Act {
         /// The slot that it goes to.
         slot: usize,
     },
+}
+
+/// A step of a pipeline in virtual time, where messages take none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnitTime {
+    /// From the first start to the last end; forward pass, gradients of activations and gradients of weights of a chunk take
+    /// one unit each.
+    pub makespan: u64,
+    /// Time that the busiest stage does not work.
+    pub bubble: u64,
+}
+
+impl UnitTime {
+    /// The time of what `stages` do; `splits` if gradients of weights are tasks of their own. What waits for ever is left out.
+    pub fn of(stages: &[&[Act]], splits: bool) -> Self {
+        let mut sent: HashMap<(usize, Task), u64> = HashMap::new();
+        let (mut at, mut now, mut busy) = (vec![0; stages.len()], vec![0_u64; stages.len()], vec![0_u64; stages.len()]);
+        let mut moved = true;
+        while std::mem::take(&mut moved) {
+            for (s, acts) in stages.iter().enumerate() {
+                while let Some(act) = acts.get(at[s]) {
+                    match act {
+                        Act::Run { task, .. } => {
+                            let units = if task.part == Part::B && !splits { 2 } else { 1 };
+                            now[s] += units;
+                            busy[s] += units;
+                        }
+                        Act::Send { task, .. } => _ = sent.insert((s, *task), now[s]),
+                        Act::Pass { .. } => {}
+                        Act::Receive { from, task, .. } => {
+                            let Some(there) = sent.get(&(*from, *task)) else { break };
+                            now[s] = now[s].max(*there);
+                        }
+                    }
+                    at[s] += 1;
+                    moved = true;
+                }
+            }
+        }
+        let makespan = now.into_iter().max().unwrap_or(0);
+        Self { makespan, bubble: makespan - busy.into_iter().max().unwrap_or(0) }
+    }
 }
 
 /// Name of function `name` of stage `stage` of a pipeline: `stage1.update`.

@@ -85,7 +85,7 @@ fn verify_func(module: &Module, func: &Func) -> Result<()> {
             if let Some(axis) = c.axes().find(|a| module.mesh.axis(a).is_none()) {
                 return broken(format!("{here} is over axis {axis:?}, which the mesh does not have"));
             }
-            let members: usize = c.axes().map(|a| module.mesh.size(a)).product();
+            let members = c.members(&module.mesh).unwrap_or(1);
             if members != c.ranks {
                 return broken(format!("{here} is of {} ranks, and its axes have {members}", c.ranks));
             }

@@ -50,6 +50,7 @@ pub const CODES: &[&Code] = &[
     &partition::PARTIAL,
     &split_stages::CANNOT_SPLIT,
     &prove::UNMATCHED,
+    &prove::HAZARD,
     &recompute::TOO_LARGE,
     &schedule::generate::IMPOSSIBLE,
 ];

@@ -53,8 +53,7 @@ impl Gather {
         let scalar = |program: &str, name: &str| name.ends_with("_loss") && device.scalar(program, name).is_some();
         let own = results.clone().filter(|(program, name, _)| scalar(program, name));
         let losses = own.map(|(program, name, _)| (program.clone(), name.clone())).collect();
-        let counts = |i: usize| stage.buffers.get(i).is_some_and(|b| b.dtype == DType::F32);
-        let loads = results.filter(|(_, n, i)| n.starts_with(LOAD) && counts(*i)).map(|(_, _, i)| i).collect();
+        let loads = loads_of(stage).into_iter().map(|(_, i)| i).collect();
         Self { losses, loads, parts: Parts::default() }
     }
 
@@ -87,6 +86,14 @@ impl Gather {
     pub(crate) fn parts(&self) -> &Parts {
         &self.parts
     }
+}
+
+/// The counts of experts' tokens that `stage` has: names and buffers.
+pub(crate) fn loads_of(stage: &Stage) -> Vec<(String, usize)> {
+    let counts = |i: usize| stage.buffers.get(i).is_some_and(|b| b.dtype == DType::F32);
+    let programs = stage.programs.iter().filter(|p| of_micro_batches(stage, &p.name));
+    let found = programs.flat_map(|p| &p.results).filter(|(name, i)| name.starts_with(LOAD) && counts(*i));
+    found.cloned().collect()
 }
 
 /// Names of the losses that the programs of micro-batches of any stage of `plan` have, in order.

@@ -1,13 +1,14 @@
 //! The micro-batches of a pipeline's stage: programs, and messages between ranks of neighbouring stages.
 
 use crate::executor::{Inputs, counted, loss_name};
-use crate::parts::{Gather, losses_of};
+use crate::parts::{Gather, loads_of, losses_of};
 use crate::source::{Batch, BatchSource};
 use athanor_backends::comm::{Communicator, Engine, Place};
 use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::op::ReduceKind;
 use athanor_ir::pipeline::{Act, Part, Task};
 use athanor_ir::plan::{Buffer, Chunk, Plan};
+use athanor_ir::recompute::layer_of;
 use athanor_ir::{DType, Result};
 use std::collections::HashMap;
 
@@ -19,6 +20,8 @@ pub(crate) struct Runner {
     chunks: Vec<Chunk>,
     /// Losses that any stage knows of, by name.
     losses: Vec<String>,
+    /// Layer of each count of experts' tokens, by stage.
+    layers: Vec<Vec<usize>>,
     loss: &'static str,
     micro_batches: usize,
     batches: HashMap<usize, Batch>,
@@ -45,8 +48,11 @@ impl Runner {
         let (acts, chunks) =
             plan.stages[stage].pipeline.as_ref().map(|p| (p.acts.clone(), p.chunks.clone())).unwrap_or_default();
         let (losses, loss) = (losses_of(plan), loss_name(&plan.run));
+        let layer = |(name, _): &(String, usize)| layer_of(name)?.0.rsplit('.').next()?.parse().ok();
+        let of_stage = |s| loads_of(s).iter().map(|load| layer(load).unwrap_or(usize::MAX)).collect();
+        let layers = plan.stages.iter().map(of_stage).collect();
         let (batches, reads, micro_batches) = (HashMap::new(), HashMap::new(), plan.run.accumulation);
-        Ok(Self { group, acts, chunks, losses, loss, micro_batches, batches, reads })
+        Ok(Self { group, acts, chunks, losses, layers, loss, micro_batches, batches, reads })
     }
 
     /// Runs the micro-batches of a step: the sum of their losses and the tokens that count, known to all stages.
@@ -153,13 +159,16 @@ impl Runner {
         if self.group.rank() > 0 {
             return loads.iter().try_for_each(|load| self.group.send(0, bytemuck::cast_slice(load)));
         }
+        let mut all: Vec<(usize, Vec<u64>)> = self.layers[0].iter().copied().zip(std::mem::take(loads)).collect();
         for (stage, size) in sizes.chunks(2).enumerate().skip(1) {
-            for _ in 0..size[0] {
+            for layer in self.layers[stage].iter().take(size[0] as usize) {
                 let mut load = vec![0_u64; size[1] as usize];
                 self.group.receive(stage, bytemuck::cast_slice_mut(&mut load))?;
-                loads.push(load);
+                all.push((*layer, load));
             }
         }
+        all.sort_by_key(|(layer, _)| *layer);
+        *loads = all.into_iter().map(|(_, load)| load).collect();
         Ok(())
     }
 }

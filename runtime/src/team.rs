@@ -50,9 +50,9 @@ impl Team {
         let steps = plan.stages.iter().flat_map(|s| &s.programs).flat_map(|p| &p.steps);
         for step in steps {
             if let Action::Op(Op::Collective(c)) = &step.action
-                && groups.iter().all(|(axes, _)| *axes != c.axes)
+                && groups.iter().all(|(axes, group)| (axes, group.size()) != (&c.axes, c.ranks))
+                && let Some(members) = c.group(&mesh, rank)
             {
-                let members = mesh.group(&c.axes().collect::<Vec<_>>(), rank);
                 groups.push((c.axes.clone(), engine.group(&members)?));
             }
         }

@@ -15,6 +15,7 @@ use athanor_backends::cpu::profile::Profile;
 use athanor_ir::plan::{BufferRole, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{Diagnostic, Result};
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -296,8 +297,10 @@ fn batch(executor: &Executor) -> u64 {
 /// What is said before the first step.
 fn opening(executor: &Executor, resumed: Option<&Path>, finished: u64) -> Vec<String> {
     let (device, run) = (executor.device(), executor.run());
+    // The first and the last stage may have a weight both.
+    let mut seen = HashSet::new();
     let buffers = device.plan().stages.iter().flat_map(|s| &s.buffers);
-    let weights = buffers.filter(|b| matches!(b.role, BufferRole::Weight { .. }));
+    let weights = buffers.filter(|b| matches!(b.role, BufferRole::Weight { .. }) && seen.insert(&b.name));
     let mesh = &device.plan().mesh;
     let count: usize = weights.map(|b| b.slice(mesh, 0).dims.iter().product::<usize>()).sum();
     let library = if device.uses_library() { ", oneDNN" } else { "" };

@@ -179,9 +179,11 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "all_reduce" => collective(CollectiveKind::AllReduce { reduce: op::ReduceKind::Sum }),
         "all_gather" => collective(CollectiveKind::AllGather { dim: 0 }),
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: 0 }),
+        "sum_ends" => collective(CollectiveKind::SumEnds),
         "own_part" => collective(CollectiveKind::OwnPart { dim: 0 }),
         "own_ids" => collective(CollectiveKind::OwnIds { size: 2 }),
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
+        "handover" => (Op::Handover { last: true }, vec![2], vec![2]),
         "adam_w" => {
             let op = Op::AdamW { beta1: one, beta2: one, eps: one, decay: one };
             (op, vec![2, 2, 2, 2, 0, 0, 0, 0], vec![2, 2, 2])

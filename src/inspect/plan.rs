@@ -3,6 +3,7 @@
 use super::{Args, json, quoted};
 use crate::failure::Failure;
 use crate::output::emit;
+use crate::stages::PipelineSummary;
 use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_ir::TensorType;
 use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step};
@@ -30,6 +31,8 @@ struct Summary<'a> {
     seq_length: usize,
     vocab_size: usize,
     parameters: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pipeline: Option<PipelineSummary>,
     stages: Vec<StageSummary<'a>>,
     kernels: Vec<KernelRow<'a>>,
 }
@@ -114,6 +117,8 @@ fn summarise<'a>(plan: &'a Plan, args: &Args) -> Summary<'a> {
         })
         .collect();
     let is_weight = |b: &&Buffer| matches!(b.role, BufferRole::Weight { .. });
+    // The first and the last stage of a pipeline may have a weight both.
+    let mut seen = std::collections::HashSet::new();
     let elements = |b: &Buffer| b.slice(&plan.mesh, 0).dims.iter().product::<usize>() as u64;
     Summary {
         model: &plan.model,
@@ -130,7 +135,15 @@ fn summarise<'a>(plan: &'a Plan, args: &Args) -> Summary<'a> {
         accumulation: plan.run.accumulation,
         seq_length: plan.run.seq_length,
         vocab_size: plan.run.vocab_size,
-        parameters: plan.stages.iter().flat_map(|s| &s.buffers).filter(is_weight).map(elements).sum(),
+        parameters: plan
+            .stages
+            .iter()
+            .flat_map(|s| &s.buffers)
+            .filter(is_weight)
+            .filter(|b| seen.insert(&b.name))
+            .map(elements)
+            .sum(),
+        pipeline: PipelineSummary::of(plan),
         kernels: kernels(plan, args),
         stages,
     }
@@ -252,8 +265,12 @@ fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
         s.seq_length,
         grouped(tokens as u64)
     );
-    for stage in &s.stages {
-        let _ = writeln!(out, "\nMemory: {} in one arena", bytes(stage.arena_bytes as u64));
+    if let Some(pipeline) = &s.pipeline {
+        out.push_str(&pipeline.text());
+    }
+    for (i, stage) in s.stages.iter().enumerate() {
+        let of = if s.pipeline.is_some() { format!(" of stage {i}") } else { String::new() };
+        let _ = writeln!(out, "\nMemory{of}: {} in one arena", bytes(stage.arena_bytes as u64));
         let row = |m: &Memory| vec![m.role.to_owned(), bytes(m.bytes as u64), count(m.buffers as u64, "buffer")];
         out.push_str(&table(&stage.memory.iter().map(row).collect::<Vec<_>>(), &[]));
         let _ = writeln!(out, "\nLargest buffers");

@@ -4,7 +4,7 @@
 //! Without an `mpirun` only what needs none is tried, and this is said; `make test-mpi` installs several.
 
 #[path = "../../backends/tests/mpi/installed.rs"]
-#[allow(dead_code, reason = "the trials of the engine use all of it")]
+#[allow(dead_code, reason = "the engine's own tests use the rest")]
 mod installed;
 mod work;
 

@@ -10,12 +10,12 @@ use tempfile::NamedTempFile;
 #[derive(Debug, Clone)]
 pub struct Mpi {
     pub name: String,
-    mpirun: PathBuf,
+    pub mpirun: PathBuf,
     /// None for what the engine finds itself.
     pub library: Option<String>,
     /// As the engine calls this launcher.
     pub launcher: &'static str,
-    options: &'static [&'static str],
+    pub options: &'static [&'static str],
     /// Options that keep the other ranks when one dies. Hydra has some, and breaks down with them as often as not.
     pub survive: Option<&'static [&'static str]>,
 }

@@ -119,6 +119,10 @@ mod tests {
         assert_eq!(config.global_batch_size(), 8);
         assert!(with(&[parallel, ("parallel_config.model_parallel", "2")]).for_devices(3).is_err());
         assert_eq!(axes(&with(&[("parallel_config.model_parallel", "2")])), []);
+        let stages = [("parallel_config.pipeline_stage", "2"), ("parallel_config.micro_batch_num", "2")];
+        let all = [&[parallel, ("parallel_config.model_parallel", "2")], &stages[..]].concat();
+        let config = with(&all).for_devices(8).unwrap();
+        assert_eq!(axes(&config), ["pp", "dp", "tp"].map(|name| (name.to_owned(), 2)));
     }
 
     #[test]

@@ -514,6 +514,15 @@ irdl.dialect @nn {
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
   }
+  irdl.operation @sum_ends {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks}
+  }
   irdl.operation @own_part {
     %operand_0 = irdl.base "!builtin.tensor"
     irdl.operands(operand_0: %operand_0)
@@ -523,6 +532,20 @@ irdl.dialect @nn {
     %axes = irdl.base "#builtin.string"
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"dim" = %dim, "axes" = %axes, "ranks" = %ranks}
+  }
+  irdl.operation @handover {
+    %operand_tensor = irdl.base "!builtin.tensor"
+    %operand_tuple = irdl.base "!builtin.tuple"
+    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
+    irdl.operands(operands: variadic %operand)
+    %result_tensor = irdl.base "!builtin.tensor"
+    %result_tuple = irdl.base "!builtin.tuple"
+    %result = irdl.any_of(%result_tensor, %result_tuple)
+    irdl.results(results: variadic %result)
+    %last_0 = irdl.is false
+    %last_1 = irdl.is true
+    %last = irdl.any_of(%last_0, %last_1)
+    irdl.attributes {"last" = %last}
   }
   irdl.operation @own_ids {
     %operand_0 = irdl.base "!builtin.tensor"

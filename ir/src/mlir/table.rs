@@ -93,6 +93,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
         Op::Collective(c) => {
             match c.kind {
                 CollectiveKind::AllReduce { reduce } => see("kind", Field::Word(reduce.name(), REDUCE)),
+                CollectiveKind::SumEnds => {}
                 CollectiveKind::AllGather { dim }
                 | CollectiveKind::ReduceScatter { dim }
                 | CollectiveKind::OwnPart { dim } => see("dim", Field::Int(dim)),
@@ -174,6 +175,7 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "all_reduce" => collective(CollectiveKind::AllReduce { reduce: f.word("kind", reduce)? }, f)?,
         "all_gather" => collective(CollectiveKind::AllGather { dim: f.int("dim")? }, f)?,
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: f.int("dim")? }, f)?,
+        "sum_ends" => collective(CollectiveKind::SumEnds, f)?,
         "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
         "handover" => Op::Handover { last: f.bool("last")? },
         "own_ids" => collective(CollectiveKind::OwnIds { size: f.int("size")? }, f)?,
@@ -260,6 +262,7 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::AllReduce { reduce: ReduceKind::Sum }));
     ops.push(collective(CollectiveKind::AllGather { dim: 0 }));
     ops.push(collective(CollectiveKind::ReduceScatter { dim: 0 }));
+    ops.push(collective(CollectiveKind::SumEnds));
     ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
     ops.push(Op::Handover { last: false });
     ops.push(collective(CollectiveKind::OwnIds { size: 1 }));

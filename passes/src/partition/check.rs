@@ -250,6 +250,8 @@ impl<'a> Checker<'a> {
             CollectiveKind::OwnIds { .. } if x.partial.is_empty() => out.ids = axes,
             CollectiveKind::OwnIds { .. } => return Err("reads a partial sum".into()),
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } => return Err("reads a partial sum".into()),
+            // Between stages, which this check knows nothing of.
+            CollectiveKind::SumEnds => {}
             CollectiveKind::AllGather { dim } => {
                 let cut = x.dims[dim].unwrap_or(axes);
                 if !axes.without(cut).is_empty() {

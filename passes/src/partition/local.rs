@@ -160,7 +160,7 @@ impl<'a> Cutter<'a> {
         let c = Collective { kind, axes: axes.names(mesh), ranks: axes.ranks(mesh) };
         let mut ty = self.out.ty(x).clone();
         match kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::OwnIds { .. } => {}
+            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => {}
             CollectiveKind::AllGather { dim } => ty.dims[dim] *= c.ranks,
             CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => ty.dims[dim] /= c.ranks,
         }

@@ -105,7 +105,7 @@ fn what_cannot_be_cut_is_refused() {
     };
     refused(&[("dp", 3)], "the batch of x cannot be cut in 3");
     refused(&[("tp", 4)], "axis tp of 4 has nothing to cut");
-    refused(&[("pp", 2)], "axis \"pp\"");
+    refused(&[("cp", 2)], "axis \"cp\"");
     let twice = partition(&cut(&[("dp", 2)], 1)).unwrap_err();
     assert!(twice.message.contains("spread over the mesh already"), "{twice}");
 }

@@ -75,7 +75,9 @@ pub fn in_place(op: &Op, output: usize) -> &'static [usize] {
         (Op::AdamW { .. }, 2) => &[3],
         (Op::Einsum { .. }, 0) => &[2],
         (Op::GroupedEinsum { .. }, 0) => &[3],
-        (Op::Collective(Collective { kind: CollectiveKind::AllReduce { .. }, .. }), 0) => &[0],
+        (Op::Collective(Collective { kind: CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds, .. }), 0) => {
+            &[0]
+        }
         _ => &[],
     }
 }

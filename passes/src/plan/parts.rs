@@ -1,7 +1,7 @@
 //! The programs that one function becomes: one, or for a position of a pipeline the forward, the backward and the weights' part.
 
-use athanor_ir::func::{Func, Role, ValueId};
-use athanor_ir::op::Op;
+use athanor_ir::func::{Func, FuncResult, Role, ValueId};
+use athanor_ir::op::{Binary, Op};
 use athanor_ir::pipeline::{Part, Pipeline, handed, is_micro};
 
 /// Where the parts of a function end, and what passes between its position and others.
@@ -106,10 +106,31 @@ fn forward(func: &Func) -> Vec<bool> {
     func.needed_for(handed.chain(counted.map(|r| r.value)))
 }
 
+/// Values that are products of the logits' gradients, or sums of such with others.
+fn of_logits(func: &Func) -> Vec<bool> {
+    let (mut gradient, mut product) = (vec![false; func.types.len()], vec![false; func.types.len()]);
+    for node in &func.nodes {
+        let any = |of: &[bool]| node.inputs.iter().any(|v| of[v.0 as usize]);
+        let sums = matches!(node.op, Op::Binary(Binary::Add) | Op::Reshape | Op::Cast)
+            || node.op.addend().and_then(|i| node.inputs.get(i)).is_some_and(|v| product[v.0 as usize]);
+        let (of, sum) = (node.op == Op::CrossEntropyGrad, any(&gradient) || sums && any(&product));
+        for v in &node.outputs {
+            (gradient[v.0 as usize], product[v.0 as usize]) = (of, sum);
+        }
+    }
+    product
+}
+
 /// Nodes that make what goes back, or results other than weights' gradients.
+///
+/// The gradient of the output layer is not put off: the logits would have to be kept until then.
 fn backward(func: &Func) -> Vec<bool> {
     let goes_back = format!("grad.{}", handed(0).trim_end_matches('0'));
-    let results = func.results.iter().filter(|r| !r.name.starts_with("grad.") || r.name.starts_with(&goes_back));
+    let of_logits = of_logits(func);
+    let now = |r: &&FuncResult| {
+        !r.name.starts_with("grad.") || r.name.starts_with(&goes_back) || of_logits[r.value.0 as usize]
+    };
+    let results = func.results.iter().filter(now);
     let embedded = func.nodes.iter().filter(|n| matches!(n.op, Op::EmbedGrad { .. })).flat_map(|n| n.inputs.clone());
     func.needed_for(results.map(|r| r.value).chain(embedded))
 }

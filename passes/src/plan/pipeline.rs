@@ -1,8 +1,9 @@
 //! The stages of a pipeline: their programs, what they do in which order, and the slots of micro-batches in flight.
 
 use super::assemble::assemble_with;
+use super::layout::Home;
 use super::parts::ordered;
-use super::{KernelTable, PlanOptions, called, contents};
+use super::{Draft, KernelTable, Named, PlanOptions, called, contents};
 use crate::schedule::generate::{Request, generate};
 use crate::schedule::messages::{Step, lower, receiver};
 use crate::schedule::validate::validate;
@@ -11,7 +12,7 @@ use crate::split_stages::CANNOT_SPLIT;
 use athanor_ir::diag::{Diagnostic, Result};
 use athanor_ir::module::Module;
 use athanor_ir::pipeline::{Act, Pipeline, is_micro};
-use athanor_ir::plan::{Stage, StagePipeline};
+use athanor_ir::plan::{BufferRole, Stage, StagePipeline};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -34,6 +35,11 @@ pub(super) fn stages(
         let programs: Vec<Cow<'_, athanor_ir::Func>> =
             called(module, Some(stage)).into_iter().map(|f| Cow::Owned(of_pipeline(f))).collect();
         let contents = contents(module, &programs, options, kernels)?;
+        if let Some(text) = contents.drafts.iter().find_map(|d| torn(d, &contents.named)) {
+            return Diagnostic::error(&CANNOT_SPLIT, format!("stage {stage}: {text}"))
+                .help("report it with the configuration; another schedule may do")
+                .err();
+        }
         let slots = slots(&acts);
         let (mut made, chunks, (slots_at, slot_bytes)) = assemble_with(&contents, slots);
         if chunks.len() != schedule.chunks {
@@ -45,6 +51,27 @@ pub(super) fn stages(
         Ok(made)
     };
     acts.into_iter().enumerate().map(stage).collect()
+}
+
+/// What is wrong if two programs of a micro-batch read and write one sum over micro-batches: programs of others run in between.
+fn torn(draft: &Draft<'_>, named: &[Named]) -> Option<String> {
+    let mut touched: HashMap<usize, (usize, bool)> = HashMap::new();
+    for (i, step) in draft.steps.iter().enumerate() {
+        let part = draft.ends.iter().filter(|e| **e <= i).count();
+        let sides = step.inputs.iter().map(|p| (p, false)).chain(step.outputs.iter().map(|p| (p, true)));
+        for ((place, _), writes) in sides {
+            let Home::Named(n) = place.home else { continue };
+            if named[n].role != BufferRole::Grad {
+                continue;
+            }
+            let (first, written) = touched.entry(n).or_insert((part, writes));
+            *written |= writes;
+            if *first != part && *written {
+                return Some(format!("{} is summed up in two programs of a micro-batch", named[n].name));
+            }
+        }
+    }
+    None
 }
 
 /// The schedule of the run of `module`.
@@ -145,4 +172,78 @@ fn in_slots(schedule: &Schedule, stage: usize, steps: &[Step]) -> Vec<Act> {
         }
     }
     acts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::build;
+    use crate::schedule::simulate::{Costs, simulate};
+    use crate::split_stages::split_stages;
+    use crate::split_stages::tests::{module, pipeline};
+    use athanor_ir::pipeline::{Kind, UnitTime};
+    use athanor_ir::target::CpuLevel;
+
+    fn all() -> Vec<(Kind, usize, usize, usize)> {
+        use Kind::{DualpipeV, Gpipe, Interleaved, OneFOneB, ZeroBubbleV};
+        let loops = [(Gpipe, 3, 5, 1), (OneFOneB, 4, 6, 1), (OneFOneB, 4, 2, 1), (Interleaved, 2, 4, 3)];
+        let vs = [(ZeroBubbleV, 2, 6, 2), (ZeroBubbleV, 4, 9, 2), (DualpipeV, 3, 7, 2)];
+        loops.into_iter().chain(vs).collect()
+    }
+
+    #[test]
+    fn what_stages_do_takes_as_long_as_the_schedule() {
+        for (kind, stages, micro_batches, chunks) in all() {
+            let schedule = generate(&Request { kind, stages, micro_batches, chunks, slices: 1 }).unwrap();
+            let report = simulate(&schedule, Costs::UNIT).unwrap();
+            let acts = acts(&schedule).unwrap();
+            let acts: Vec<&[Act]> = acts.iter().map(Vec::as_slice).collect();
+            let time = UnitTime::of(&acts, kind.splits());
+            assert_eq!(
+                (time.makespan, time.bubble),
+                (report.makespan, report.bubble),
+                "{kind:?} {stages} {micro_batches}"
+            );
+        }
+    }
+
+    #[test]
+    fn there_are_as_many_slots_as_micro_batches_in_flight() {
+        let slots_of = |kind, stages, micro_batches| -> Vec<usize> {
+            let schedule = generate(&Request { kind, stages, micro_batches, chunks: 1, slices: 1 }).unwrap();
+            acts(&schedule).unwrap().iter().map(|a| slots(a)).collect()
+        };
+        assert_eq!(slots_of(Kind::Gpipe, 3, 5), [5, 5, 5]);
+        // One activation may arrive while the stage still works on the one before.
+        let one = slots_of(Kind::OneFOneB, 4, 8);
+        assert!(one.iter().zip([4, 3, 2, 1]).all(|(got, most)| *got == most || *got == most + 1), "{one:?}");
+    }
+
+    #[test]
+    fn a_slot_has_what_crosses_programs_and_nothing_else() {
+        let module = split_stages(&module(&pipeline(Kind::OneFOneB, &[&[1, 1]]), 4)).unwrap();
+        let options =
+            PlanOptions { threads: 1, level: CpuLevel::Portable, config_hash: String::new(), reference: true };
+        let plan = build(&module, &options).unwrap().plan;
+        let s = &plan.stages[0];
+        let p = s.pipeline.as_ref().unwrap();
+        let stash: Vec<_> = s.buffers.iter().filter(|b| matches!(b.role, BufferRole::Stash { .. })).collect();
+        let used = |name: &str| -> Vec<usize> {
+            let steps = &s.program(name).unwrap().steps;
+            steps.iter().flat_map(|s| s.inputs.iter().chain(&s.outputs)).copied().collect()
+        };
+        let (forward, backward) = (used("forward.0"), used("backward.0"));
+        // What both programs touch is in the slot, and what arrives is.
+        for (i, b) in s.buffers.iter().enumerate().filter(|(_, b)| b.live.is_some()) {
+            let both = forward.contains(&i) && backward.contains(&i);
+            let inside = matches!(b.role, BufferRole::Stash { .. });
+            assert!(!both || inside, "{}", b.name);
+        }
+        assert_eq!(p.chunks[0].returns.len(), 1);
+        assert!(stash.iter().all(|b| b.offset + b.bytes <= p.slots_at + p.slot_bytes && b.offset >= p.slots_at));
+        assert_eq!(
+            s.programs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
+            ["forward.0", "backward.0", "update"]
+        );
+    }
 }

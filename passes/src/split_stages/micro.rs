@@ -1,15 +1,19 @@
 //! The functions of the positions of a pipeline.
 
 use super::place::{Place, number_of_layer, places};
+use super::shared::Shared;
 use super::stage_of;
 use athanor_ir::pipeline::{Pipeline, handed, micro_of, stage_func};
-use athanor_ir::{Func, Loc, Node, Op, Role, ValueId};
+use athanor_ir::{Func, Loc, Node, Op, Result, Role, ValueId};
 use std::collections::{HashMap, HashSet};
 
 /// `micro` cut at the boundaries of `pipeline`'s positions, first to last.
-pub(super) fn positions(micro: &Func, pipeline: &Pipeline) -> Vec<Func> {
-    let cut = Cut::of(micro, pipeline);
-    (0..pipeline.positions()).map(|q| cut.position(q)).collect()
+///
+/// # Errors
+/// [`super::CANNOT_SPLIT`] for a weight of several positions whose gradient is not added to that of earlier micro-batches.
+pub(super) fn positions(micro: &Func, pipeline: &Pipeline) -> Result<Vec<Func>> {
+    let cut = Cut::of(micro, pipeline)?;
+    Ok((0..pipeline.positions()).map(|q| cut.position(q)).collect())
 }
 
 /// What crosses which boundary.
@@ -21,14 +25,17 @@ struct Cut<'a> {
     up: Vec<Vec<ValueId>>,
     /// Values that come back from the position behind each.
     down: Vec<Vec<ValueId>>,
-    /// Position of each result.
-    homes: Vec<usize>,
+    /// Position of each result; `None` for the gradient of a weight that several positions have.
+    homes: Vec<Option<usize>>,
+    /// Gradients of weights that several positions have.
+    shared: Vec<Shared>,
 }
 
 impl<'a> Cut<'a> {
-    fn of(micro: &'a Func, pipeline: &'a Pipeline) -> Self {
+    fn of(micro: &'a Func, pipeline: &'a Pipeline) -> Result<Self> {
         let places = places(micro, pipeline);
         let last = pipeline.positions() - 1;
+        let (shared, summed) = Shared::all(micro, &places, last)?;
         let at = |place: Place| match place {
             Place::Free => None,
             Place::Forward(p) | Place::Backward(p) => Some(p),
@@ -38,7 +45,7 @@ impl<'a> Cut<'a> {
         let made = |v: &ValueId| defs[v.0 as usize].and_then(|d| Some((places[d], at(places[d])?)));
         // Furthest positions that read each value, forwards and backwards.
         let mut reach: HashMap<ValueId, (usize, usize)> = HashMap::new();
-        for (node, place) in micro.nodes.iter().zip(&places) {
+        for (_, (node, place)) in micro.nodes.iter().zip(&places).enumerate().filter(|(i, _)| !summed.contains(i)) {
             let Some(q) = at(*place) else { continue };
             for v in &node.inputs {
                 let Some((from, p)) = made(v) else { continue };
@@ -59,10 +66,11 @@ impl<'a> Cut<'a> {
         // What no op of a position makes is where its weight's layer is.
         let home = |r: &athanor_ir::FuncResult| {
             let of_name = || number_of_layer(&r.name).map_or(last, |l| pipeline.position_of(l));
-            made(&r.value).map_or_else(of_name, |(_, p)| p)
+            let alone = shared.iter().all(|s| s.name != r.name);
+            alone.then(|| made(&r.value).map_or_else(of_name, |(_, p)| p))
         };
         let homes = micro.results.iter().map(home).collect();
-        Self { micro, pipeline, places, up, down, homes }
+        Ok(Self { micro, pipeline, places, up, down, homes, shared })
     }
 
     /// The function of position `q`.
@@ -96,8 +104,11 @@ impl<'a> Cut<'a> {
         self.emit(&mut out, &mut map, |p| {
             matches!(p, Place::Free) || p == Place::Backward(q) || (p == Place::Tail && q == last)
         });
-        for (r, _) in self.micro.results.iter().zip(&self.homes).filter(|(_, home)| **home == q) {
+        for (r, _) in self.micro.results.iter().zip(&self.homes).filter(|(_, home)| **home == Some(q)) {
             out.result(r.name.clone(), map[&r.value]);
+        }
+        for shared in &self.shared {
+            shared.add(&mut out, &map, q);
         }
         let leaving = q.checked_sub(1).map_or(&[][..], |b| &self.down[b]);
         for (i, v) in leaving.iter().enumerate() {
@@ -106,10 +117,12 @@ impl<'a> Cut<'a> {
         with_used_params(&out.without_dead_nodes())
     }
 
-    /// Appends the nodes whose place `wanted` accepts; those that read what is not there are for another part.
+    /// Appends the nodes whose place `wanted` accepts.
     fn emit(&self, out: &mut Func, map: &mut HashMap<ValueId, ValueId>, wanted: impl Fn(Place) -> bool) {
         for (node, _) in self.micro.nodes.iter().zip(&self.places).filter(|(_, place)| wanted(**place)) {
-            let inputs: Vec<ValueId> = node.inputs.iter().map(|v| map[v]).collect();
+            // Sums of gradients that several positions have parts of are none of any position.
+            let inputs: Option<Vec<ValueId>> = node.inputs.iter().map(|v| map.get(v).copied()).collect();
+            let Some(inputs) = inputs else { continue };
             let types = node.outputs.iter().map(|v| self.micro.ty(*v).clone()).collect();
             let outputs = out.push(node.op.clone(), &inputs, types, &node.loc);
             map.extend(node.outputs.iter().copied().zip(outputs));

@@ -2,6 +2,7 @@
 
 mod micro;
 mod place;
+mod shared;
 mod update;
 
 use crate::options::Options;
@@ -23,6 +24,9 @@ use athanor_ir::{Code, Diagnostic, Module, Result};
 ///
 /// `update` and `grad_norm` become a function for each stage, which steps the weights of its positions. The squares of all
 /// gradients are summed over axis pp.
+///
+/// A weight that several positions read, such as tied embeddings, is with each of them, and each sums up its own part of the
+/// gradient; the first and the last stage add theirs up and take the same step.
 #[derive(Debug, Default)]
 pub struct SplitStages;
 
@@ -53,8 +57,8 @@ pub const CANNOT_SPLIT: Code = Code {
     id: "P0701",
     title: "the module cannot be cut into the stages of its pipeline",
     explain: "`split-stages` runs on a module with `micro` and `update`, whose run says how many layers each chunk of each stage \
-              has, for as many stages as axis pp of the mesh has ranks. A weight belongs to one stage: one that layers of several \
-              stages read, such as tied embeddings, is not supported.",
+              has, for as many stages as axis pp of the mesh has ranks. A weight is of one stage, or of the first and the last: one \
+              that layers of other stages share is not supported.",
 };
 
 /// Codes of this pass.
@@ -79,16 +83,19 @@ pub fn split_stages(module: &Module) -> Result<Module> {
     let Some(micro) = module.func("micro") else {
         return cannot("there is no function @micro; only training runs in a pipeline".into());
     };
-    let positions = micro::positions(micro, pipeline);
+    let positions = micro::positions(micro, pipeline)?;
     let owners = update::Owners::of(module, micro, pipeline, &positions)?;
+    let plain: Vec<_> = module.funcs.iter().filter(|f| f.name != "micro").collect();
     let mut funcs = vec![];
     for stage in 0..stages {
         for chunk in 0..pipeline.layers.len() {
             let position = pipeline.schedule.shape().position(stages, stage, chunk);
             funcs.push(positions[position].clone());
         }
-        for func in module.funcs.iter().filter(|f| f.name != "micro") {
-            funcs.push(update::of_stage(func, stage, stages, &owners));
+        for (i, func) in plain.iter().enumerate() {
+            // Gradients are summed over stages by the first function that reads them.
+            let fresh = |name: &str| plain[..i].iter().all(|earlier| earlier.find_param(name).is_none());
+            funcs.push(update::of_stage(func, stage, stages, &owners, &fresh));
         }
     }
     Ok(Module { funcs, ..module.clone() })
@@ -100,4 +107,4 @@ fn stage_of(pipeline: &Pipeline, position: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,64 +4,89 @@ use super::micro::{readers, with_used_params};
 use super::place::number_of_layer;
 use super::{cannot, stage_of};
 use athanor_ir::pipeline::{Pipeline, stage_func};
-use athanor_ir::{Collective, CollectiveKind, F64, Func, Module, Node, Op, ReduceKind, Result, Role, ValueId};
+use athanor_ir::{Collective, CollectiveKind, F64, Func, Module, Node, Op, Param, ReduceKind, Result, Role, ValueId};
 use std::collections::HashMap;
 
-/// Which stage has each weight.
-pub(super) struct Owners(HashMap<String, usize>);
+/// Which stages have each weight: one, or the first and the last.
+pub(super) struct Owners(HashMap<String, Vec<usize>>);
 
 impl Owners {
     /// The stages of the weights of `module`, whose `micro` was cut into `positions`.
     ///
     /// # Errors
-    /// [`super::CANNOT_SPLIT`] for a weight that several stages read.
+    /// [`super::CANNOT_SPLIT`] for a weight that other stages than the first and the last share.
     pub(super) fn of(module: &Module, micro: &Func, pipeline: &Pipeline, positions: &[Func]) -> Result<Self> {
         let mut stages = HashMap::new();
         let params = module.funcs.iter().flat_map(|f| &f.params);
         for p in params.filter(|p| matches!(p.role, Role::Weight { .. } | Role::ExpertBias { .. })) {
             let gradient = format!("grad.{}", p.name);
             let stepped = (0..positions.len()).find(|q| positions[*q].find_result(&gradient).is_some());
-            let stage = match readers(positions, pipeline, &p.name)[..] {
-                [stage] => stage,
+            let own = readers(positions, pipeline, &p.name);
+            let own = match own[..] {
+                [_] => own,
+                [0, last] if last + 1 == pipeline.stages() => own,
                 [] => {
                     let by_name = || number_of_layer(&p.name).map_or(positions.len() - 1, |l| pipeline.position_of(l));
-                    stage_of(pipeline, stepped.unwrap_or_else(by_name))
+                    vec![stage_of(pipeline, stepped.unwrap_or_else(by_name))]
                 }
                 [first, .., last] => {
-                    return cannot(format!("stages {first} and {last} both read {}", p.name));
+                    return cannot(format!("stages {first} to {last} share {}", p.name));
                 }
             };
-            stages.insert(p.name.clone(), stage);
+            stages.insert(p.name.clone(), own);
         }
         debug_assert!(micro.results.iter().all(|r| positions.iter().any(|f| f.find_result(&r.name).is_some())));
         Ok(Self(stages))
     }
 
-    /// The stage of a state: a weight, or what is called after one, as `grad.w` and `adam_m.w` are.
-    fn stage(&self, name: &str) -> Option<usize> {
+    /// The stages of a state: a weight, or what is called after one, as `grad.w` and `adam_m.w` are.
+    fn stages(&self, name: &str) -> Option<&[usize]> {
         let mut rest = name;
         loop {
-            if let Some(stage) = self.0.get(rest) {
-                return Some(*stage);
+            if let Some(stages) = self.0.get(rest) {
+                return Some(stages);
             }
             rest = rest.split_once('.')?.1;
         }
     }
 }
 
-/// `func` with the steps of the weights of stage `stage`, of `stages`.
-pub(super) fn of_stage(func: &Func, stage: usize, stages: usize, owners: &Owners) -> Func {
+/// `func` with the steps of the weights of stage `stage`, of `stages`. Gradients that are `fresh` here are summed over the stages
+/// that have parts of them; the first of them counts their squares.
+pub(super) fn of_stage(
+    func: &Func,
+    stage: usize,
+    stages: usize,
+    owners: &Owners,
+    fresh: &dyn Fn(&str) -> bool,
+) -> Func {
     let mut out = Func { name: stage_func(stage, &func.name), nodes: vec![], ..func.clone() };
     let gradients = gradients(func);
-    let own = |v: &ValueId| gradients[v.0 as usize].as_deref().and_then(|g| owners.stage(g)) == Some(stage);
-    for node in &func.nodes {
-        if node.op == Op::SumSquares {
-            squares(&mut out, node, node.inputs.iter().copied().filter(own).collect(), stages);
-        } else {
-            out.nodes.push(node.clone());
+    let of = |v: &ValueId| gradients[v.0 as usize].as_deref().and_then(|g| owners.stages(g));
+    let own = |v: &ValueId| of(v).is_some_and(|s| s[0] == stage);
+    let mut whole: HashMap<ValueId, ValueId> = HashMap::new();
+    let shared = |p: &&Param| {
+        let stages = owners.stages(&p.name).unwrap_or_default();
+        p.role == Role::Grad && fresh(&p.name) && stages.len() > 1 && stages.contains(&stage)
+    };
+    for p in func.params.iter().filter(shared) {
+        let op = Op::Collective(Collective { kind: CollectiveKind::SumEnds, axes: "pp".into(), ranks: 2 });
+        let sum = out.push(op, &[p.value], vec![func.ty(p.value).clone()], &p.loc)[0];
+        whole.insert(p.value, sum);
+        if func.find_result(&p.name).is_none() {
+            out.result(p.name.clone(), sum);
         }
     }
-    out.results.retain(|r| owners.stage(&r.name).is_none_or(|s| s == stage));
+    let read = |v: ValueId| whole.get(&v).copied().unwrap_or(v);
+    for node in &func.nodes {
+        if node.op == Op::SumSquares {
+            let inputs = node.inputs.iter().copied().filter(own).map(read).collect();
+            squares(&mut out, node, inputs, stages);
+        } else {
+            out.nodes.push(Node { inputs: node.inputs.iter().copied().map(read).collect(), ..node.clone() });
+        }
+    }
+    out.results.retain(|r| owners.stages(&r.name).is_none_or(|s| s.contains(&stage)));
     with_used_params(&out.without_dead_nodes())
 }
 

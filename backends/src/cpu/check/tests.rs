@@ -150,3 +150,71 @@ fn what_lives_together_does_not_overlap() {
     };
     refused(both, "which overlap");
 }
+
+/// The good plan as the stage of a pipeline: its product lies in one of two slots.
+fn staged() -> Plan {
+    use athanor_ir::pipeline::{Act, Part, Task};
+    use athanor_ir::plan::{Chunk, StagePipeline};
+    let mut p = plan();
+    let s = &mut p.stages[0];
+    s.arena_bytes = 320;
+    s.programs[0].name = "forward.0".into();
+    for b in &mut s.buffers[2..4] {
+        b.role = BufferRole::Stash { chunk: 0, stride: 64 };
+    }
+    let task = |micro| Task { part: Part::F, chunk: 0, micro };
+    s.pipeline = Some(StagePipeline {
+        slots: 3,
+        slots_at: 128,
+        slot_bytes: 64,
+        chunks: vec![Chunk { arrives: vec![2], ..Chunk::default() }],
+        acts: vec![
+            Act::Receive { from: 1, task: task(0), chunk: 0, slot: 2 },
+            Act::Run { task: task(0), slot: 2 },
+            Act::Send { to: 1, task: task(0), slot: 2 },
+        ],
+    });
+    p
+}
+
+#[test]
+fn slots_are_inside_the_arena_and_apart_from_all_else() {
+    use athanor_ir::pipeline::Act;
+    check(&staged(), 0).unwrap();
+    let refused = |change: &dyn Fn(&mut Plan), says: &str| {
+        let mut p = staged();
+        change(&mut p);
+        let e = check(&p, 0).expect_err(says);
+        assert!(e.code.id == "B0201" && e.message.contains(says), "{e} should say {says:?}");
+    };
+    let stage = |change: fn(&mut athanor_ir::plan::StagePipeline)| {
+        move |p: &mut Plan| change(p.stages[0].pipeline.as_mut().unwrap())
+    };
+    refused(&stage(|s| s.slots = 4), "lie outside the arena");
+    refused(&stage(|s| s.slots = usize::MAX), "lie outside the arena");
+    refused(&stage(|s| s.slots_at = 64), "a slot overlaps `w`, which is kept");
+    refused(&stage(|s| s.slot_bytes = 32), "outside of its slot");
+    refused(&stage(|s| s.slots = 2), "in slot 2");
+    refused(&stage(|s| s.chunks.clear()), "of no chunk");
+    refused(&stage(|s| s.chunks[0].arrives = vec![0]), "`x` arrives and lies in no slot");
+    refused(&stage(|s| s.chunks[0].leaves = vec![9]), "buffer 9 does not exist");
+    let other = |act: Act| move |p: &mut Plan| p.stages[0].pipeline.as_mut().unwrap().acts[1] = act;
+    let Act::Run { mut task, slot } = staged().stages[0].pipeline.as_ref().unwrap().acts[1] else { unreachable!() };
+    task.part = athanor_ir::pipeline::Part::B;
+    refused(&other(Act::Run { task, slot }), "no such program");
+    refused(&other(Act::Pass { task, slot: 7, chunk: 0, to: 0 }), "slot 7");
+    refused(&|p| p.stages[0].pipeline = None, "the stage has none");
+    refused(&|p| p.stages[0].buffers[2].live = None, "has no life");
+    refused(&|p| p.stages[0].buffers[3].offset = 160, "outside of its slot");
+    // Two values of a micro-batch that live at the same time.
+    let half = |p: &mut Plan| {
+        let s = &mut p.stages[0];
+        let mut b = s.buffers[3].clone();
+        (b.name, b.dims, b.bytes, b.offset, b.live) = ("other".into(), vec![8], 32, 144, Some((0, 2)));
+        s.buffers[2].dims = vec![8];
+        (s.buffers[2].bytes, s.buffers[2].live) = (32, Some((0, 2)));
+        s.buffers.push(b);
+        s.programs.clear();
+    };
+    refused(&half, "live at the same time");
+}

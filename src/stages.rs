@@ -1,0 +1,100 @@
+//! The pipeline of a plan: its order of work, its bubble, and what each stage needs.
+
+use crate::text::{bytes, count, table};
+use athanor_ir::pipeline::{Act, UnitTime};
+use athanor_ir::plan::{BufferRole, Plan, Stage};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// What there is to say about a pipeline.
+#[derive(Serialize)]
+pub struct PipelineSummary {
+    schedule: &'static str,
+    micro_batches: usize,
+    /// Forward pass, gradients of activations and of weights of a chunk take a unit each.
+    units: u64,
+    bubble_units: u64,
+    stages: Vec<StageMemory>,
+}
+
+/// What a stage has and needs, in bytes.
+#[derive(Serialize)]
+struct StageMemory {
+    /// By chunk.
+    layers: Vec<usize>,
+    weights: usize,
+    gradients: usize,
+    optimizer: usize,
+    /// Activations of a micro-batch that is in flight.
+    slot: usize,
+    /// Micro-batches in flight.
+    slots: usize,
+    /// Inputs, tables, and what lives within programs.
+    buffers: usize,
+    arena: usize,
+}
+
+impl PipelineSummary {
+    /// The pipeline of `plan`, if it has one.
+    pub fn of(plan: &Plan) -> Option<Self> {
+        let pipeline = plan.run.pipeline.as_ref()?;
+        let acts: Vec<&[Act]> =
+            plan.stages.iter().map(|s| s.pipeline.as_ref().map_or(&[][..], |p| &p.acts[..])).collect();
+        let time = UnitTime::of(&acts, pipeline.schedule.splits());
+        let stage = |(i, stage): (usize, &Stage)| {
+            let layers = pipeline.layers.iter().map(|chunk| chunk.get(i).copied().unwrap_or(0)).collect();
+            memory(stage, layers)
+        };
+        Some(Self {
+            schedule: pipeline.schedule.name(),
+            micro_batches: plan.run.accumulation,
+            units: time.makespan,
+            bubble_units: time.bubble,
+            stages: plan.stages.iter().enumerate().map(stage).collect(),
+        })
+    }
+
+    /// The order of work and its bubble.
+    pub fn line(&self) -> String {
+        format!(
+            "{} over {}, {}, bubble {} of {} units ({:.1} %)",
+            self.schedule,
+            count(self.stages.len() as u64, "stage"),
+            count(self.micro_batches as u64, "micro-batch").replace("batchs", "batches"),
+            self.bubble_units,
+            self.units,
+            100.0 * self.bubble_units as f64 / self.units.max(1) as f64
+        )
+    }
+
+    /// All of it.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "\nPipeline: {}", self.line());
+        let head = ["stage", "layers", "weights", "gradients", "optimizer", "in flight", "", "buffers", "arena"];
+        let row = |(i, s): (usize, &StageMemory)| {
+            let layers: Vec<String> = s.layers.iter().map(usize::to_string).collect();
+            let size = |n: usize| bytes(n as u64);
+            let mut cells = vec![i.to_string(), layers.join(" + ")];
+            cells.extend([s.weights, s.gradients, s.optimizer, s.slot * s.slots].map(size));
+            cells.push(format!("{} × {}", s.slots, size(s.slot)));
+            cells.extend([s.buffers, s.arena].map(size));
+            cells
+        };
+        let rows = std::iter::once(head.map(String::from).to_vec()).chain(self.stages.iter().enumerate().map(row));
+        out.push_str(&table(&rows.collect::<Vec<_>>(), &[]));
+        out
+    }
+}
+
+fn memory(stage: &Stage, layers: Vec<usize>) -> StageMemory {
+    let sum = |wanted: fn(&BufferRole) -> bool| -> usize {
+        stage.buffers.iter().filter(|b| wanted(&b.role)).map(|b| b.bytes.next_multiple_of(64)).sum()
+    };
+    let weights = sum(|r| matches!(r, BufferRole::Weight { .. }));
+    let (gradients, optimizer) = (sum(|r| *r == BufferRole::Grad), sum(|r| *r == BufferRole::Moment));
+    let (slots, slot) = stage.pipeline.as_ref().map_or((0, 0), |p| (p.slots, p.slot_bytes));
+    let known = weights + gradients + optimizer + slots.saturating_mul(slot);
+    let (arena, buffers) = (stage.arena_bytes, stage.arena_bytes.saturating_sub(known));
+    StageMemory { layers, weights, gradients, optimizer, slot, slots, buffers, arena }
+}
