@@ -16,6 +16,8 @@ pub struct Mpi {
     /// As the engine calls this launcher.
     pub launcher: &'static str,
     pub options: &'static [&'static str],
+    /// It kills all ranks half a second after the death of one, itself naming it, so that they may not get to say anything.
+    pub hasty: bool,
     /// Options that keep the other ranks when one dies. Hydra has some, and breaks down with them as often as not.
     pub survive: Option<&'static [&'static str]>,
 }
@@ -64,6 +66,7 @@ pub fn find() -> Vec<Mpi> {
                 mpirun,
                 library: None,
                 launcher: "Open MPI's mpirun",
+                hasty: five,
                 options: &["--allow-run-as-root", "--oversubscribe"],
                 survive: Some(if five { &["--with-ft", "ulfm"] } else { &["--enable-recovery"] }),
             });
@@ -74,6 +77,7 @@ pub fn find() -> Vec<Mpi> {
                 mpirun,
                 library: None,
                 launcher: "a launcher that speaks PMI",
+                hasty: false,
                 options: &[],
                 survive: None,
             };

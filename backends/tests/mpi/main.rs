@@ -95,12 +95,17 @@ fn told(output: &str) -> Vec<&str> {
 fn killed(mpi: &Mpi) -> Result<(), Failed> {
     for options in [Some(&[][..]), mpi.survive].into_iter().flatten() {
         let ended = run(mpi, 3, "killed", options)?;
+        if mpi.hasty && options.is_empty() {
+            ended.is(!ended.success && ended.output.contains("rank 1"), "the launcher names the rank")?;
+            continue;
+        }
         let text =
             "B0301: rank 1 has died, and is missing from barrier, operation 2 of ranks [0, 1, 2]; where each rank is:";
-        ended.is(told(&ended.output) == [text], text)?;
+        // With its fault tolerance on, Open MPI 5 delivers nothing from any source any more: each rank tells for itself.
+        ended.is(mpi.hasty || told(&ended.output) == [text], text)?;
         let lines = "\n  ranks 0, 2: waiting for rank 1 at the start of the run\n  rank 1: has died; last met at the start of \
                      the run\n";
-        ended.is(ended.output.contains(lines), lines)?;
+        ended.is(mpi.hasty || ended.output.contains(lines), lines)?;
         for rank in [0, 2].into_iter().filter(|_| mpi.survive.is_some()) {
             let text =
                 format!("rank {rank}: B0301: rank 1 has died, and is missing from barrier, operation 2 of ranks");
@@ -116,6 +121,7 @@ fn killed_in_the_middle(mpi: &Mpi) -> Result<(), Failed> {
     let ended = run(mpi, 2, "killed-moving", &[])?;
     let named =
         ended.output.contains("B0301: rank 1 has died, and is missing from all_reduce(sum, f32, 67108864 bytes)");
+    let named = named || mpi.hasty && ended.output.contains("rank 1");
     ended.is(named && ended.took < Duration::from_secs(10), "rank 1 is named within 10 s")
 }
 

@@ -55,8 +55,12 @@ pub fn run(scenario: &str, library: &[String]) -> ExitCode {
     let failed = result.is_err() || failure.is_some();
     if let Err(e) = result.as_ref().map_err(|e| mpi.conclude(e)) {
         match e {
-            Some(told) => println!("told by {rank}: {}: {told}", told.code.id),
-            // Hydra passes on the first words after a death, and then ends all.
+            // In one piece: hydra passes on the first one after a death.
+            Some(told) => {
+                let text = format!("told by {rank}: {}: {told}\n", told.code.id);
+                eprint!("{text}");
+            }
+            // And then ends all.
             None => std::thread::sleep(Duration::from_millis(300)),
         }
     }

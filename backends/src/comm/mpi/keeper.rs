@@ -33,7 +33,10 @@ impl Keeper {
         let [read, write] = ends;
         // SAFETY: the child calls only what is safe between `fork` and `exec`, and ends itself.
         match unsafe { libc::fork() } {
-            0 => unsafe { keep(read, held) },
+            0 => {
+                // SAFETY: just forked.
+                unsafe { keep(read, held) }
+            }
             child => {
                 // SAFETY: the child has its own.
                 unsafe { libc::close(read) };

@@ -123,10 +123,10 @@ impl Reports {
     /// A line for each thing that ranks do, with the ranks that do it; `left` says who has left.
     pub fn lines(&self, left: &[Option<Left>], ledger: &Ledger) -> String {
         let mut lines: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for rank in 0..self.said.len() {
+        for (rank, left) in left.iter().enumerate() {
             let said = self.fresh().find(|r| r.rank == rank);
             let met = self.met[rank].map(|p| ledger.text(p));
-            let line = match (left[rank], said, met) {
+            let line = match (*left, said, met) {
                 (Some(how @ (Left::Died | Left::Panicked | Left::Ended)), _, Some(met)) => {
                     format!("{}; last met at {met}", how.words())
                 }

@@ -16,6 +16,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// As [`LINGER`], of a rank that leaves it to another to tell.
 const LISTEN: Duration = Duration::from_secs(2);
 
+/// Time for the others to speak at the same time, when a rank has died: Open MPI 5 kills all half a second after it.
+const AT_ONCE: Duration = Duration::from_millis(150);
+
 /// How much a rank has to say: nothing, what it saw of others, its own error.
 const SEEN: u64 = 1;
 const OWN: u64 = 2;
@@ -84,9 +87,10 @@ impl World {
         // Who keeps silent says so: the other must not keep silent for this one's sake.
         let mut notes = inner.take_leave(self.rank, Left::Failed, if told { 0 } else { level });
         tell(self, &mut inner, true);
+        let answers = if inner.died().is_some() { AT_ONCE } else { ANSWERS };
         drop(inner);
         let start = Instant::now();
-        while start.elapsed() < ANSWERS {
+        while start.elapsed() < answers {
             let mut inner = self.lock();
             let _ = inner.hear();
             notes.retain_mut(|n| matches!(n.over(&*inner.mpi), Ok(false)));
@@ -100,7 +104,8 @@ impl World {
         inner.verdict.tells = true;
         let mut error = error.clone();
         if level == SEEN {
-            error.message += &format!("; where each rank is:{}", inner.reports.lines(&inner.left, &self.ledger));
+            let lines = inner.reports.lines(&inner.left, &self.ledger);
+            error.message = format!("{error}; where each rank is:{lines}");
         }
         Some(error)
     }
