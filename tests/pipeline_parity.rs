@@ -189,6 +189,27 @@ fn tied_embeddings_take_the_same_step_on_both_stages() {
     parity(OptLevel::O1, [2, 2, 1], &[ONE], &[tied]);
 }
 
+/// Latent attention, routers with biases and balance losses: scalars of every stage reach the loss, loads reach rank 0.
+#[test]
+fn experts_on_stages_follow_one_device() {
+    let deepseek = [
+        ("pretrained_model_dir", "tests/golden/curves/w2-tiny"),
+        ("model.model_config.model_type", "deepseek_v3"),
+        ("model.model_config.architectures", "[DeepseekV3ForCausalLM]"),
+        ("model.model_config.moe_aux_loss_coeff", "0.01"),
+        ("model.model_config.moe_router_load_balancing_type", "seq_aux_loss"),
+        ("model.model_config.moe_router_enable_expert_bias", "True"),
+    ];
+    let serial = compile([1, 1, 1], OptLevel::O0, &deepseek).train(STEPS, Resume::No);
+    for schedule in [ONE, INTERLEAVED] {
+        let got = compile([2, 2, 1], OptLevel::O0, &[schedule, &deepseek].concat()).train(STEPS, Resume::No);
+        agree(&format!("{schedule:?}"), &got, &serial);
+        for (got, want) in got.iter().zip(&serial) {
+            assert_eq!(got.parts.expert_load, want.parts.expert_load, "{schedule:?}, step {}", got.step);
+        }
+    }
+}
+
 const SAVES: (&str, &str) = ("callbacks", "[{type: CheckpointMonitor, save_checkpoint_steps: 2}]");
 
 #[test]

@@ -1,7 +1,7 @@
 //! The CPU as a device: one arena, the plan's kernels, and the execution of programs step by step.
 
 use super::arena::Arena;
-use super::check::{check, overlap, range, stride, tensor_type};
+use super::check::{check, overlap, range, stride};
 use super::onednn::OneDnn;
 use super::pool::Pool;
 use super::profile::Profile;
@@ -9,16 +9,21 @@ use super::reference::{View, ViewMut, run_op};
 use super::{features, gemm};
 use crate::comm::{self, Communicator};
 use athanor_ir::collective::{Collective, CollectiveKind};
-use athanor_ir::plan::{Action, Buffer, BufferRole, GemmSpec, Kernel, KernelKind, Plan, Program, Stage, Step};
-use athanor_ir::{Code, Diagnostic, Op, ReduceKind, Result, TensorType};
+use athanor_ir::plan::{BufferRole, GemmSpec, KernelKind, Plan, Program, Stage};
+use athanor_ir::{Code, Diagnostic, Op, ReduceKind, Result};
 use libloading::Library;
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+mod load;
+mod operands;
+
+use load::Loader;
+use operands::{Addresses, Given, Operand, Place};
 
 /// The plan's kernels cannot be loaded.
 pub const KERNELS: Code = Code {
@@ -95,69 +100,6 @@ impl Default for DeviceOptions {
 
 /// `void symbol(void** buffers, i64 lo, i64 hi, i64 worker)`
 type KernelFn = unsafe extern "C" fn(*const *mut c_void, i64, i64, i64);
-
-/// Addresses in the arena, handed to kernels.
-struct Addresses {
-    /// In slot 0.
-    first: Vec<*mut c_void>,
-    /// Distance of each from slot to slot; empty if none lies in slots.
-    strides: Vec<usize>,
-}
-
-impl Addresses {
-    /// The addresses in slot `slot`.
-    fn in_slot(&self, slot: usize) -> Cow<'_, [*mut c_void]> {
-        if slot == 0 || self.strides.is_empty() {
-            return Cow::Borrowed(&self.first);
-        }
-        // Whoever runs a program has compared the slot with the number of slots, which `check` found inside the arena.
-        let shifted = |(p, stride): (&*mut c_void, &usize)| p.wrapping_byte_add(slot * stride);
-        Cow::Owned(self.first.iter().zip(&self.strides).map(shifted).collect())
-    }
-}
-
-/// Addresses of one run of a step.
-struct Given<'a>(&'a [*mut c_void]);
-// SAFETY: as for [`Addresses`].
-unsafe impl Sync for Given<'_> {}
-
-impl Given<'_> {
-    fn as_ptr(&self) -> *const *mut c_void {
-        self.0.as_ptr()
-    }
-}
-
-// SAFETY: they lead into the arena, which lives as long as the device and is used by one step at a time; within a step
-// the workers of a kernel write disjoint parts.
-unsafe impl Send for Addresses {}
-// SAFETY: as above.
-unsafe impl Sync for Addresses {}
-
-/// A value of a reference op: its type and bytes of the arena.
-struct Operand {
-    ty: TensorType,
-    /// In slot 0.
-    first: Range<usize>,
-    /// Bytes from slot to slot; 0 for what lies in none.
-    stride: usize,
-}
-
-impl Operand {
-    fn of(ty: TensorType, b: &Buffer) -> Self {
-        Self { ty, first: range(b), stride: stride(b) }
-    }
-
-    fn in_slot(&self, slot: usize) -> Place<'_> {
-        let shift = slot * self.stride;
-        Place { ty: &self.ty, range: self.first.start + shift..self.first.end + shift }
-    }
-}
-
-/// An operand in the slot that a program runs on.
-struct Place<'a> {
-    ty: &'a TensorType,
-    range: Range<usize>,
-}
 
 /// A step, resolved as far as can be before it runs.
 enum Work {
@@ -567,11 +509,11 @@ unsafe fn collective(
     if from.range == to.range {
         return match op.kind {
             CollectiveKind::AllReduce { reduce } => group.all_reduce(reduce, to.ty.dtype, out),
+            CollectiveKind::SumEnds => group.all_reduce(ReduceKind::Sum, to.ty.dtype, out),
             CollectiveKind::OwnIds { size } => {
                 own_ids(out, group.rank() * size);
                 Ok(())
             }
-            CollectiveKind::SumEnds => group.all_reduce(ReduceKind::Sum, to.ty.dtype, out),
             // Of a group of one.
             CollectiveKind::AllGather { .. }
             | CollectiveKind::ReduceScatter { .. }
@@ -609,106 +551,6 @@ fn own_ids(ids: &mut [u8], first: usize) {
     let first = i32::try_from(first).unwrap_or(i32::MAX);
     for id in ids.as_chunks_mut().0 {
         *id = i32::from_ne_bytes(*id).saturating_sub(first).to_ne_bytes();
-    }
-}
-
-/// Turns steps into work.
-struct Loader<'a> {
-    plan: &'a Plan,
-    stage: &'a Stage,
-    base: *mut u8,
-    library: Option<&'a Library>,
-    onednn: Option<&'a OneDnn>,
-    /// Axes and size of each group.
-    groups: &'a [(String, usize)],
-}
-
-impl Loader<'_> {
-    fn prepare(&mut self, step: &Step, threads: usize, profile: &mut Profile) -> Result<Prepared> {
-        let buffers = |list: &[usize]| list.iter().map(|i| &self.stage.buffers[*i]).collect::<Vec<_>>();
-        let (ins, outs) = (buffers(&step.inputs), buffers(&step.outputs));
-        let index = match &step.action {
-            Action::Op(op) => {
-                let types =
-                    |list: &[&athanor_ir::plan::Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
-                let (t_in, t_out) = (types(&ins), types(&outs));
-                let operands = |ts: Vec<TensorType>, bs: &[&athanor_ir::plan::Buffer]| {
-                    ts.into_iter().zip(bs).map(|(ty, b)| Operand::of(ty, b)).collect()
-                };
-                if let Op::Collective(c) = op {
-                    let operand =
-                        |ts: &[TensorType], bs: &[&athanor_ir::plan::Buffer]| Operand::of(ts[0].clone(), bs[0]);
-                    let (from, to) = (operand(&t_in, &ins), operand(&t_out, &outs));
-                    let row = profile.row(&format!("{} over {}", op.name(), c.axes));
-                    let work = Work::Collective { op: c.clone(), group: self.group(c)?, from, to };
-                    return Ok(Prepared { work, row, flops: 0, bytes: op.bytes(&t_in, &t_out) });
-                }
-                let row = profile.row(&format!("{} (reference)", op.name()));
-                let (flops, bytes) = (op.flops(&t_in, &t_out), op.bytes(&t_in, &t_out));
-                let work = Work::Reference { op: op.clone(), ins: operands(t_in, &ins), outs: operands(t_out, &outs) };
-                return Ok(Prepared { work, row, flops, bytes });
-            }
-            Action::Kernel(i) => *i,
-        };
-        let kernel = &self.plan.kernels[index];
-        // SAFETY: `check` found every buffer inside the arena.
-        let address = |b: &&athanor_ir::plan::Buffer| unsafe { self.base.add(b.offset) }.cast::<c_void>();
-        let strides: Vec<usize> = ins.iter().chain(&outs).map(|b| stride(b)).collect();
-        let strides = if strides.iter().all(|s| *s == 0) { vec![] } else { strides };
-        let buffers = Addresses { first: ins.iter().chain(&outs).map(address).collect(), strides };
-        let (work, how) = match &kernel.kind {
-            KernelKind::Generated { symbol, grid } => {
-                (Work::Generated { call: self.symbol(kernel, symbol)?, grid: *grid, buffers }, "")
-            }
-            KernelKind::Gemm { spec, fallback } => self.product(spec, *fallback, buffers, threads)?,
-        };
-        let row = profile.row(&format!("{}{how}", kernel.name));
-        Ok(Prepared { work, row, flops: kernel.flops, bytes: kernel.bytes })
-    }
-
-    /// The group of a collective operation.
-    fn group(&self, c: &Collective) -> Result<usize> {
-        let found = self.groups.iter().position(|(axes, size)| *axes == c.axes && *size == c.ranks);
-        found.map_or_else(
-            || {
-                let text = format!("{} over {} is an operation of {} ranks", c.name(), c.axes, c.ranks);
-                Diagnostic::error(&NO_GROUP, text).help("run the plan with `athanor train PLAN`").err()
-            },
-            Ok,
-        )
-    }
-
-    /// How a product is carried out: by the library, else by the generated kernel, else plainly.
-    fn product(
-        &self,
-        spec: &GemmSpec,
-        fallback: Option<usize>,
-        buffers: Addresses,
-        threads: usize,
-    ) -> Result<(Work, &'static str)> {
-        if let Some(library) = self.onednn
-            && OneDnn::supports(spec)
-            && library.prepare(spec, threads).is_ok()
-        {
-            return Ok((Work::Library { spec: *spec, buffers }, " (onednn)"));
-        }
-        let kernel = fallback.map(|i| &self.plan.kernels[i]);
-        if let Some(kernel) = kernel
-            && let KernelKind::Generated { symbol, grid } = &kernel.kind
-        {
-            let call = self.symbol(kernel, symbol)?;
-            return Ok((Work::Generated { call, grid: *grid, buffers }, " (generated)"));
-        }
-        Ok((Work::Plain { spec: *spec, buffers }, " (plain)"))
-    }
-
-    fn symbol(&self, kernel: &Kernel, symbol: &str) -> Result<KernelFn> {
-        // SAFETY: a symbol of this name in a plan's object has the signature of a kernel; the object outlives the steps.
-        let found = self.library.and_then(|l| unsafe { l.get::<KernelFn>(symbol.as_bytes()) }.ok().map(|f| *f));
-        found.ok_or_else(|| {
-            let e = Diagnostic::error(&KERNELS, format!("the kernels lack `{symbol}` (kernel `{}`)", kernel.name));
-            Box::new(e.help("kernels.so belongs to another plan: compile this one again"))
-        })
     }
 }
 

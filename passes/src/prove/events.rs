@@ -143,7 +143,7 @@ impl<'a> Events<'a> {
                     }
                 }
             }
-            for (p, step, s, op) in collectives(stage).filter(|(.., c)| c.axes().any(|a| a == "pp")) {
+            for (p, step, s, op) in collectives(stage).filter(|(.., c)| c.sends() && c.axes().any(|a| a == "pp")) {
                 let Some(x) = s.inputs.first().map(|i| &stage.buffers[*i]) else { continue };
                 let count = plan.stages.len();
                 let ends = op.kind == CollectiveKind::SumEnds;

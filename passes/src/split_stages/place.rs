@@ -3,6 +3,7 @@
 use athanor_ir::pipeline::Pipeline;
 use athanor_ir::recompute::layer_of;
 use athanor_ir::{Func, Node, Role, ValueId};
+use std::collections::HashSet;
 
 /// Where an op runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
     }
     let mut places: Vec<Place> = vec![];
     let mut under = vec![false; micro.nodes.len()];
+    let sums: HashSet<ValueId> = micro.params.iter().filter(|p| p.role == Role::Grad).map(|p| p.value).collect();
     for (i, node) in micro.nodes.iter().enumerate() {
         places.push(match at[i] {
             _ if free[i] => Place::Free,
@@ -61,7 +63,9 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
                 let before = makers(node);
                 let of_layer = layer(node);
                 under[i] = of_layer.is_some_and(|l| l < layers) || before.iter().any(|m| under[*m]);
-                let elsewhere = if under[i] { 0 } else { last };
+                // What adds up micro-batches is where the gradient is made.
+                let adds = node.inputs.iter().any(|v| sums.contains(v));
+                let elsewhere = if under[i] && !adds { 0 } else { last };
                 let own = of_layer.map_or(elsewhere, |l| pipeline.position_of(l));
                 let back = |m: &usize| if let Place::Backward(p) = places[*m] { Some(p) } else { None };
                 Place::Backward(before.iter().filter_map(back).min().map_or(own, |p| p.min(own)))

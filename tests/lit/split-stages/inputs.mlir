@@ -4,7 +4,7 @@
 // CHECK-LABEL: func.func @stage0.micro0(
 // CHECK: "nn.handover"(%{{[a-z0-9]*}}) {last = false} : (tensor<2x4xf32>) -> tensor<2x4xf32>
 // CHECK-LABEL: func.func @stage1.micro0(
-// CHECK-SAME: nn.name = "x", nn.role = "input"
+// CHECK: nn.name = "x", nn.role = "input"
 // CHECK: "nn.tanh"
 module attributes {nn.level = "model", nn.mesh = [["pp", 2]], nn.run = {
     accumulation = 2 : i64, pipeline = {layers = [[1 : i64, 1 : i64]], schedule = "1f1b"}}} {

@@ -4,11 +4,11 @@
 // CHECK-LABEL: func.func @stage0.micro0(
 // CHECK: "nn.handover"
 // CHECK-LABEL: func.func @stage1.micro0(
-// CHECK-SAME: %[[FIRST:[a-z0-9]*]]: tensor<2x4xf32> {nn.name = "handed.0"
+// CHECK: nn.name = "handed.0"
 // CHECK: "nn.einsum"
-// CHECK: "nn.handover"({{.*}}) {last = false} : (tuple<tensor<2x4xf32>, tensor<2x4xf32>>) -> tuple<tensor<2x4xf32>, tensor<2x4xf32>>
+// CHECK: "nn.handover"(%{{.*}}, %{{.*}}) {last = false} : (tensor<2x4xf32>, tensor<2x4xf32>) -> (tensor<2x4xf32>, tensor<2x4xf32>)
 // CHECK-LABEL: func.func @stage2.micro0(
-// CHECK-SAME: nn.name = "handed.1"
+// CHECK: nn.name = "handed.1"
 module attributes {nn.level = "model", nn.mesh = [["pp", 3]], nn.run = {
     accumulation = 2 : i64, pipeline = {layers = [[1 : i64, 1 : i64, 1 : i64]], schedule = "1f1b"}}} {
   func.func @forward(

@@ -3,7 +3,7 @@
 // Both layers have one weight: each stage has it, sums up its own part of the gradient, and takes the step of the sum. The first
 // stage alone counts its squares.
 // CHECK-LABEL: func.func @stage0.micro0(
-// CHECK-SAME: nn.name = "grad.a"
+// CHECK: nn.name = "grad.a"
 // CHECK: "nn.handover"
 // CHECK: "nn.add"(%{{.*}}, %{{.*}}) : (tensor<4x4xf32>, tensor<4x4xf32>) -> tensor<4x4xf32>
 // CHECK-NOT: tensor<4x4xf32>, tensor<4x4xf32>) -> tensor<4x4xf32>
@@ -12,7 +12,7 @@
 // CHECK: "nn.sum_squares"(%[[SUM]])
 // CHECK: "nn.adam_w"(%{{.*}}, %[[SUM]],
 // CHECK-LABEL: func.func @stage1.micro0(
-// CHECK-SAME: nn.name = "grad.a"
+// CHECK: nn.name = "grad.a"
 // CHECK-LABEL: func.func @stage1.update(
 // CHECK: %[[SUM:.*]] = "nn.sum_ends"
 // CHECK-NOT: "nn.sum_squares"
