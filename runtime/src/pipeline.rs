@@ -11,6 +11,7 @@ use athanor_ir::plan::{Buffer, Chunk, Plan};
 use athanor_ir::recompute::layer_of;
 use athanor_ir::{DType, Result};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// One stage among those whose ranks have the same other coordinates.
 pub(crate) struct Runner {
@@ -112,10 +113,10 @@ impl Runner {
 
     /// Batch of micro-batch `micro`; some programs of a micro-batch read it again.
     fn batch(&mut self, step: u64, micro: usize, source: &mut dyn BatchSource) -> Result<&Batch> {
-        if !self.batches.contains_key(&micro) {
-            self.batches.insert(micro, source.next(step, micro)?);
-        }
-        Ok(&self.batches[&micro])
+        Ok(match self.batches.entry(micro) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(source.next(step, micro)?),
+        })
     }
 
     /// What is said of ranks that wait in a message with the results of `task`.

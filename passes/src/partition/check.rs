@@ -233,7 +233,7 @@ impl<'a> Checker<'a> {
             return Err("brings together rows of experts, which are in other places on every rank".into());
         }
         let largest = CollectiveKind::AllReduce { reduce: ReduceKind::Max };
-        if !x.ids.is_empty() || !x.log.is_empty() && c.kind != largest {
+        if !x.ids.is_empty() || !x.log.is_empty() && (c.kind != largest || axes != x.log) {
             return Err("brings together what is of a part of the vocabulary".into());
         }
         let summed = |out: &mut Spread| {

@@ -181,7 +181,7 @@ impl Factors {
                     self.cut.insert(root, tp);
                 }
             }
-            if !self.cut.values().any(|axes| *axes == tp) {
+            if !self.cut.values().any(|axes| !axes.and(tp).is_empty()) {
                 return cannot(format!(
                     "axis tp of {size} has nothing to cut: no heads and no inner width that it divides"
                 ));

@@ -71,7 +71,7 @@ pub struct Events<'a> {
 }
 
 /// Collective operations of `plan` with their programs.
-fn collectives<'a>(stage: &'a Stage) -> impl Iterator<Item = (&'a Program, usize, &'a Step, &'a Collective)> {
+fn collectives(stage: &Stage) -> impl Iterator<Item = (&Program, usize, &Step, &Collective)> {
     stage.programs.iter().flat_map(move |p| {
         p.steps.iter().enumerate().filter_map(move |(i, s)| match &s.action {
             Action::Op(Op::Collective(c)) => Some((p, i, s, c)),

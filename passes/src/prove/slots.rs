@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 /// How far a micro-batch of a chunk has come.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that happens once")]
 struct Progress {
     slot: usize,
     arrived: bool,

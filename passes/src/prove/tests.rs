@@ -137,7 +137,7 @@ fn collectives_must_be_those_of_the_mesh() {
     refused(&UNMATCHED, "its axes have", |p| {
         let collective = |s: &mut Step| {
             if let Action::Op(Op::Collective(c)) = &mut s.action {
-                c.ranks += 1
+                c.ranks += 1;
             }
         };
         p.stages[0].programs.iter_mut().flat_map(|q| &mut q.steps).for_each(collective);

@@ -150,7 +150,7 @@ fn what_cannot_be_split_is_refused() {
     refused(
         &|m| {
             m.funcs[0].params.retain(|p| !p.name.starts_with("grad."));
-            tied(m)
+            tied(m);
         },
         "one micro-batch in a step",
     );

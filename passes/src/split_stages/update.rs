@@ -80,8 +80,8 @@ pub(super) fn of_stage(
     let read = |v: ValueId| whole.get(&v).copied().unwrap_or(v);
     for node in &func.nodes {
         if node.op == Op::SumSquares {
-            let inputs = node.inputs.iter().copied().filter(own).map(read).collect();
-            squares(&mut out, node, inputs, stages);
+            let inputs: Vec<ValueId> = node.inputs.iter().copied().filter(own).map(read).collect();
+            squares(&mut out, node, &inputs, stages);
         } else {
             out.nodes.push(Node { inputs: node.inputs.iter().copied().map(read).collect(), ..node.clone() });
         }
@@ -91,12 +91,12 @@ pub(super) fn of_stage(
 }
 
 /// The sum of the squares of `own`, and of those of the other stages.
-fn squares(out: &mut Func, node: &Node, own: Vec<ValueId>, stages: usize) {
+fn squares(out: &mut Func, node: &Node, own: &[ValueId], stages: usize) {
     let ty = out.ty(node.outputs[0]).clone();
     let sum = if own.is_empty() {
         out.push(Op::Constant { value: F64(0.0) }, &[], vec![ty], &node.loc)[0]
     } else {
-        out.push(Op::SumSquares, &own, vec![ty], &node.loc)[0]
+        out.push(Op::SumSquares, own, vec![ty], &node.loc)[0]
     };
     let kind = CollectiveKind::AllReduce { reduce: ReduceKind::Sum };
     let op = Op::Collective(Collective { kind, axes: "pp".into(), ranks: stages });

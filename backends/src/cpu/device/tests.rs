@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cpu::check::tests::plan;
+use athanor_ir::plan::Action;
 
 fn device(plan: Plan, options: &DeviceOptions) -> Result<CpuDevice> {
     CpuDevice::new(Arc::new(plan), 0, options)
