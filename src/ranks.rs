@@ -32,14 +32,14 @@ impl Ranks {
         let Some(own) = identify(devices, &|name| std::env::var(name).ok())? else {
             return Ok(Self { processes: None, engine: None, _signals: None, stop });
         };
-        let mut ranks = Self { processes: Some(own.size), engine: None, _signals: None, stop };
-        if own.size > 1 {
-            let stop = Arc::clone(&ranks.stop);
-            let tell = |d: &Diagnostic| print(std::slice::from_ref(d));
-            ranks.engine = Some(Mpi::start(&own, Options { patience, stop, tell, ..Options::default() })?);
-            ranks._signals = Some(Signals::new(&ranks.stop));
+        let processes = Some(own.size);
+        if own.size == 1 {
+            return Ok(Self { processes, engine: None, _signals: None, stop });
         }
-        Ok(ranks)
+        let tell = |d: &Diagnostic| print(std::slice::from_ref(d));
+        let options = Options { patience, stop: Arc::clone(&stop), tell, ..Options::default() };
+        let engine = Some(Mpi::start(&own, options)?);
+        Ok(Self { processes, engine, _signals: Some(Signals::new(&stop)), stop })
     }
 
     /// The way to the other processes, if there are any.

@@ -107,7 +107,7 @@ pub fn is_plan(path: &Path) -> bool {
 impl Args {
     /// What of the command line all processes of a run must have alike.
     fn asked(&self, path: &Path) -> String {
-        let run = format!("{path:?} {:?} {:?} {}", self.steps, self.resume, self.no_library);
+        let run = format!("{} {:?} {:?} {}", path.display(), self.steps, self.resume, self.no_library);
         #[cfg(feature = "compiler")]
         let run = format!("{run} {:?} {:?}", self.options, self.overrides.all());
         run
