@@ -21,13 +21,15 @@ const STEPS: u64 = 3;
 enum Model {
     Llama,
     DeepSeek,
+    /// With a further token.
+    Further,
 }
 
 impl Model {
     /// Four layers, drawn from the seed.
     fn changes(self) -> Vec<(&'static str, &'static str)> {
         let mut all = vec![("load_checkpoint", ""), ("model.model_config.num_layers", "4")];
-        if self == Self::DeepSeek {
+        if self != Self::Llama {
             all.extend([
                 ("pretrained_model_dir", "tests/golden/curves/w2-tiny"),
                 ("model.model_config.model_type", "deepseek_v3"),
@@ -36,6 +38,9 @@ impl Model {
                 ("model.model_config.moe_router_load_balancing_type", "seq_aux_loss"),
                 ("model.model_config.moe_router_enable_expert_bias", "True"),
             ]);
+        }
+        if self == Self::Further {
+            all.push(("model.model_config.mtp_num_layers", "1"));
         }
         all
     }
@@ -57,6 +62,7 @@ struct Draw {
     ep: usize,
     order: Order,
     shared_optimizer: bool,
+    vocabulary: bool,
     recompute: bool,
     fused: bool,
 }
@@ -77,7 +83,8 @@ impl Draw {
             && (!chunks || pp == 2)
             && sequences >= dp * micro
             && dp.is_multiple_of(self.ep)
-            && (self.ep == 1 || self.model == Model::DeepSeek)
+            && (self.ep == 1 || self.model != Model::Llama)
+            && (tp > 1 || !self.vocabulary)
     }
 
     fn opt(&self) -> OptLevel {
@@ -99,6 +106,9 @@ impl Draw {
             all.push(("parallel.enable_parallel_optimizer", "True"));
             all.push(("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"));
         }
+        if self.vocabulary {
+            all.push(("parallel_config.vocab_emb_dp", "False"));
+        }
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
@@ -117,14 +127,16 @@ fn draws() -> impl Strategy<Value = Draw> {
         micro,
         sequences: SEQUENCES,
     });
-    let model = select(vec![Model::Llama, Model::DeepSeek]);
-    (model, spread, sizes(), order, any::<bool>(), any::<bool>(), any::<bool>())
-        .prop_map(|(model, on, ep, order, shared_optimizer, recompute, fused)| Draw {
+    let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
+    let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (model, spread, sizes(), order, options)
+        .prop_map(|(model, on, ep, order, (shared_optimizer, vocabulary, recompute, fused))| Draw {
             model,
             on,
             ep,
             order,
             shared_optimizer,
+            vocabulary,
             recompute,
             fused,
         })
