@@ -5,110 +5,20 @@
 mod experts;
 mod support;
 
-use athanor_backends::cpu::features;
-use athanor_frontend::config::load;
-use athanor_frontend::{model, run};
 use athanor_ir::plan::BufferRole;
-use athanor_ir::run::RunSpec;
-use athanor_ir::{Code, Diagnostic, Plan, Result};
-use athanor_passes::codegen::llvm::build_shared_object;
-use athanor_passes::compile::{OptLevel, pipeline};
-use athanor_passes::plan::{PlanOptions, build};
+use athanor_ir::{Code, Diagnostic, Result};
+use athanor_passes::compile::OptLevel;
 use athanor_runtime::checkpoint::Resume;
-use athanor_runtime::metrics::json::Line;
-use athanor_runtime::source::{Batch, BatchSource, DataSource, Share};
-use athanor_runtime::trainer::{Opened, TrainOptions, train_with};
-use std::path::{Path, PathBuf};
-use support::{apply, relative_error, tensors};
+use athanor_runtime::source::{Batch, BatchSource, DataSource};
+use athanor_runtime::trainer::{TrainOptions, train_with};
+use support::mesh::{Changes, Compiled, Spread, agree, files_agree};
 
 /// Sequences of a step in every run here.
 const GLOBAL: usize = 4;
 
-/// Overrides of a configuration.
-type Changes<'a> = &'a [(&'a str, &'a str)];
-
-/// A plan of w1-tiny on a mesh, with its kernels.
-struct Compiled {
-    plan: Plan,
-    dir: tempfile::TempDir,
-}
-
-/// `dp` replicas of `tp` ranks, `micro` micro-batches in a step.
+/// w1-tiny on `dp` replicas of `tp` ranks, `micro` micro-batches in a step.
 fn compile([dp, tp, micro]: [usize; 3], opt: OptLevel, changes: Changes<'_>) -> Compiled {
-    let dir = tempfile::tempdir().unwrap();
-    let text = |n: usize| n.to_string();
-    let mut all = vec![
-        ("runner_config.batch_size".to_owned(), text(GLOBAL / dp / micro)),
-        ("runner_config.gradient_accumulation_steps".into(), text(micro)),
-        ("use_parallel".into(), "True".into()),
-        ("parallel_config.data_parallel".into(), text(dp)),
-        ("parallel_config.model_parallel".into(), text(tp)),
-        ("output_dir".into(), dir.path().join("output").to_string_lossy().into_owned()),
-    ];
-    all.extend(changes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-    let loaded = load(Path::new("examples/w1_tiny.yaml"), &all);
-    let config = loaded.config.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
-    let run = run::spec(&config).unwrap_or_else(|e| panic!("{e}"));
-    let module = model::build(&config, run, false).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(module.mesh.ranks(), dp * tp);
-    let module = apply(&module, &pipeline(&module, opt, true, 4, (1, features::detect())));
-    let (level, reference) = (features::detect(), opt == OptLevel::O0);
-    let options = PlanOptions { threads: 1, level, config_hash: String::new(), reference };
-    let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
-    if !compiled.texts.is_empty() {
-        build_shared_object(&compiled.texts, level, &dir.path().join("kernels.so")).unwrap_or_else(|e| panic!("{e}"));
-    }
-    Compiled { plan: compiled.plan, dir }
-}
-
-fn open_data(run: &RunSpec, start: u64, share: Share) -> Result<Opened> {
-    Ok((Box::new(DataSource::open(run, start, share)?), vec![]))
-}
-
-impl Compiled {
-    fn kernels(&self) -> PathBuf {
-        self.dir.path().join("kernels.so")
-    }
-
-    /// Trains `steps` steps in all; what each of those run here said.
-    fn train(&self, steps: u64, resume: Resume) -> Vec<Line> {
-        let metrics = self.dir.path().join("metrics.jsonl");
-        let _ = std::fs::remove_file(&metrics);
-        let options = TrainOptions {
-            metrics_json: Some(metrics.clone()),
-            resume,
-            steps: Some(steps),
-            quiet: true,
-            library: false,
-            signals: false,
-            ..TrainOptions::default()
-        };
-        train_with(self.plan.clone(), Some(self.kernels()), &options, open_data).unwrap_or_else(|e| panic!("{e}"));
-        let text = std::fs::read_to_string(metrics).unwrap();
-        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
-    }
-
-    /// Directory of the checkpoint after `step` steps.
-    fn saved(&self, step: u64) -> PathBuf {
-        self.dir.path().join(format!("output/checkpoint/iteration_{step:08}"))
-    }
-}
-
-fn agree(what: &str, got: &[Line], want: &[Line]) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    for (g, w) in got.iter().zip(want) {
-        assert_eq!((g.step, g.consumed_samples, g.lr), (w.step, w.consumed_samples, w.lr), "{what}");
-        for (name, g, w, most) in [("loss", g.loss, w.loss, 1e-5), ("norm", g.grad_norm, w.grad_norm, 1e-4)] {
-            let off = (g / w - 1.0).abs();
-            assert!(off <= most, "{what}, step {}: {name} {g} is {off:.1e} off {w}", got[0].step);
-        }
-        assert_eq!(g.parts.expert_load, w.parts.expert_load, "{what}, step {}", g.step);
-        assert_eq!(g.parts.losses.len(), w.parts.losses.len(), "{what}");
-        for (name, w) in &w.parts.losses {
-            let g = g.parts.losses[name];
-            assert!((g - w).abs() <= 1e-5 * w.abs().max(1e-3), "{what}: {name} {g} is not {w}");
-        }
-    }
+    Compiled::new(Spread { pp: 1, dp, tp, micro, sequences: GLOBAL }, opt, changes)
 }
 
 const MESHES: [[usize; 2]; 4] = [[2, 1], [1, 2], [2, 2], [4, 1]];
@@ -175,8 +85,8 @@ fn a_vocabulary_in_parts_follows_one_device() {
 #[test]
 fn a_vocabulary_in_parts_in_a_pipeline_follows_one_device() {
     let rows = [("parallel_config.vocab_emb_dp", "False")];
-    let on = support::mesh::Spread { pp: 2, dp: 1, tp: 2, micro: 4, sequences: GLOBAL };
-    let train = |on| support::mesh::Compiled::new(on, OptLevel::O1, &rows).train(4, Resume::No);
+    let on = Spread { pp: 2, dp: 1, tp: 2, micro: 4, sequences: GLOBAL };
+    let train = |on| Compiled::new(on, OptLevel::O1, &rows).train(4, Resume::No);
     agree("stages", &train(on), &train(on.alone()));
 }
 
@@ -228,21 +138,7 @@ fn saved_files_are_those_of_one_device_and_are_taken_up_on_any_mesh() {
     let mesh = compile([2, 2, 1], OptLevel::O1, &[&SHARED[..], &[SAVES]].concat());
     mesh.train(3, Resume::No);
     let (ours, theirs) = (mesh.saved(3), serial.saved(3));
-    let files = |dir: &Path| {
-        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
-    assert_eq!(files(&ours), files(&theirs));
-    for file in files(&ours).iter().map(Path::new).filter(|f| f.extension().is_some_and(|e| e == "safetensors")) {
-        let (a, b) = (tensors(&ours.join(file)), tensors(&theirs.join(file)));
-        assert_eq!(a.len(), b.len());
-        for (name, t) in &b {
-            assert_eq!(a[name].ty, t.ty, "{name}");
-            let off = relative_error(&a[name].to_f64(), &t.to_f64());
-            assert!(off < 1e-4, "{name} is {off:.1e} off");
-        }
-    }
+    files_agree(&ours, &theirs);
     agree("on the mesh from one device", &mesh.train(6, Resume::From(theirs)), &straight[3..]);
     agree("on one device from the mesh", &serial.train(6, Resume::From(ours)), &straight[3..]);
 }

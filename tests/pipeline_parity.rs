@@ -2,105 +2,15 @@
 
 mod support;
 
-use athanor_backends::cpu::features;
-use athanor_frontend::config::load;
-use athanor_frontend::{model, run};
-use athanor_ir::Plan;
-use athanor_passes::codegen::llvm::build_shared_object;
-use athanor_passes::compile::{OptLevel, pipeline};
-use athanor_passes::plan::{PlanOptions, build};
+use athanor_passes::compile::OptLevel;
 use athanor_runtime::checkpoint::Resume;
 use athanor_runtime::metrics::json::Line;
-use athanor_runtime::source::DataSource;
-use athanor_runtime::trainer::{TrainOptions, train_with};
-use std::path::{Path, PathBuf};
-use support::{apply, relative_error, tensors};
+use support::mesh::{Changes, Compiled, Spread, agree, files_agree};
 
-/// Overrides of a configuration.
-type Changes<'a> = &'a [(&'a str, &'a str)];
-
-/// Micro-batches of a step in every run here.
-const MICRO: usize = 4;
-
-/// A plan of a small Llama of four layers, with its kernels.
-struct Compiled {
-    plan: Plan,
-    dir: tempfile::TempDir,
-}
-
-/// `pp` stages of `dp` replicas of `tp` ranks.
+/// A small Llama of four layers on `pp` stages of `dp` replicas of `tp` ranks, four micro-batches in a step.
 fn compile([pp, dp, tp]: [usize; 3], opt: OptLevel, changes: Changes<'_>) -> Compiled {
-    let dir = tempfile::tempdir().unwrap();
-    let text = |n: usize| n.to_string();
-    let mut all = vec![
-        ("runner_config.batch_size".to_owned(), text(2 / dp)),
-        ("runner_config.gradient_accumulation_steps".into(), text(MICRO)),
-        ("parallel_config.micro_batch_num".into(), text(MICRO)),
-        ("use_parallel".into(), "True".into()),
-        ("parallel_config.pipeline_stage".into(), text(pp)),
-        ("parallel_config.data_parallel".into(), text(dp)),
-        ("parallel_config.model_parallel".into(), text(tp)),
-        ("model.model_config.num_layers".into(), "4".into()),
-        ("load_checkpoint".into(), String::new()),
-        ("output_dir".into(), dir.path().join("output").to_string_lossy().into_owned()),
-    ];
-    all.extend(changes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-    let loaded = load(Path::new("examples/w1_tiny.yaml"), &all);
-    let config = loaded.config.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
-    let run = run::spec(&config).unwrap_or_else(|e| panic!("{e}"));
-    let module = model::build(&config, run, false).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(module.mesh.ranks(), pp * dp * tp);
-    let module = apply(&module, &pipeline(&module, opt, true, 4, (1, features::detect())));
-    let (level, reference) = (features::detect(), opt == OptLevel::O0);
-    let options = PlanOptions { threads: 1, level, config_hash: String::new(), reference };
-    let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
-    if !compiled.texts.is_empty() {
-        build_shared_object(&compiled.texts, level, &dir.path().join("kernels.so")).unwrap_or_else(|e| panic!("{e}"));
-    }
-    Compiled { plan: compiled.plan, dir }
-}
-
-impl Compiled {
-    fn kernels(&self) -> PathBuf {
-        self.dir.path().join("kernels.so")
-    }
-
-    /// Trains `steps` steps in all; what each of those run here said.
-    fn train(&self, steps: u64, resume: Resume) -> Vec<Line> {
-        let metrics = self.dir.path().join("metrics.jsonl");
-        let _ = std::fs::remove_file(&metrics);
-        let options = TrainOptions {
-            metrics_json: Some(metrics.clone()),
-            resume,
-            steps: Some(steps),
-            quiet: true,
-            library: false,
-            signals: false,
-            ..TrainOptions::default()
-        };
-        train_with(self.plan.clone(), Some(self.kernels()), &options, |run, start, share| {
-            Ok((Box::new(DataSource::open(run, start, share)?), vec![]))
-        })
-        .unwrap_or_else(|e| panic!("{e}"));
-        let text = std::fs::read_to_string(metrics).unwrap();
-        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
-    }
-
-    /// Directory of the checkpoint after `step` steps.
-    fn saved(&self, step: u64) -> PathBuf {
-        self.dir.path().join(format!("output/checkpoint/iteration_{step:08}"))
-    }
-}
-
-fn agree(what: &str, got: &[Line], want: &[Line]) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    for (g, w) in got.iter().zip(want) {
-        assert_eq!((g.step, g.consumed_samples, g.lr), (w.step, w.consumed_samples, w.lr), "{what}");
-        for (name, g, w, most) in [("loss", g.loss, w.loss, 1e-5), ("norm", g.grad_norm, w.grad_norm, 1e-4)] {
-            let off = (g / w - 1.0).abs();
-            assert!(off <= most, "{what}, step {}: {name} {g} is {off:.1e} off {w}", got[0].step);
-        }
-    }
+    let layers = [("model.model_config.num_layers", "4"), ("load_checkpoint", "")];
+    Compiled::new(Spread { pp, dp, tp, micro: 4, sequences: 8 }, opt, &[&layers, changes].concat())
 }
 
 const STEPS: u64 = 4;
@@ -224,21 +134,7 @@ fn saved_files_are_those_of_one_device_and_are_taken_up_on_any_pipeline() {
     let stages = compile([2, 2, 1], OptLevel::O1, &[&shared[..], INTERLEAVED].concat());
     stages.train(2, Resume::No);
     let (ours, theirs) = (stages.saved(2), serial.saved(2));
-    let files = |dir: &Path| {
-        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
-    assert_eq!(files(&ours), files(&theirs));
-    for file in files(&ours).iter().map(Path::new).filter(|f| f.extension().is_some_and(|e| e == "safetensors")) {
-        let (a, b) = (tensors(&ours.join(file)), tensors(&theirs.join(file)));
-        assert_eq!(a.len(), b.len());
-        for (name, t) in &b {
-            assert_eq!(a[name].ty, t.ty, "{name}");
-            let off = relative_error(&a[name].to_f64(), &t.to_f64());
-            assert!(off < 1e-4, "{name} is {off:.1e} off");
-        }
-    }
+    files_agree(&ours, &theirs);
     agree("in the pipeline from one device", &stages.train(4, Resume::From(theirs)), &straight[2..]);
     agree("on one device from the pipeline", &serial.train(4, Resume::From(ours)), &straight[2..]);
 }

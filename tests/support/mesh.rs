@@ -1,6 +1,6 @@
 //! Small models trained on meshes, to compare their numbers.
 
-use super::apply;
+use super::{apply, relative_error, tensors};
 use athanor_backends::cpu::features;
 use athanor_frontend::config::load;
 use athanor_frontend::{model, run};
@@ -126,4 +126,26 @@ pub fn agree(what: &str, got: &[Line], want: &[Line]) {
             assert!((g - w).abs() <= 1e-5 * w.abs().max(1e-3), "{what}: {name} {g} is not {w}");
         }
     }
+}
+
+/// Checkpoints that must hold the same files, and in their tensors the same numbers within 1e-4; the names of all tensors.
+pub fn files_agree(ours: &Path, theirs: &Path) -> Vec<String> {
+    let files = |dir: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files(ours), files(theirs));
+    let mut compared = vec![];
+    for file in files(ours).iter().map(Path::new).filter(|f| f.extension().is_some_and(|e| e == "safetensors")) {
+        let (a, b) = (tensors(&ours.join(file)), tensors(&theirs.join(file)));
+        assert_eq!(a.len(), b.len());
+        for (name, t) in b {
+            assert_eq!(a[&name].ty, t.ty, "{name}");
+            let off = relative_error(&a[&name].to_f64(), &t.to_f64());
+            assert!(off < 1e-4, "{name} is {off:.1e} off");
+            compared.push(name);
+        }
+    }
+    compared
 }

@@ -31,6 +31,11 @@ pub(super) fn note(report: &Report, config: &Config) {
         let c = &config.parallel_config;
         // They choose where values lie, never what they are.
         say("parallel_config", "use_seq_parallel", c.use_seq_parallel.span, c.use_seq_parallel.value);
+        let o = &config.parallel;
+        let shard = &o.gradient_accumulation_shard;
+        say("parallel.parallel_optimizer_config", "gradient_accumulation_shard", shard.span, shard.value);
+        let part = &o.optimizer_weight_shard_size;
+        say("parallel.parallel_optimizer_config", "optimizer_weight_shard_size", part.span, part.value > 0);
         let on_each = c.model_parallel.value == 1;
         say("parallel_config", "vocab_emb_dp", c.vocab_emb_dp.span, !c.vocab_emb_dp.value && on_each);
     }
