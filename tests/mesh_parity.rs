@@ -11,7 +11,7 @@ use athanor_passes::compile::OptLevel;
 use athanor_runtime::checkpoint::Resume;
 use athanor_runtime::source::{Batch, BatchSource, DataSource};
 use athanor_runtime::trainer::{TrainOptions, train_with};
-use support::mesh::{Changes, Compiled, Spread, agree, files_agree};
+use support::mesh::{Changes, Compiled, SHARED, Spread, agree, files_agree};
 
 /// Sequences of a step in every run here.
 const GLOBAL: usize = 4;
@@ -110,11 +110,6 @@ fn a_scaled_loss_follows_one_device() {
     let clip = ("runner_wrapper.use_clip_grad", "True");
     parity(OptLevel::O1, 2, &[scale, clip], &[[2, 2]]);
 }
-
-const SHARED: [(&str, &str); 2] = [
-    ("parallel.enable_parallel_optimizer", "True"),
-    ("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"),
-];
 
 #[test]
 fn replicas_that_share_the_optimizer_follow_one_device() {

@@ -10,7 +10,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use support::mesh::{Compiled, Spread, agree};
+use support::mesh::{Compiled, DEEPSEEK, SHARED, Spread, agree};
 
 /// Sequences of a step.
 const SEQUENCES: usize = 8;
@@ -28,17 +28,11 @@ enum Model {
 impl Model {
     /// Four layers, drawn from the seed.
     fn changes(self) -> Vec<(&'static str, &'static str)> {
-        let mut all = vec![("load_checkpoint", ""), ("model.model_config.num_layers", "4")];
+        let mut all = vec![];
         if self != Self::Llama {
-            all.extend([
-                ("pretrained_model_dir", "tests/golden/curves/w2-tiny"),
-                ("model.model_config.model_type", "deepseek_v3"),
-                ("model.model_config.architectures", "[DeepseekV3ForCausalLM]"),
-                ("model.model_config.moe_aux_loss_coeff", "0.01"),
-                ("model.model_config.moe_router_load_balancing_type", "seq_aux_loss"),
-                ("model.model_config.moe_router_enable_expert_bias", "True"),
-            ]);
+            all.extend(DEEPSEEK);
         }
+        all.extend([("load_checkpoint", ""), ("model.model_config.num_layers", "4")]);
         if self == Self::Further {
             all.push(("model.model_config.mtp_num_layers", "1"));
         }
@@ -103,8 +97,7 @@ impl Draw {
             all.push(("model.model_config.pp_interleave_num", "2"));
         }
         if self.shared_optimizer {
-            all.push(("parallel.enable_parallel_optimizer", "True"));
-            all.push(("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"));
+            all.extend(SHARED);
         }
         if self.vocabulary {
             all.push(("parallel_config.vocab_emb_dp", "False"));

@@ -226,7 +226,7 @@ impl Executor {
             self.device.run_program("micro")?;
             sum += self.scalar("micro", loss_name(&plan.run))?;
             tokens += self.device.scalar("micro", "token_count").unwrap_or_else(|| counted(&batch));
-            self.gather.add(&self.device, "micro", plan.run.accumulation);
+            self.gather.add(&self.device, ("micro", 0), plan.run.accumulation);
         }
         Ok((sum, tokens))
     }

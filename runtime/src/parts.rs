@@ -62,10 +62,10 @@ impl Gather {
         self.parts = Parts::default();
     }
 
-    /// Adds a micro-batch, whose program `program` has just run; a step has `of` of them.
-    pub(crate) fn add(&mut self, device: &CpuDevice, program: &str, of: usize) {
+    /// Adds a micro-batch, whose program `program` has just run in slot `slot`; a step has `of` of them.
+    pub(crate) fn add(&mut self, device: &CpuDevice, (program, slot): (&str, usize), of: usize) {
         for (_, name) in self.losses.iter().filter(|(p, _)| p == program) {
-            let share = device.scalar(program, name).unwrap_or(f64::NAN) / of as f64;
+            let share = device.scalar_in_slot(program, name, slot).unwrap_or(f64::NAN) / of as f64;
             *self.parts.losses.entry(name.clone()).or_default() += share;
         }
     }

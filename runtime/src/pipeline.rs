@@ -80,10 +80,10 @@ impl Runner {
                         inputs.feed(device, self.batch(step, task.micro, source)?)?;
                     }
                     device.run_in_slot(&program, slot)?;
-                    gather.add(device, &program, self.micro_batches);
-                    if let Some(loss) = device.scalar(&program, self.loss) {
+                    gather.add(device, (&program, slot), self.micro_batches);
+                    if let Some(loss) = device.scalar_in_slot(&program, self.loss, slot) {
                         sum += loss;
-                        tokens += match device.scalar(&program, "token_count") {
+                        tokens += match device.scalar_in_slot(&program, "token_count", slot) {
                             Some(count) => count,
                             None => counted(self.batch(step, task.micro, source)?),
                         };

@@ -1,17 +1,7 @@
 //! Models with latent attention, experts and a further token on a mesh: losses, norms, the load of every expert, saved files.
 
 use super::{Changes, OptLevel, Resume, SAVES, SHARED, agree, compile, files_agree, parity};
-
-/// DeepSeek-V3: latent attention, groups of experts with a bias, a shared expert; PyTorch's first weights.
-const DEEPSEEK: [(&str, &str); 7] = [
-    ("pretrained_model_dir", "tests/golden/curves/w2-tiny"),
-    ("load_checkpoint", "tests/golden/curves/w2-tiny/init.safetensors"),
-    ("model.model_config.model_type", "deepseek_v3"),
-    ("model.model_config.architectures", "[DeepseekV3ForCausalLM]"),
-    ("model.model_config.moe_aux_loss_coeff", "0.01"),
-    ("model.model_config.moe_router_load_balancing_type", "seq_aux_loss"),
-    ("model.model_config.moe_router_enable_expert_bias", "True"),
-];
+use crate::support::mesh::DEEPSEEK;
 
 const MIXTRAL: [(&str, &str); 5] = [
     ("pretrained_model_dir", "tests/golden/models/mixtral"),

@@ -17,6 +17,23 @@ use std::path::{Path, PathBuf};
 /// Overrides of a configuration.
 pub type Changes<'a> = &'a [(&'a str, &'a str)];
 
+/// DeepSeek-V3: latent attention, groups of experts with a bias, a shared expert; PyTorch's first weights.
+pub const DEEPSEEK: [(&str, &str); 7] = [
+    ("pretrained_model_dir", "tests/golden/curves/w2-tiny"),
+    ("load_checkpoint", "tests/golden/curves/w2-tiny/init.safetensors"),
+    ("model.model_config.model_type", "deepseek_v3"),
+    ("model.model_config.architectures", "[DeepseekV3ForCausalLM]"),
+    ("model.model_config.moe_aux_loss_coeff", "0.01"),
+    ("model.model_config.moe_router_load_balancing_type", "seq_aux_loss"),
+    ("model.model_config.moe_router_enable_expert_bias", "True"),
+];
+
+/// Replicas share the optimizer's state of every weight.
+pub const SHARED: [(&str, &str); 2] = [
+    ("parallel.enable_parallel_optimizer", "True"),
+    ("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"),
+];
+
 /// How the sequences of a step are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Spread {

@@ -320,9 +320,14 @@ impl CpuDevice {
 
     /// The scalar result `result` of `program` as f64; valid until another program runs. `None` if there is none.
     pub fn scalar(&self, program: &str, result: &str) -> Option<f64> {
+        self.scalar_in_slot(program, result, 0)
+    }
+
+    /// As [`Self::scalar`], of the micro-batch that has slot `slot`: what a later program reads is kept there.
+    pub fn scalar_in_slot(&self, program: &str, result: &str, slot: usize) -> Option<f64> {
         let (_, index) = self.stage().program(program)?.results.iter().find(|(n, _)| n == result)?;
         let b = self.stage().buffers.get(*index)?;
-        let bytes = self.bytes(*index);
+        let bytes = self.bytes_in_slot(*index, slot);
         if b.dims.iter().product::<usize>() != 1 {
             return None;
         }
