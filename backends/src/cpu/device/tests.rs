@@ -111,21 +111,20 @@ fn a_step_that_refuses_its_data_says_where() {
     use athanor_ir::DType;
     let mut p = without_kernels();
     let s = &mut p.stages[0];
-    // Rows of w by ids that are read from x.
+    // Counts of ids that are read from x.
     s.buffers[0].dtype = DType::I32;
     s.buffers[0].dims = vec![4, 4];
-    s.buffers[2].dims = vec![4, 4, 4];
-    s.buffers[2].bytes = 256;
-    s.arena_bytes = 384;
+    s.buffers[2].dims = vec![4, 4];
     s.buffers.truncate(3);
     s.programs[0].steps.truncate(1);
-    s.programs[0].steps[0].action = Action::Op(Op::Embed);
-    s.programs[0].steps[0].loc.block = "model.embed_tokens".into();
+    s.programs[0].steps[0].action = Action::Op(Op::Histogram { bins: 4 });
+    s.programs[0].steps[0].inputs = vec![0];
+    s.programs[0].steps[0].loc.block = "model.layers.0.mlp".into();
     s.programs[0].results.clear();
     let mut d = device(p, &DeviceOptions::default()).unwrap();
     let i = d.buffer("x").unwrap();
     d.bytes_mut(i).fill(0x7f);
     let e = d.run_program("forward").unwrap_err();
     assert_eq!(e.code.id, "B0204");
-    assert!(e.message.contains("model.embed_tokens"), "{e}");
+    assert!(e.message.contains("model.layers.0.mlp"), "{e}");
 }
