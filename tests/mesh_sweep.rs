@@ -50,6 +50,7 @@ enum Order {
 
 /// What is trained, and how.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 struct Draw {
     model: Model,
     on: Spread,
