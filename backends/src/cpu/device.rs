@@ -8,9 +8,9 @@ use super::profile::Profile;
 use super::reference::{View, ViewMut, run_op};
 use super::{features, gemm};
 use crate::comm::{self, Communicator};
-use athanor_ir::collective::{Collective, CollectiveKind};
+use athanor_ir::collective::Collective;
 use athanor_ir::plan::{BufferRole, GemmSpec, KernelKind, Plan, Program, Stage};
-use athanor_ir::{Code, Diagnostic, Op, ReduceKind, Result};
+use athanor_ir::{Code, Diagnostic, Op, Result};
 use libloading::Library;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -19,9 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+mod collectives;
 mod load;
 mod operands;
 
+use collectives::collective;
 use load::Loader;
 use operands::{Addresses, Given, Operand, Place};
 
@@ -45,7 +47,7 @@ pub const NO_MEMORY: Code = Code {
 pub const STEP_FAILED: Code = Code {
     id: "B0204",
     title: "a step of the plan failed",
-    explain: "An op met data that it cannot take, such as a token id or label outside the vocabulary. The message names the \
+    explain: "An op met data that it cannot take, such as a label outside the vocabulary. The message names the \
               program, the step and the block of the model.",
 };
 
@@ -496,67 +498,6 @@ unsafe fn reference(
         })
         .collect();
     run_op(op, &views, &mut results)
-}
-
-/// Runs a collective operation with the other members of its group.
-///
-/// # Safety
-/// Both ranges lie inside the arena at `base`, they are equal or disjoint, and nobody else uses the arena meanwhile.
-unsafe fn collective(
-    base: *mut u8,
-    op: &Collective,
-    group: &mut dyn Communicator,
-    from: &Place<'_>,
-    to: &Place<'_>,
-) -> Result<()> {
-    // SAFETY: inside the arena, and not read through `from` where the two are one.
-    let out = unsafe { std::slice::from_raw_parts_mut(base.add(to.range.start), to.range.len()) };
-    if from.range == to.range {
-        return match op.kind {
-            CollectiveKind::AllReduce { reduce } => group.all_reduce(reduce, to.ty.dtype, out),
-            CollectiveKind::SumEnds => group.all_reduce(ReduceKind::Sum, to.ty.dtype, out),
-            CollectiveKind::OwnIds { size } => {
-                own_ids(out, group.rank() * size);
-                Ok(())
-            }
-            // Of a group of one.
-            CollectiveKind::AllGather { .. }
-            | CollectiveKind::ReduceScatter { .. }
-            | CollectiveKind::OwnPart { .. } => Ok(()),
-        };
-    }
-    // SAFETY: inside the arena and apart from `out`.
-    let ins = unsafe { std::slice::from_raw_parts(base.add(from.range.start), from.range.len()) };
-    match op.kind {
-        CollectiveKind::AllReduce { reduce } => {
-            out.copy_from_slice(ins);
-            group.all_reduce(reduce, to.ty.dtype, out)
-        }
-        CollectiveKind::SumEnds => {
-            out.copy_from_slice(ins);
-            group.all_reduce(ReduceKind::Sum, to.ty.dtype, out)
-        }
-        CollectiveKind::AllGather { .. } => group.all_gather(ins, out),
-        CollectiveKind::ReduceScatter { .. } => group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out),
-        CollectiveKind::OwnPart { .. } => {
-            let start = group.rank() * out.len();
-            out.copy_from_slice(&ins[start..start + out.len()]);
-            Ok(())
-        }
-        CollectiveKind::OwnIds { size } => {
-            out.copy_from_slice(ins);
-            own_ids(out, group.rank() * size);
-            Ok(())
-        }
-    }
-}
-
-/// Counts ids from `first`; those that are too far below stay below.
-fn own_ids(ids: &mut [u8], first: usize) {
-    let first = i32::try_from(first).unwrap_or(i32::MAX);
-    for id in ids.as_chunks_mut().0 {
-        *id = i32::from_ne_bytes(*id).saturating_sub(first).to_ne_bytes();
-    }
 }
 
 #[cfg(test)]
