@@ -34,37 +34,37 @@ const UNROLL: usize = 4;
 
 /// The loss. Buffers: logits `[T,V]`, labels i32 `[T]` → loss f32 `[T]`, lse f32 `[T]`. A grid item is a token.
 pub fn cross_entropy(spec: &CrossEntropySpec, level: CpuLevel, symbol: &str) -> Generated {
-    let (simd, row) = (Simd::of(level), Row::of(spec));
-    let (loss, lse) = (row.scalar("loss"), row.scalar("lse"));
-    let mut e = Emit::default();
-    e.func(symbol, false, &[&row.logits, &row.labels, &loss, &lse], &["lo", "hi", "worker"], |e| {
-        e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, t| {
-            let label = row.label(e, t);
-            let max = row.max(e, &simd, t);
-            let sum = row.sum(e, &simd, t, max, false);
-            let value = log_sum(e, &simd, max, sum);
-            e.store(value, &lse, &[t]);
-            label.store_loss(e, &loss, t, value);
-        });
-    });
-    row.finish(e, symbol, 4)
+    forward(spec, "loss", level, symbol, Label::store_loss)
 }
 
 /// Of a part of a vocabulary. Buffers: logits `[T,V]`, ids i32 `[T]` → logit f32 `[T]`, 0 where the id is not in the part,
 /// lse f32 `[T]`. A grid item is a token.
 pub fn part_entropy(spec: &CrossEntropySpec, level: CpuLevel, symbol: &str) -> Generated {
+    forward(spec, "logit", level, symbol, |label, e, logit, t, _| {
+        let own = label.logit(e);
+        label.store_counting(e, logit, t, own);
+    })
+}
+
+/// The log of the sum of exponentials of each row, and what `store` makes of its label and that: a buffer called `result`.
+fn forward(
+    spec: &CrossEntropySpec,
+    result: &'static str,
+    level: CpuLevel,
+    symbol: &str,
+    store: fn(&Label, &mut Emit, &Buf, Val, Val),
+) -> Generated {
     let (simd, row) = (Simd::of(level), Row::of(spec));
-    let (logit, lse) = (row.scalar("logit"), row.scalar("lse"));
+    let (result, lse) = (row.scalar(result), row.scalar("lse"));
     let mut e = Emit::default();
-    e.func(symbol, false, &[&row.logits, &row.labels, &logit, &lse], &["lo", "hi", "worker"], |e| {
+    e.func(symbol, false, &[&row.logits, &row.labels, &result, &lse], &["lo", "hi", "worker"], |e| {
         e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, t| {
             let label = row.label(e, t);
             let max = row.max(e, &simd, t);
             let sum = row.sum(e, &simd, t, max, false);
             let value = log_sum(e, &simd, max, sum);
             e.store(value, &lse, &[t]);
-            let own = label.logit(e);
-            label.store_counting(e, &logit, t, own);
+            store(&label, e, &result, t, value);
         });
     });
     row.finish(e, symbol, 4)
