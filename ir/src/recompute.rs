@@ -100,6 +100,11 @@ pub fn layer_of(block: &str) -> Option<(&str, &str)> {
     None
 }
 
+/// Number of the layer that `block` is or is part of: 3 of `model.layers.3.mlp.experts`.
+pub fn number_of_layer(block: &str) -> Option<usize> {
+    layer_of(block)?.0.rsplit('.').next()?.parse().ok()
+}
+
 /// The path of an op called `op` in block `rest` of a layer.
 pub fn operator_path(rest: &str, op: &str) -> String {
     if rest.is_empty() { op.to_owned() } else { format!("{rest}.{op}") }

@@ -8,16 +8,17 @@ use athanor_backends::cpu::device::CpuDevice;
 use athanor_ir::op::ReduceKind;
 use athanor_ir::pipeline::{Act, Part, Task};
 use athanor_ir::plan::{Buffer, Chunk, Plan};
-use athanor_ir::recompute::layer_of;
+use athanor_ir::recompute::number_of_layer;
 use athanor_ir::{DType, Result};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 /// One stage among those whose ranks have the same other coordinates.
 pub(crate) struct Runner {
     /// One rank of each stage, in their order.
     group: Box<dyn Communicator>,
-    acts: Vec<Act>,
+    acts: Arc<[Act]>,
     chunks: Vec<Chunk>,
     /// Losses that any stage knows of, by name.
     losses: Vec<String>,
@@ -46,11 +47,13 @@ impl Runner {
     /// What the engine reports.
     pub(crate) fn new(engine: &dyn Engine, plan: &Plan, stage: usize) -> Result<Self> {
         let group = engine.group(&plan.mesh.group(&["pp"], engine.rank()))?;
-        let (acts, chunks) =
-            plan.stages[stage].pipeline.as_ref().map(|p| (p.acts.clone(), p.chunks.clone())).unwrap_or_default();
+        let (acts, chunks) = plan.stages[stage]
+            .pipeline
+            .as_ref()
+            .map(|p| (p.acts.as_slice().into(), p.chunks.clone()))
+            .unwrap_or_default();
         let (losses, loss) = (losses_of(plan), loss_name(&plan.run));
-        let layer = |(name, _): &(String, usize)| layer_of(name)?.0.rsplit('.').next()?.parse().ok();
-        let of_stage = |s| loads_of(s).iter().map(|load| layer(load).unwrap_or(usize::MAX)).collect();
+        let of_stage = |s| loads_of(s).iter().map(|(name, _)| number_of_layer(name).unwrap_or(usize::MAX)).collect();
         let layers = plan.stages.iter().map(of_stage).collect();
         let (batches, reads, micro_batches) = (HashMap::new(), HashMap::new(), plan.run.accumulation);
         Ok(Self { group, acts, chunks, losses, layers, loss, micro_batches, batches, reads })
@@ -70,8 +73,8 @@ impl Runner {
     ) -> Result<(f64, f64)> {
         self.batches.clear();
         let (mut sum, mut tokens) = (0.0, 0.0);
-        for act in self.acts.clone() {
-            match act {
+        for act in Arc::clone(&self.acts).iter() {
+            match *act {
                 Act::Run { task, slot } => {
                     let program = task.part.program(task.chunk);
                     let reads = self.reads.get(&program).copied().unwrap_or_else(|| reads(device, inputs, &program));

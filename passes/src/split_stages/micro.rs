@@ -1,9 +1,10 @@
 //! The functions of the positions of a pipeline.
 
-use super::place::{Place, number_of_layer, places};
+use super::place::{Place, places};
 use super::shared::Shared;
 use super::stage_of;
 use athanor_ir::pipeline::{Pipeline, handed, micro_of, stage_func};
+use athanor_ir::recompute::number_of_layer;
 use athanor_ir::{Func, Loc, Node, Op, Result, Role, ValueId};
 use std::collections::{HashMap, HashSet};
 

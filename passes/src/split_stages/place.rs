@@ -1,7 +1,7 @@
 //! Where in the pipeline each op of `micro` runs.
 
 use athanor_ir::pipeline::Pipeline;
-use athanor_ir::recompute::layer_of;
+use athanor_ir::recompute::number_of_layer;
 use athanor_ir::{Func, Node, Role, ValueId};
 use std::collections::HashSet;
 
@@ -78,11 +78,6 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
 /// Number of the layer that `node` is part of.
 pub(super) fn layer(node: &Node) -> Option<usize> {
     number_of_layer(&node.loc.block)
-}
-
-/// Number of the layer that `block` is or is part of.
-pub(super) fn number_of_layer(block: &str) -> Option<usize> {
-    layer_of(block)?.0.rsplit('.').next()?.parse().ok()
 }
 
 /// Nodes that depend on inputs and constants alone.

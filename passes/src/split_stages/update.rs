@@ -1,9 +1,9 @@
 //! The optimizer's step of each stage.
 
 use super::micro::{readers, with_used_params};
-use super::place::number_of_layer;
 use super::{cannot, stage_of};
 use athanor_ir::pipeline::{Pipeline, stage_func};
+use athanor_ir::recompute::number_of_layer;
 use athanor_ir::{Collective, CollectiveKind, F64, Func, Module, Node, Op, Param, ReduceKind, Result, Role, ValueId};
 use std::collections::HashMap;
 
