@@ -98,13 +98,12 @@ impl Config {
             .map(|chunk| (0..stages).map(|stage| of(chunk, stage)).collect::<Option<Vec<usize>>>())
             .collect::<Option<_>>()?;
         let sum = all.iter().flatten().try_fold(0usize, |sum, n| sum.checked_add(*n));
-        let schedule = self.schedule().unwrap_or(Kind::OneFOneB);
-        let at = |p: usize| schedule.shape().at(stages, p);
+        let shape = self.schedule().unwrap_or(Kind::OneFOneB).shape();
+        let at = |p: usize| shape.at(stages, p);
         let (stage, chunk) = at(positions - 1);
         all[chunk][stage] = all[chunk][stage].checked_sub(further)?;
-        let pipeline = Pipeline { schedule, layers: all };
-        let inner = (1..positions - 1).map(at).all(|(stage, chunk)| pipeline.layers[chunk][stage] > 0);
-        (sum == Some(layers) && inner).then_some(pipeline.layers)
+        let inner = (1..positions - 1).map(at).all(|(stage, chunk)| all[chunk][stage] > 0);
+        (sum == Some(layers) && inner).then_some(all)
     }
 }
 
