@@ -37,16 +37,33 @@ pub(super) unsafe fn collective(
         }
         // The others change the size: in place they are of a group of one.
         (_, None) => Ok(()),
-        (CollectiveKind::AllGather { .. }, Some(ins)) => group.all_gather(ins, out),
-        (CollectiveKind::ReduceScatter { .. }, Some(ins)) => {
-            group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out)
+        (CollectiveKind::AllGather { dim }, Some(ins)) => {
+            rows(dim, from, ins, out).try_for_each(|(ins, out)| group.all_gather(ins, out))
         }
-        (CollectiveKind::OwnPart { .. }, Some(ins)) => {
-            let start = group.rank() * out.len();
-            out.copy_from_slice(&ins[start..start + out.len()]);
+        (CollectiveKind::ReduceScatter { dim }, Some(ins)) => {
+            let dtype = to.ty.dtype;
+            rows(dim, from, ins, out).try_for_each(|(ins, out)| group.reduce_scatter(ReduceKind::Sum, dtype, ins, out))
+        }
+        (CollectiveKind::OwnPart { dim }, Some(ins)) => {
+            for (ins, out) in rows(dim, from, ins, out) {
+                let start = group.rank() * out.len();
+                out.copy_from_slice(&ins[start..start + out.len()]);
+            }
             Ok(())
         }
     }
+}
+
+/// Operand and result for each index of the dims outside of `dim`: in a row the parts of the ranks lie side by side.
+fn rows<'a>(
+    dim: usize,
+    from: &Place<'_>,
+    ins: &'a [u8],
+    out: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [u8], &'a mut [u8])> {
+    let rows: usize = from.ty.dims[..dim].iter().product();
+    let each = |bytes: usize| (bytes / rows.max(1)).max(1);
+    ins.chunks_exact(each(ins.len())).zip(out.chunks_exact_mut(each(out.len())))
 }
 
 /// Counts ids from `first`; those that are too far below stay below.
