@@ -270,3 +270,27 @@ impl Extraction<'_> {
         self.out.nodes.iter().rev().find(|n: &&Node| n.outputs.contains(first)).map(|n| n.loc.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use athanor_ir::collective::{Collective, CollectiveKind};
+    use athanor_ir::{Builder, DType, Role, Unary};
+
+    #[test]
+    fn equal_values_are_computed_once_and_what_ranks_send_is_sent_as_often_as_it_was() {
+        let mut func = Func::new("f");
+        let x = func.param("x", TensorType::new(DType::F32, [4]), Role::Input, Loc::default());
+        let mut b = Builder::new(&mut func, Loc::default());
+        let gather =
+            Op::Collective(Collective { kind: CollectiveKind::AllGather { dim: 0 }, axes: "tp".into(), ranks: 2 });
+        for name in ["first", "second"] {
+            let y = b.unary(Unary::Tanh, x);
+            let y = b.many(gather.clone(), &[y])[0];
+            b.func.result(name, y);
+        }
+        let out = rewrite(&func, &[], |_, _, _| 1.0);
+        let names: Vec<&str> = out.nodes.iter().map(|n| n.op.name()).collect();
+        assert_eq!(names, ["tanh", "all_gather", "all_gather"]);
+    }
+}
