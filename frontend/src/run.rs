@@ -62,7 +62,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         optimizer: config.optimizer.spec(),
         shared_optimizer: (config.parallel.enable_parallel_optimizer.value && config.mesh().replicas() > 1)
             .then(|| config.parallel.parallel_optimizer_threshold.value.saturating_mul(1024)),
-        cut_vocabulary: !config.parallel_config.vocab_emb_dp.value && config.mesh().size("tp") > 1,
+        cut_vocabulary: config.cuts_vocabulary(),
         cut_sequence: (config.parallel_config.use_seq_parallel.value && config.mesh().size("tp") > 1)
             .then_some(if config.recompute.mp_comm_recompute.value { Joined::Again } else { Joined::Kept }),
         experts_over_tp: config.expert_ranks().is_some_and(|(_, over_tp)| over_tp),

@@ -8,6 +8,7 @@ use athanor_runtime::metrics::json::Line;
 
 const CUT: (&str, &str) = ("parallel_config.use_seq_parallel", "True");
 const ROWS: (&str, &str) = ("parallel_config.vocab_emb_dp", "False");
+const WHOLE: (&str, &str) = ("parallel_config.vocab_emb_dp", "True");
 const NEW: (&str, &str) = ("load_checkpoint", "");
 const RECOMPUTE: (&str, &str) = ("recompute_config.recompute", "True");
 
@@ -28,11 +29,25 @@ fn parts_of_sequences_follow_one_device() {
 }
 
 #[test]
-fn parts_of_sequences_beside_parts_of_a_vocabulary_follow_one_device() {
-    parity(OptLevel::O0, 2, &cut(&[ROWS]), &[[1, 2]]);
+fn parts_of_sequences_beside_a_whole_vocabulary_follow_one_device() {
+    parity(OptLevel::O0, 2, &cut(&[WHOLE]), &[[1, 2]]);
     let tied = ("model.model_config.tie_word_embeddings", "True");
-    parity(OptLevel::O1, 1, &cut(&[ROWS, tied, NEW]), &[[2, 2]]);
-    parity(OptLevel::O1, 1, &cut(&[tied, NEW]), &[[1, 2]]);
+    parity(OptLevel::O1, 1, &cut(&[WHOLE, tied, NEW]), &[[2, 2]]);
+    parity(OptLevel::O1, 1, &cut(&[ROWS, tied, NEW]), &[[1, 2]]);
+}
+
+/// Logits of all tokens are never there, of all of a sequence or of a part.
+#[test]
+fn the_loss_of_parts_of_sequences_is_cut_into_blocks_of_tokens() {
+    let blocks = ("model.model_config.chunk_loss_num", "4");
+    for (vocabulary, shares) in [(ROWS, [1, 2]), (WHOLE, [2, 1])] {
+        let changes = cut(&[blocks, vocabulary]);
+        let plan = compile([1, 2, 1], OptLevel::O1, &changes).plan;
+        let [tokens, words] = [GLOBAL * plan.run.seq_length / shares[0], plan.run.vocab_size / shares[1]];
+        let of = |dims: [usize; 2]| plan.stages[0].buffers.iter().any(|b| b.dims == dims);
+        assert!(of([tokens / 4, words]) && !of([tokens, words]), "{changes:?}");
+        parity(OptLevel::O1, 1, &changes, &[[1, 2]]);
+    }
 }
 
 #[test]

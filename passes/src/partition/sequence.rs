@@ -5,7 +5,7 @@ use super::local::Cutter;
 use super::spread::{Axes, Linear, labels, linear, together};
 use athanor_ir::run::Joined;
 use athanor_ir::{CollectiveKind, Func, Loc, Module, Node, Op, ReduceKind, Result, Role, TensorType, ValueId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The values of a function of which each rank has the part of some tokens, beside all of it or instead.
 #[derive(Default)]
@@ -18,6 +18,8 @@ pub(super) struct Parts {
     defs: Vec<Option<usize>>,
     /// Whether the node in work is part of the backward pass and brings together again what the forward pass has had.
     again: bool,
+    /// What logits are made of. Their backward pass follows at once, block by block of one and the same value.
+    by_logits: HashSet<ValueId>,
     /// The own part of old values.
     own: HashMap<ValueId, ValueId>,
     /// Old values of which there is no more than parts: all of them together, for each pass.
@@ -34,8 +36,11 @@ impl Parts {
             return Self::default();
         }
         let wanted = func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value);
-        let (tp, forward) = (Axes::named(&module.mesh, &["tp"]), func.needed_for(wanted));
-        Self { tp, forward, defs: func.defs(), ..Self::default() }
+        let (tp, forward, defs) = (Axes::named(&module.mesh, &["tp"]), func.needed_for(wanted), func.defs());
+        let losses = func.nodes.iter().filter(|n| n.op == Op::CrossEntropy);
+        let logits = losses.filter_map(|n| defs[n.inputs[0].0 as usize]).map(|d| &func.nodes[d]);
+        let by_logits = logits.flat_map(|n| n.inputs.iter().copied()).collect();
+        Self { tp, forward, defs, by_logits, ..Self::default() }
     }
 
     /// Node `index` is the next one.
@@ -184,7 +189,7 @@ impl Cutter<'_> {
         if self.has_all(value) && !unsummed {
             return None;
         }
-        let key = (value, self.parts.again);
+        let key = (value, self.parts.again && !self.parts.by_logits.contains(&value));
         let all = match self.parts.joined.get(&key) {
             Some(known) => *known,
             None => {
