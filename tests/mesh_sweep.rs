@@ -58,6 +58,7 @@ struct Draw {
     order: Order,
     shared_optimizer: bool,
     vocabulary: bool,
+    sequence: bool,
     recompute: bool,
     fused: bool,
 }
@@ -79,7 +80,7 @@ impl Draw {
             && sequences >= dp * micro
             && dp.is_multiple_of(self.ep)
             && (self.ep == 1 || self.model != Model::Llama)
-            && (tp > 1 || !self.vocabulary)
+            && (tp > 1 || !self.vocabulary && !self.sequence)
     }
 
     fn opt(&self) -> OptLevel {
@@ -101,6 +102,9 @@ impl Draw {
             all.extend(SHARED);
         }
         all.push(("parallel_config.vocab_emb_dp", if self.vocabulary { "False" } else { "True" }));
+        if self.sequence {
+            all.push(("parallel_config.use_seq_parallel", "True"));
+        }
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
@@ -120,15 +124,16 @@ fn draws() -> impl Strategy<Value = Draw> {
         sequences: SEQUENCES,
     });
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
-    let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     (model, spread, sizes(), order, options)
-        .prop_map(|(model, on, ep, order, (shared_optimizer, vocabulary, recompute, fused))| Draw {
+        .prop_map(|(model, on, ep, order, (shared_optimizer, vocabulary, sequence, recompute, fused))| Draw {
             model,
             on,
             ep,
             order,
             shared_optimizer,
             vocabulary,
+            sequence,
             recompute,
             fused,
         })

@@ -26,11 +26,12 @@ pub(super) fn note(report: &Report, config: &Config) {
     say("swap_config", "swap", config.swap.span, config.swap.value);
     let w = &config.wrapper;
     say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
-    recompute(&config.recompute, &say);
+    let c = &config.parallel_config;
+    // What a layer starts from is in parts then.
+    let sliced = c.use_seq_parallel.value && config.mesh().size("tp") > 1;
+    recompute(&config.recompute, sliced, &say);
     if config.mesh().ranks() > 1 {
-        let c = &config.parallel_config;
         // They choose where values lie, never what they are.
-        say("parallel_config", "use_seq_parallel", c.use_seq_parallel.span, c.use_seq_parallel.value);
         let o = &config.parallel;
         let shard = &o.gradient_accumulation_shard;
         say("parallel.parallel_optimizer_config", "gradient_accumulation_shard", shard.span, shard.value);
@@ -67,8 +68,8 @@ pub(super) fn note(report: &Report, config: &Config) {
     }
 }
 
-/// On one device nothing is communicated that could be kept or done again.
-fn recompute(r: &RecomputeConfig, say: &impl Fn(&str, &str, Option<Span>, bool)) {
+/// On one device nothing is communicated that could be kept or done again, and nothing is `sliced`.
+fn recompute(r: &RecomputeConfig, sliced: bool, say: &impl Fn(&str, &str, Option<Span>, bool)) {
     let section = "recompute_config";
     for (key, chosen) in [
         ("select_comm_recompute", &r.select_comm_recompute),
@@ -76,11 +77,11 @@ fn recompute(r: &RecomputeConfig, say: &impl Fn(&str, &str, Option<Span>, bool))
     ] {
         say(section, key, chosen.span, !chosen.value.is_none());
     }
-    for (key, on) in [
-        ("parallel_optimizer_comm_recompute", &r.parallel_optimizer_comm_recompute),
-        ("recompute_slice_activation", &r.recompute_slice_activation),
+    for (key, on, done) in [
+        ("parallel_optimizer_comm_recompute", &r.parallel_optimizer_comm_recompute, false),
+        ("recompute_slice_activation", &r.recompute_slice_activation, sliced),
     ] {
-        say(section, key, on.span, on.value);
+        say(section, key, on.span, on.value && !done);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::cannot;
 use super::factors::Factors;
+use super::sequence::Parts;
 use super::share::Shares;
 use super::spread::{Axes, Linear, form, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
@@ -50,6 +51,8 @@ pub(super) struct Cutter<'a> {
     pub(super) ids: HashMap<(ValueId, usize), ValueId>,
     /// What replicas share: the optimizer's state and steps of some weights.
     shares: Shares,
+    /// Parts of sequences.
+    pub(super) parts: Parts,
 }
 
 impl<'a> Cutter<'a> {
@@ -58,8 +61,8 @@ impl<'a> Cutter<'a> {
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
         let (new, partial, shares) = (vec![None; count], vec![None; count], Shares::default());
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
-        let ids = HashMap::new();
-        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, shares }
+        let (ids, parts) = (HashMap::new(), Parts::of(module, func));
+        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, shares, parts }
     }
 
     /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
@@ -72,7 +75,8 @@ impl<'a> Cutter<'a> {
                 if gradients.contains(p.name.as_str()) { handed.get(&p.name).copied() } else { Some(Axes::NONE) };
             self.partial[p.value.0 as usize] = known;
         }
-        for node in &self.func.nodes {
+        for (i, node) in self.func.nodes.iter().enumerate() {
+            self.parts.at(i, self.module.run.cut_sequence);
             self.node(node)?;
         }
         let left = self.summed_gradients();
@@ -91,7 +95,8 @@ impl<'a> Cutter<'a> {
         for (old, new) in self.func.params.iter().zip(0..) {
             self.out.params[new].sharding = self.sharding(old.value);
         }
-        Ok(self.out)
+        // All of what only parts are read of is made for nothing.
+        Ok(if self.parts.any() { self.out.without_dead_nodes() } else { self.out })
     }
 
     /// Gradients that this function summed over ranks: they are left whole where they were, under their names.
@@ -133,12 +138,42 @@ impl<'a> Cutter<'a> {
         Sharding { dims, partial: self.partial_of(value).iter().map(name).collect() }
     }
 
-    fn partial_of(&self, value: ValueId) -> Axes {
+    pub(super) fn partial_of(&self, value: ValueId) -> Axes {
         self.partial[value.0 as usize].unwrap_or_default()
+    }
+
+    pub(super) fn set_partial(&mut self, value: ValueId, axes: Axes) {
+        self.partial[value.0 as usize] = Some(axes);
+    }
+
+    /// Whether there is a new value that is all of `value`, or a sum over axes that gives it.
+    pub(super) fn has_all(&self, value: ValueId) -> bool {
+        self.new[value.0 as usize].is_some()
+    }
+
+    /// Whether the sum over `axes` of `value` is there already.
+    pub(super) fn summed_over(&self, value: ValueId, axes: Axes) -> bool {
+        self.summed.contains_key(&(value, self.partial_of(value).without(axes)))
+    }
+
+    pub(super) fn type_of(&self, value: ValueId) -> &TensorType {
+        self.func.ty(value)
+    }
+
+    pub(super) fn node_of(&self, index: usize) -> &'a Node {
+        &self.func.nodes[index]
+    }
+
+    /// Ranks along `axes`.
+    pub(super) fn ranks(&self, axes: Axes) -> usize {
+        axes.ranks(&self.module.mesh)
     }
 
     /// The new value of `value`, summed over the axes over which it is partial but for `keep`.
     pub(super) fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
+        if let Some(all) = self.joined(value, keep, loc) {
+            return all;
+        }
         let partial = self.partial_of(value);
         let missing = partial.without(keep);
         let Some(new) = self.new[value.0 as usize] else { unreachable!("operands come before their uses") };
@@ -170,6 +205,11 @@ impl<'a> Cutter<'a> {
     /// Axes that cut dim `dim` of `value`.
     pub(super) fn cut_of(&self, value: ValueId, dim: usize) -> Axes {
         self.factors.axes_of(self.index, value, dim)
+    }
+
+    /// Whether dim `dim` of `value` is the sequence.
+    pub(super) fn is_sequence(&self, value: ValueId, dim: usize) -> bool {
+        self.factors.is_sequence(self.index, value, dim)
     }
 
     /// Gives `old` its new value, which is whole.
@@ -222,6 +262,9 @@ impl<'a> Cutter<'a> {
         if self.part_loss(node) {
             return Ok(());
         }
+        if self.in_parts(node) {
+            return self.node_in_parts(node);
+        }
         self.learn_gradients(node);
         let keep = self.kept(node);
         let together = together(&node.op);
@@ -229,7 +272,7 @@ impl<'a> Cutter<'a> {
         for (i, v) in node.inputs.iter().enumerate() {
             let input = match self.gathered.get(v) {
                 // Where a token's rows are is known to those who sorted together.
-                Some(known) if self.new[v.0 as usize].is_none() => {
+                Some(known) if !self.has_all(*v) && !self.parts.have(*v) => {
                     if !together {
                         return cannot(format!("nn.{} in {:?} reads rows of experts", node.op.name(), node.loc.block));
                     }
@@ -318,7 +361,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Axes over which the operands of `node` may stay partial.
-    fn kept(&self, node: &Node) -> Axes {
+    pub(super) fn kept(&self, node: &Node) -> Axes {
         let of = |v: &ValueId| self.partial_of(*v);
         match linear(&node.op) {
             Linear::No => Axes::NONE,
@@ -328,7 +371,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Axes that cut operands of `node` and not its results, one by one: those are sums over them.
-    fn lost(&self, node: &Node) -> Vec<Axes> {
+    pub(super) fn lost(&self, node: &Node) -> Vec<Axes> {
         let types = |vs: &[ValueId]| vs.iter().map(|v| self.func.ty(*v).clone()).collect::<Vec<_>>();
         let Some(s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else { return vec![] };
         let together = together(&node.op);
