@@ -186,7 +186,7 @@ impl Op {
             | Self::GroupedEinsum { .. } => return experts::signature(self, ins, outs),
             Self::Collective(c) => {
                 let mut s = same(1);
-                s.whole.extend(c.dim().and_then(|dim| s.results[0].get(dim)));
+                s.whole.extend(c.moved().filter_map(|dim| s.results[0].get(dim)));
                 s
             }
             Self::SumSquares => Signature {

@@ -1,8 +1,8 @@
 //! Whether every partial sum of a module is made whole before something reads it, derived from its parameters alone.
 
 use super::PARTIAL;
-use super::experts::Experts;
-use super::spread::{Axes, Linear, form, labels, linear};
+use super::experts::{Experts, tokens};
+use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{
     Binary, Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, Unary,
@@ -140,6 +140,12 @@ impl<'a> Checker<'a> {
         if let Some(label) = s.whole.iter().find(|l| cut.get(l).copied().flatten().is_some_and(|a| !a.is_empty())) {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
+        if together(&node.op) && !matches!(node.op, Op::Assign { .. }) {
+            let rows = tokens(self.of(node.inputs[1]));
+            if cut.insert('r', Some(rows)).flatten().is_some_and(|known| known != rows) {
+                return Err("reads rows of other tokens".into());
+            }
+        }
         let vague = node.inputs.iter().any(|v| self.of(*v).vague);
         let operands: Vec<&Spread> = node.inputs.iter().map(|v| self.of(*v)).collect();
         let (experts, windows) = Experts::of(&node.op, &operands)?;
@@ -153,9 +159,8 @@ impl<'a> Checker<'a> {
             cut.entry('e').and_modify(|axes| *axes = Some(Axes::NONE));
         }
         let result = |labels: &Vec<char>| {
-            // Where rows are is no sum: every part of the batch has its own.
-            let sums = !matches!(node.op, Op::Assign { .. });
-            let gone = || cut.iter().filter(|(label, _)| sums && !labels.contains(label));
+            let sums = |label: char| !together(&node.op) || is_summed(label);
+            let gone = || cut.iter().filter(|(label, _)| sums(**label) && !labels.contains(label));
             let lost = gone().fold(Axes::NONE, |all, (_, axes)| all.or(axes.unwrap_or_default()));
             if !lost.and(partial).is_empty() {
                 return Err("sums over an axis that it is partial over already".to_owned());
@@ -171,6 +176,8 @@ impl<'a> Checker<'a> {
         let mut results = s.results.iter().map(result).collect::<Checked<Vec<Spread>>>()?;
         match node.op {
             Op::Assign { .. } => results[1].dims.fill(Some(Axes::NONE)),
+            // Rows are positions, of which the first is 0.
+            Op::RopeTable { .. } => results.iter_mut().for_each(|r| r.dims[0] = Some(Axes::NONE)),
             Op::EmbedGrad { .. } => results[0].dims[0] = Some(own),
             Op::PartEntropy => (results[1].log, results[1].partial) = (own, results[1].partial.without(own)),
             Op::Binary(_) => results[0].log = logs,
@@ -181,8 +188,8 @@ impl<'a> Checker<'a> {
 
     /// A reshape of a rank's part.
     ///
-    /// Dims of one are not told apart by their extents as they are in the whole: a cut dim becomes the first one that as many
-    /// elements are outside of. That is where heads come from or go to, and the batch.
+    /// Dims of one are not told apart by their extents as they are in the whole: of the dims that as many elements are outside
+    /// of, those on one side become those on the other in their order. That is where heads come from or go to, batch and sequence.
     fn reshaped(&self, from: ValueId, to: ValueId) -> Checked<Spread> {
         let (x, dims, out) = (self.of(from), &self.func.ty(from).dims, &self.func.ty(to).dims);
         let known = x.dims.iter().any(Option::is_some) || x.dims.is_empty();
@@ -190,8 +197,11 @@ impl<'a> Checker<'a> {
         for (i, axes) in x.dims.iter().enumerate() {
             let Some(axes) = axes.filter(|a| !a.is_empty()) else { continue };
             let outside: usize = dims[..i].iter().product();
-            let place = (0..out.len()).find(|j| out[..*j].iter().product::<usize>() == outside);
-            let Some(j) = place else { return Err(format!("tears dim {i} apart, which is cut")) };
+            let alike =
+                |dims: &[usize], to| (0..to).filter(|j| dims[..*j].iter().product::<usize>() == outside).collect();
+            let (before, places): (Vec<usize>, Vec<usize>) = (alike(dims, i), alike(out, out.len()));
+            let place = places.get(before.len()).or(places.last());
+            let Some(&j) = place else { return Err(format!("tears dim {i} apart, which is cut")) };
             cut[j] = Some(cut[j].unwrap_or_default().or(axes));
         }
         Ok(Spread { dims: cut, ..x.clone() })
@@ -258,6 +268,14 @@ impl<'a> Checker<'a> {
                     return Err(format!("gathers dim {dim}, which {} does not cut", c.axes));
                 }
                 out.dims[dim] = Some(cut.without(axes));
+            }
+            CollectiveKind::AllToAll { cut, join } => {
+                let (whole, parts) = (x.dims[cut].unwrap_or_default(), x.dims[join].unwrap_or_default());
+                if cut == join || !axes.without(parts).is_empty() || !axes.and(whole.or(x.partial)).is_empty() {
+                    return Err(format!("exchanges over {} what is not cut there, or is elsewhere", c.axes));
+                }
+                out.dims[join] = Some(parts.without(axes));
+                out.dims[cut] = Some(whole.or(axes));
             }
             CollectiveKind::OwnPart { dim } => {
                 let cut = x.dims[dim].unwrap_or_default();

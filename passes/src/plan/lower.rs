@@ -1,5 +1,6 @@
 //! One node to steps: a library product, a generated kernel, or the reference op.
 
+use super::collectives;
 use super::copies;
 use super::experts;
 use super::grouped::as_grouped;
@@ -34,6 +35,12 @@ pub(super) struct Site {
 }
 
 impl Site {
+    /// A part of a node that moves `from` to `to`.
+    pub fn moves(index: usize, from: (Place, TensorType), to: (Place, TensorType)) -> Self {
+        let bytes = (from.1.bytes() + to.1.bytes()) as u64;
+        Self { index, inputs: vec![from], outputs: vec![to], flops: 0, bytes }
+    }
+
     pub fn types(side: &[(Place, TensorType)]) -> Vec<TensorType> {
         side.iter().map(|x| x.1.clone()).collect()
     }
@@ -54,6 +61,9 @@ pub(crate) fn node(
     let callee = if let Op::Call { callee } = &node.op { module.func(callee) } else { None };
     let flops = callee.map_or_else(|| node.op.flops(&ins, &outs), func_flops);
     let site = Site { index: i, flops, bytes: node.op.bytes(&ins, &outs), inputs, outputs };
+    if let Op::Collective(c) = &node.op {
+        return collectives::lower(draft, kernels, options, &site, c);
+    }
     if options.reference {
         draft.push(i, Action::Op(node.op.clone()), site.inputs, site.outputs);
         return Ok(());
@@ -78,7 +88,6 @@ pub(crate) fn node(
             _,
         ) => experts::lower(draft, kernels, options, &site, &node.op)?,
         (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
-        (Op::Collective(_), _) => false,
         (_, Some(func)) => group(draft, kernels, options, &site, func)?,
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
         (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {

@@ -41,9 +41,14 @@ pub(super) unsafe fn collective(
         (CollectiveKind::ReduceScatter { .. }, Some(ins)) => {
             group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out)
         }
-        (CollectiveKind::OwnPart { .. }, Some(ins)) => {
-            let start = group.rank() * out.len();
-            out.copy_from_slice(&ins[start..start + out.len()]);
+        (CollectiveKind::AllToAll { .. }, Some(ins)) => group.all_to_all(ins, out),
+        (CollectiveKind::OwnPart { dim }, Some(ins)) => {
+            let runs = from.ty.dims[..dim].iter().product::<usize>().max(1);
+            let (run, every) = (out.len() / runs, ins.len() / runs);
+            let start = group.rank() * run;
+            for (i, part) in out.chunks_exact_mut(run.max(1)).enumerate() {
+                part.copy_from_slice(&ins[i * every + start..][..run]);
+            }
             Ok(())
         }
     }
