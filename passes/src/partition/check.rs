@@ -5,8 +5,8 @@ use super::experts::{Experts, tokens};
 use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{
-    Binary, Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, Unary,
-    ValueId,
+    Binary, Collective, CollectiveKind, Diagnostic, F64, Func, Mesh, Module, Node, Op, ReduceKind, Result, Role,
+    Sharding, Unary, ValueId,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,7 +21,7 @@ pub(super) struct Spread {
     pub(super) vague: bool,
     /// What it has to do with rows of experts.
     pub(super) experts: Experts,
-    /// It is ids, counted from the first of the part that these axes cut out of a vocabulary.
+    /// It is ids or a position, counted from the first of the part that these axes cut out of a vocabulary or a sequence.
     ids: Axes,
     /// It is the logarithm of a part of a sum over these axes: its exponential is partial.
     log: Axes,
@@ -153,6 +153,7 @@ impl<'a> Checker<'a> {
             return Err("adds up rows of experts that are partial sums already".into());
         }
         let (own, logs) = vocabulary(node, &operands)?;
+        self.begins(node)?;
         let partial = partial.or(windows).or(if let Op::Unary(_) = node.op { logs } else { Axes::NONE });
         // Every row belongs to one expert: a rank with some of them has their rows, whole.
         if form(&node.op) == Some(GroupedForm::Rows) {
@@ -184,6 +185,31 @@ impl<'a> Checker<'a> {
             _ => {}
         }
         Ok(results)
+    }
+
+    /// Whether attention that has some of the queries knows which they are: the operand counts the first key from the first of
+    /// the rank's own part, and there are as many queries in a part.
+    fn begins(&self, node: &Node) -> Checked<()> {
+        let at = match node.op {
+            Op::Attention { .. } => 3,
+            Op::AttentionGrad { .. } => 6,
+            _ => return Ok(()),
+        };
+        let (queries, given) = (node.inputs[0], node.inputs.get(at));
+        let Some(axes) = self.of(queries).dims[1].filter(|axes| !axes.is_empty()) else { return Ok(()) };
+        let made = |v: ValueId| self.func.nodes.iter().find(|n| n.outputs.contains(&v));
+        let counts = |n: &Node| match &n.op {
+            Op::Collective(Collective { kind: CollectiveKind::OwnIds { size }, .. }) => {
+                let of_zero = made(n.inputs[0]).is_some_and(|z| z.op == Op::Constant { value: F64(0.0) });
+                of_zero && *size == self.func.ty(queries).dims[1] && self.of(n.outputs[0]).ids == axes
+            }
+            _ => false,
+        };
+        if given.and_then(|v| made(*v)).is_some_and(counts) {
+            Ok(())
+        } else {
+            Err("has some of the queries and is not told where they are".into())
+        }
     }
 
     /// A reshape of a rank's part.
@@ -224,6 +250,13 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Whether parts of a sequence over `axes` would have parts over `outer`, which stay, between them.
+    fn torn(&self, outer: Axes, axes: Axes) -> bool {
+        let within = Axes::named(&self.module.mesh, &Mesh::SEQUENCE);
+        let least = axes.and(within).iter().min();
+        least.is_some_and(|least| outer.and(within).iter().any(|o| o > least))
+    }
+
     fn squares(&self, node: &Node) -> Checked<Spread> {
         let cut = |v: &ValueId| self.of(*v).dims.iter().fold(Axes::NONE, |all, d| all.or(d.unwrap_or_default()));
         let axes: Vec<Axes> = node.inputs.iter().map(cut).collect();
@@ -245,6 +278,10 @@ impl<'a> Checker<'a> {
         let largest = CollectiveKind::AllReduce { reduce: ReduceKind::Max };
         if !x.ids.is_empty() || !x.log.is_empty() && (c.kind != largest || axes != x.log) {
             return Err("brings together what is of a part of the vocabulary".into());
+        }
+        let outer = |dim: usize| x.dims[dim].unwrap_or_default().without(axes);
+        if !matches!(c.kind, CollectiveKind::SumEnds) && c.moved().any(|dim| self.torn(outer(dim), axes)) {
+            return Err(format!("moves parts over {} that do not lie side by side", c.axes));
         }
         let summed = |out: &mut Spread| {
             if x.vague || axes.without(x.partial).is_empty() {
@@ -293,7 +330,7 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The axes that cut the vocabulary of `node`, if it has one, and those over which its result is the logarithm of a part of a
+/// The axes that cut what ids of `node` are counted in, its vocabulary or its queries, if there are ids, and those over which its result is the logarithm of a part of a
 /// sum, or partial as the exponential of one.
 fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
     let cut = |i: usize, d: usize| operands[i].dims.get(d).copied().flatten().unwrap_or_default();
@@ -301,11 +338,13 @@ fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
         Op::Embed => (Some(0), cut(1, 0)),
         Op::EmbedGrad { .. } => (Some(0), operands[0].ids),
         Op::PartEntropy | Op::PartEntropyGrad => (Some(1), cut(0, operands[0].dims.len() - 1)),
+        Op::Attention { .. } => (Some(3), cut(0, 1)),
+        Op::AttentionGrad { .. } => (Some(6), cut(0, 1)),
         _ => (None, Axes::NONE),
     };
     let fits = |(i, s): (usize, &&Spread)| s.ids == if reads == Some(i) { own } else { Axes::NONE };
     if !operands.iter().enumerate().all(fits) {
-        return Err("reads ids of another part of the vocabulary".into());
+        return Err("reads ids that are counted from another part".into());
     }
     let log = |i: usize| operands.get(i).map_or(Axes::NONE, |s| s.log);
     let logs = operands.iter().fold(Axes::NONE, |all, s| all.or(s.log));

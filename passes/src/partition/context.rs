@@ -3,13 +3,15 @@
 //! Most ops look at one token. Those that do not are tables of positions, of which each rank takes the rows of its own tokens;
 //! slices and concatenations along the sequence, of which the whole is made on every rank; and attention. Ranks along `up`
 //! exchange their parts of the sequence for heads before it (Ulysses): each has all tokens of some heads, and afterwards gets its
-//! own tokens of all heads back.
+//! own tokens of all heads back. Ranks along `cp` gather keys and values, and each has its own queries: where they are among the
+//! keys is an operand, made of the position of the rank (`own_ids`), since all ranks run one program. Where both are, tokens are
+//! exchanged first.
 
 use super::cannot;
 use super::local::Cutter;
 use super::spread::Axes;
 use athanor_ir::infer::infer;
-use athanor_ir::{CollectiveKind, Loc, Node, Op, Result, TensorType, ValueId};
+use athanor_ir::{Builder, CollectiveKind, DType, Loc, Node, Op, Result, TensorType, ValueId};
 
 /// Dims of queries, keys, values and what attention makes of them.
 const SEQUENCE: usize = 1;
@@ -72,63 +74,110 @@ impl Cutter<'_> {
 
     /// Attention, or its gradient, of parts of a sequence.
     fn attend(&mut self, node: &Node) -> Result<bool> {
-        let loc = &node.loc;
         let axes = self.cut_of(node.inputs[0], SEQUENCE);
         if axes.is_empty() {
             return Ok(false);
         }
-        let (Op::Attention { alibi, .. } | Op::AttentionGrad { alibi, .. }) = node.op else { return Ok(false) };
-        let ranks = self.ranks(axes);
+        let here = || format!("(nn.{} in {:?})", node.op.name(), node.loc.block);
+        let (Op::Attention { alibi, causal, .. } | Op::AttentionGrad { alibi, causal, .. }) = node.op else {
+            return Ok(false);
+        };
+        let own = Own { heads: axes.and(self.named(&["up"])), gathered: axes.and(self.named(&["cp"])), loc: &node.loc };
+        let ranks = self.ranks(own.heads);
+        if alibi && ranks > 1 {
+            return cannot(format!(
+                "heads with slopes must know which they are: ranks cannot exchange them {}",
+                here()
+            ));
+        }
         for heads in [0, 1].map(|i| self.local(node.inputs[i]).dims[HEADS]) {
-            if alibi || !heads.is_multiple_of(ranks) {
-                let what = if alibi {
-                    "heads with slopes, which must know which they are,".into()
-                } else {
-                    format!("{heads} heads")
-                };
-                return cannot(format!(
-                    "{what} cannot be exchanged by {ranks} ranks (nn.{} in {:?})",
-                    node.op.name(),
-                    loc.block
-                ));
+            if !heads.is_multiple_of(ranks) {
+                return cannot(format!("{heads} heads cannot be exchanged by {ranks} ranks {}", here()));
             }
         }
-        let inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.by_heads(*v, axes, loc)).collect();
+        if !own.gathered.is_empty() && !causal {
+            return cannot(format!("keys are gathered for causal attention only {}", here()));
+        }
+        let mut inputs = vec![];
+        for (i, v) in node.inputs.iter().enumerate() {
+            let keys = i == 1 || i == 2;
+            inputs.push(self.attended(*v, keys, own));
+        }
+        if !own.gathered.is_empty() {
+            let size = self.out.ty(inputs[0]).dims[SEQUENCE];
+            let mut b = Builder::new(&mut self.out, node.loc.clone());
+            let zero = b.constant(0.0, TensorType::scalar(DType::I32));
+            inputs.push(self.collective(CollectiveKind::OwnIds { size }, own.gathered, zero, &node.loc));
+        }
         let types: Vec<TensorType> = inputs.iter().map(|v| self.out.ty(*v).clone()).collect();
         let Ok(results) = infer(&node.op, &types) else {
-            return cannot(format!("nn.{} in {:?} has no such parts", node.op.name(), loc.block));
+            return cannot(format!("attention has no such parts {}", here()));
         };
-        let outputs = self.out.push(node.op.clone(), &inputs, results, loc);
-        for (old, new) in node.outputs.iter().zip(outputs) {
-            if matches!(node.op, Op::Attention { .. }) {
-                self.heads.insert(*old, new);
+        let forward = matches!(node.op, Op::Attention { .. });
+        let outputs = self.out.push(node.op.clone(), &inputs, results, &node.loc);
+        for (i, (old, new)) in node.outputs.iter().zip(outputs).enumerate() {
+            if forward {
+                self.attended.insert((*old, false), new);
             }
             // The logarithms of sums are read by the gradient alone, which wants them as they are.
             if self.func.ty(*old).rank() == 4 {
-                let own = self.collective(CollectiveKind::AllToAll { cut: SEQUENCE, join: HEADS }, axes, new, loc);
-                self.define(*old, own);
+                let part = self.given_back(new, !forward && i > 0, own);
+                self.define(*old, part);
             }
         }
         Ok(true)
     }
 
-    /// All tokens of some heads of `value [b, s, n, d]`.
-    fn by_heads(&mut self, value: ValueId, axes: Axes, loc: &Loc) -> ValueId {
-        if let Some(known) = self.heads.get(&value) {
+    /// What attention wants of `value [b, s, n, d]`: some of the heads with the tokens of all ranks along `up`; and of keys and
+    /// values those of all ranks.
+    fn attended(&mut self, value: ValueId, keys: bool, own: Own<'_>) -> ValueId {
+        if let Some(known) = self.attended.get(&(value, keys)) {
             return *known;
         }
-        let own = self.whole_but(value, Axes::NONE, loc);
-        let heads = self.collective(CollectiveKind::AllToAll { cut: HEADS, join: SEQUENCE }, axes, own, loc);
-        self.heads.insert(value, heads);
-        heads
+        let mut x = self.whole_but(value, Axes::NONE, own.loc);
+        if !own.heads.is_empty() {
+            x = self.collective(CollectiveKind::AllToAll { cut: HEADS, join: SEQUENCE }, own.heads, x, own.loc);
+        }
+        if keys && !own.gathered.is_empty() {
+            x = self.collective(CollectiveKind::AllGather { dim: SEQUENCE }, own.gathered, x, own.loc);
+        }
+        self.attended.insert((value, keys), x);
+        x
+    }
+
+    /// The own tokens of all heads of a result of attention; of gradients of keys and values, which all queries add to, the sum.
+    fn given_back(&mut self, mut x: ValueId, keys: bool, own: Own<'_>) -> ValueId {
+        if keys && !own.gathered.is_empty() {
+            x = self.collective(CollectiveKind::ReduceScatter { dim: SEQUENCE }, own.gathered, x, own.loc);
+        }
+        if !own.heads.is_empty() {
+            x = self.collective(CollectiveKind::AllToAll { cut: SEQUENCE, join: HEADS }, own.heads, x, own.loc);
+        }
+        x
     }
 
     /// The own tokens of the logarithms of sums `lse [b, n, s]`, which are known for some heads.
     pub(super) fn from_heads(&mut self, lse: ValueId, loc: &Loc) -> ValueId {
-        let Some(heads) = self.heads.get(&lse).copied() else { unreachable!("operands come before their uses") };
-        let axes = self.cut_of(lse, 2);
-        let own = self.collective(CollectiveKind::AllToAll { cut: 2, join: 1 }, axes, heads, loc);
+        let Some(known) = self.attended.get(&(lse, false)).copied() else {
+            unreachable!("operands come before their uses")
+        };
+        let heads = self.cut_of(lse, 2).and(self.named(&["up"]));
+        let own = if heads.is_empty() {
+            known
+        } else {
+            self.collective(CollectiveKind::AllToAll { cut: 2, join: 1 }, heads, known, loc)
+        };
         self.define(lse, own);
         own
     }
+}
+
+/// Which axes cut the sequence of an attention, and how ranks along them come to what they need.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    /// They exchange tokens for heads.
+    heads: Axes,
+    /// They gather keys and values.
+    gathered: Axes,
+    loc: &'a Loc,
 }

@@ -48,8 +48,8 @@ pub(super) struct Cutter<'a> {
     spans: HashMap<ValueId, ValueId>,
     /// Ids counted from the first of the own part of a vocabulary, whose size it is.
     pub(super) ids: HashMap<(ValueId, usize), ValueId>,
-    /// All tokens of some heads, where a rank has some tokens of all.
-    pub(super) heads: HashMap<ValueId, ValueId>,
+    /// What attention reads of values, as keys or not, and what it makes: some heads, and more tokens than the rank has.
+    pub(super) attended: HashMap<(ValueId, bool), ValueId>,
     /// What replicas share: the optimizer's state and steps of some weights.
     shares: Shares,
 }
@@ -60,8 +60,8 @@ impl<'a> Cutter<'a> {
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
         let (new, partial, shares) = (vec![None; count], vec![None; count], Shares::default());
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
-        let (ids, heads) = (HashMap::new(), HashMap::new());
-        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, heads, shares }
+        let (ids, attended) = (HashMap::new(), HashMap::new());
+        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, attended, shares }
     }
 
     /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
@@ -169,6 +169,11 @@ impl<'a> Cutter<'a> {
     /// Axes that cut dim `dim` of `value`.
     pub(super) fn cut_of(&self, value: ValueId, dim: usize) -> Axes {
         self.factors.axes_of(self.index, value, dim)
+    }
+
+    /// Those of the axes `names` that the mesh has.
+    pub(super) fn named(&self, names: &[&str]) -> Axes {
+        Axes::named(&self.module.mesh, names)
     }
 
     /// Ranks along `axes`.

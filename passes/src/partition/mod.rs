@@ -35,7 +35,7 @@ use factors::Factors;
 /// With `cut_vocabulary` in the run axis `tp` cuts embedding and output layer by their rows: ids are counted from the first of the
 /// own part, rows of the others are zeros, and the loss is made of each part's logarithm of a sum and the one logit.
 ///
-/// Axis `up` cuts the sequence of every input `[batch, sequence]`. Gradients of weights are partial over it as over `dp`;
+/// Axes `cp` and `up` cut the sequence of every input `[batch, sequence]`. Gradients of weights are partial over them as over `dp`;
 /// what looks along the sequence is in `context.rs`.
 ///
 /// With `shared_optimizer` in the run, ranks with other tokens share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps
@@ -72,8 +72,8 @@ pub const CANNOT_CUT: Code = Code {
     id: "P0501",
     title: "the module cannot be cut over the mesh",
     explain: "`partition` runs on a module with a mesh that was not cut before: axes dp and ep cut the first dim of every \
-              input, the batch, and no op may need all of it, as experts with a capacity do; axis up cuts the second one, the \
-              sequence, and attention's heads, which it must divide; axis ep cuts the experts of every \
+              input, the batch, and no op may need all of it, as experts with a capacity do; axes cp and up cut the second one, the \
+              sequence, and axis up must divide attention's heads; axis ep cuts the experts of every \
               layer, which it must divide; axis tp cuts heads and inner widths, of which there must be some whose \
               size is a multiple of the axis. Other axes are not known here.",
 };
@@ -105,7 +105,9 @@ pub fn partition(module: &Module) -> Result<Module> {
     if module.mesh.ranks() == 1 {
         return Ok(module.clone());
     }
-    if let Some(axis) = module.mesh.axes.iter().find(|a| !["dp", "ep", "up", "tp", "pp"].contains(&a.name.as_str())) {
+    if let Some(axis) =
+        module.mesh.axes.iter().find(|a| !["dp", "ep", "cp", "up", "tp", "pp"].contains(&a.name.as_str()))
+    {
         return cannot(format!("there is no rule for what axis {:?} of the mesh cuts", axis.name));
     }
     let mut params = module.funcs.iter().flat_map(|f| &f.params);

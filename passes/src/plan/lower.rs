@@ -321,9 +321,12 @@ fn attend(
     };
     let [q, k, v] = [0, 1, 2].map(|i| &site.inputs[i].1.dims);
     let Some(dtype) = float(site.inputs[0].1.dtype) else { return Ok(false) };
+    let forward = matches!(op, Op::Attention { .. });
     let spec = AttentionSpec {
         batch: q[0],
         seq: q[1],
+        keys: k[1],
+        first: site.inputs.len() > if forward { 3 } else { 6 },
         heads: q[2],
         kv_heads: k[2],
         head_dim: q[3],
@@ -334,7 +337,6 @@ fn attend(
         dtype,
     };
     let key = format!("{} {spec:?}", op.name());
-    let forward = matches!(op, Op::Attention { .. });
     let kernel = generated(kernels, options, site, (key, op.name()), |symbol| {
         if forward {
             attention::forward(&spec, options.level, symbol)

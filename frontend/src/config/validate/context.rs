@@ -29,14 +29,6 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
             .help("`hybrid_cp` exchanges heads in groups of that many ranks: write a divisor");
         found.push(mark(mark(d, degree.span, "does not divide"), cp.span, "ranks"));
     }
-    if gathered > 1 {
-        let d = Diagnostic::error(
-            &codes::NOT_SUPPORTED,
-            "keys and values gathered over `context_parallel` ranks are not supported yet",
-        )
-        .help("write `context_parallel_algo: ulysses_cp`, or `context_parallel: 1`");
-        found.push(mark(mark(d, algo.span, "gathers them"), cp.span, "ranks"));
-    }
     if by_heads == 1 {
         return found;
     }

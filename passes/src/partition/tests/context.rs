@@ -69,6 +69,24 @@ fn tokens_are_exchanged_for_heads() {
 }
 
 #[test]
+fn keys_and_values_are_gathered() {
+    let m = cut(&[("cp", 2), ("tp", 2)], 1);
+    assert_eq!(spread(&m, "micro", "tokens"), (vec![2, 4], "[ cp] ".into()));
+    assert_eq!(attended(&m), [vec![2, 4, 2, 2], vec![2, 8, 2, 2], vec![2, 8, 2, 2], vec![]]);
+    // Keys, which are values too, and labels; their two gradients; where the first key is, forward and backward.
+    let counts = ["all_gather", "reduce_scatter", "own_ids", "all_to_all"].map(|name| count(&m, name));
+    assert_eq!(counts, [2, 2, 2, 0]);
+}
+
+#[test]
+fn tokens_are_exchanged_before_keys_are_gathered() {
+    let m = cut(&[("cp", 2), ("up", 2)], 1);
+    assert_eq!(spread(&m, "micro", "tokens"), (vec![2, 2], "[ cp,up] ".into()));
+    assert_eq!(spread(&m, "update", "grad.out"), (vec![6, 8], "[] cp,up".into()));
+    assert_eq!(attended(&m), [vec![2, 4, 2, 2], vec![2, 8, 2, 2], vec![2, 8, 2, 2], vec![]]);
+}
+
+#[test]
 fn replicas_and_parts_of_sequences_share_the_optimizer() {
     let mut m = attention(mesh(&[("dp", 2), ("up", 2)]), 1);
     m.run.shared_optimizer = Some(1);
@@ -101,7 +119,13 @@ fn other_way(f: &mut Func, n: usize) {
 
 #[test]
 fn everything_ranks_tell_each_other_about_sequences_is_needed() {
-    let meshes = [&[("up", 2), ("tp", 2)][..], &[("dp", 2), ("up", 2)]];
+    let meshes = [
+        &[("up", 2), ("tp", 2)][..],
+        &[("dp", 2), ("up", 2)],
+        &[("cp", 2), ("tp", 2)],
+        &[("dp", 2), ("cp", 2)],
+        &[("cp", 2), ("up", 2)],
+    ];
     for axes in meshes {
         let m = cut(axes, 2);
         let mut changed = 0;
@@ -125,6 +149,47 @@ fn everything_ranks_tell_each_other_about_sequences_is_needed() {
                 changed += 1;
             }
         }
-        assert!(changed >= 15, "{changed}");
+        assert!(changed >= 12, "{changed}");
+    }
+}
+
+/// Attention that has some of the queries must be told where they are: by an operand, counted over the right ranks, in parts of
+/// the right size, from 0.
+#[test]
+fn queries_are_told_where_they_are() {
+    let m = cut(&[("dp", 2), ("cp", 2), ("up", 2)], 1);
+    let f = m.funcs.iter().position(|f| f.name == "micro").unwrap();
+    let nodes = |name: &str| -> Vec<usize> {
+        let of = m.funcs[f].nodes.iter().enumerate().filter(|(_, n)| n.op.name() == name);
+        of.map(|(n, _)| n).collect()
+    };
+    let wrong = |n: usize, what: &str, change: fn(&mut Func, usize)| {
+        let e = check(&mutated(&m, f, n, change));
+        assert!(e.is_err_and(|e| e.code == &PARTIAL), "{what}");
+    };
+    let size = |f: &mut Func, n: usize| {
+        let Op::Collective(c) = &mut f.nodes[n].op else { return };
+        c.kind = athanor_ir::CollectiveKind::OwnIds { size: 2 };
+    };
+    for n in nodes("own_ids") {
+        wrong(n, "in parts of another size", size);
+        wrong(n, "over another axis", |f, n| {
+            if let Op::Collective(c) = &mut f.nodes[n].op {
+                c.axes = "up".into();
+            }
+        });
+        wrong(n, "counted twice", repeat);
+    }
+    for name in ["attention", "attention_grad"] {
+        for n in nodes(name) {
+            wrong(n, "not told", |f, n| _ = f.nodes[n].inputs.pop());
+        }
+    }
+    let zeros = nodes("constant").into_iter().filter(|n| m.funcs[f].ty(m.funcs[f].nodes[*n].outputs[0]).rank() == 0);
+    let read = |z: &usize| nodes("own_ids").iter().any(|n| m.funcs[f].nodes[*n].inputs == m.funcs[f].nodes[*z].outputs);
+    let zeros: Vec<usize> = zeros.filter(read).collect();
+    assert!(!zeros.is_empty());
+    for z in zeros {
+        wrong(z, "not from 0", |f, n| f.nodes[n].op = Op::Constant { value: F64(1.0) });
     }
 }
