@@ -46,7 +46,8 @@ pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Rec
 /// such as the derivative of an activation, waits for its reader. A function without such a loss keeps its order.
 fn when(program: &Program<'_>, chosen: &[bool]) -> Vec<When> {
     let func = program.func;
-    let of_loss = |i: usize| func.nodes[i].op == Op::CrossEntropyGrad && !program.forward[i];
+    let of_loss =
+        |i: usize| matches!(func.nodes[i].op, Op::CrossEntropyGrad | Op::PartEntropyGrad) && !program.forward[i];
     let has_loss = (0..func.nodes.len()).any(of_loss);
     let returned = |v: &ValueId| {
         program.defs[v.0 as usize].is_some_and(|d| matches!(func.nodes[d].op, Op::Handover { last: false }))
