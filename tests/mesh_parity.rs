@@ -1,6 +1,8 @@
 //! The same configuration gives the same numbers on any mesh: losses, gradient norms, saved weights, resumed runs; and a rank
 //! that fails ends all.
 
+#[path = "mesh_parity/context.rs"]
+mod context;
 #[path = "mesh_parity/experts.rs"]
 mod experts;
 #[path = "mesh_parity/sequence.rs"]
@@ -26,7 +28,11 @@ fn compile([dp, tp, micro]: [usize; 3], opt: OptLevel, changes: Changes<'_>) -> 
 const MESHES: [[usize; 2]; 4] = [[2, 1], [1, 2], [2, 2], [4, 1]];
 
 fn parity(opt: OptLevel, micro: usize, changes: Changes<'_>, meshes: &[[usize; 2]]) {
-    let one_rank = [("parallel_config.expert_parallel", "1"), ("parallel_config.use_seq_parallel", "False")];
+    let one_rank = [
+        ("parallel_config.expert_parallel", "1"),
+        ("parallel_config.context_parallel", "1"),
+        ("parallel_config.use_seq_parallel", "False"),
+    ];
     let alone = [changes, &one_rank].concat();
     let serial = compile([1, 1, micro], opt, &alone).train(6, Resume::No);
     for [dp, tp] in meshes {

@@ -31,7 +31,7 @@ impl Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Axis {
-    /// `dp`, `tp`, `pp`, `cp` or `ep`.
+    /// `dp`, `ep`, `cp`, `up`, `tp` or `pp`.
     pub name: String,
     /// Number of ranks along it.
     pub size: usize,
@@ -48,6 +48,10 @@ pub struct Mesh {
 impl Mesh {
     /// The axes along which ranks have other sequences, slowest first: replicas, and those of them that share experts.
     pub const BATCH: [&str; 2] = ["dp", "ep"];
+
+    /// The axes along which ranks have other parts of the same sequences, slowest first. For attention ranks along `cp` gather
+    /// each other's keys and values; those along `up` exchange parts of the sequence for heads.
+    pub const SEQUENCE: [&str; 2] = ["cp", "up"];
 
     /// Number of parts that the batch is cut in.
     pub fn replicas(&self) -> usize {

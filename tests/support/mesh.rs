@@ -83,7 +83,7 @@ impl Compiled {
         let config = loaded.config.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
         let run = run::spec(&config).unwrap_or_else(|e| panic!("{e}"));
         let module = model::build(&config, run, false).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(module.mesh.ranks(), on.pp * on.dp * on.tp);
+        assert_eq!(module.mesh.ranks(), on.pp * on.dp * on.tp * config.parallel_config.context_parallel.value);
         let module = apply(&module, &pipeline(&module, opt, true, 4, (1, features::detect())));
         let (level, reference) = (features::detect(), opt == OptLevel::O0);
         let options = PlanOptions { threads: 1, level, config_hash: String::new(), reference };

@@ -4,7 +4,7 @@ use super::cannot;
 use super::factors::Factors;
 use super::sequence::Parts;
 use super::share::Shares;
-use super::spread::{Axes, Linear, form, labels, linear, together};
+use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{Binary, Builder, TensorType, ValueId};
 use athanor_ir::{Collective, CollectiveKind, Func, Loc, Module, Node, Op, ReduceKind, Result, Role, Sharding};
@@ -32,7 +32,7 @@ pub(super) struct Cutter<'a> {
     module: &'a Module,
     factors: &'a Factors,
     index: usize,
-    func: &'a Func,
+    pub(super) func: &'a Func,
     pub(super) out: Func,
     /// The new value of each old one.
     new: Vec<Option<ValueId>>,
@@ -49,6 +49,8 @@ pub(super) struct Cutter<'a> {
     spans: HashMap<ValueId, ValueId>,
     /// Ids counted from the first of the own part of a vocabulary, whose size it is.
     pub(super) ids: HashMap<(ValueId, usize), ValueId>,
+    /// What attention reads of values, as keys or not, and what it makes: some heads, and more tokens than the rank has.
+    pub(super) attended: HashMap<(ValueId, bool), ValueId>,
     /// What replicas share: the optimizer's state and steps of some weights.
     shares: Shares,
     /// Parts of sequences.
@@ -61,8 +63,24 @@ impl<'a> Cutter<'a> {
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
         let (new, partial, shares) = (vec![None; count], vec![None; count], Shares::default());
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
-        let (ids, parts) = (HashMap::new(), Parts::of(module, func));
-        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, shares, parts }
+        let (ids, attended, parts) = (HashMap::new(), HashMap::new(), Parts::of(module, func));
+        Self {
+            module,
+            factors,
+            index,
+            func,
+            out,
+            new,
+            partial,
+            window,
+            summed,
+            gathered,
+            spans,
+            ids,
+            attended,
+            shares,
+            parts,
+        }
     }
 
     /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
@@ -176,7 +194,7 @@ impl<'a> Cutter<'a> {
         }
         let partial = self.partial_of(value);
         let missing = partial.without(keep);
-        let Some(new) = self.new[value.0 as usize] else { unreachable!("operands come before their uses") };
+        let new = self.new[value.0 as usize].unwrap_or_else(|| self.from_heads(value, loc));
         if missing.is_empty() {
             return new;
         }
@@ -193,12 +211,9 @@ impl<'a> Cutter<'a> {
     pub(super) fn collective(&mut self, kind: CollectiveKind, axes: Axes, x: ValueId, loc: &Loc) -> ValueId {
         let mesh = &self.module.mesh;
         let c = Collective { kind, axes: axes.names(mesh), ranks: axes.ranks(mesh) };
-        let mut ty = self.out.ty(x).clone();
-        match kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => {}
-            CollectiveKind::AllGather { dim } => ty.dims[dim] *= c.ranks,
-            CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => ty.dims[dim] /= c.ranks,
-        }
+        let ty = self.out.ty(x).clone();
+        let Ok(dims) = c.dims(&ty.dims) else { unreachable!("what is cut is divided") };
+        let ty = ty.with_dims(dims);
         self.out.push(Op::Collective(c), &[x], vec![ty], loc)[0]
     }
 
@@ -212,10 +227,20 @@ impl<'a> Cutter<'a> {
         self.factors.is_sequence(self.index, value, dim)
     }
 
+    /// Those of the axes `names` that the mesh has.
+    pub(super) fn named(&self, names: &[&str]) -> Axes {
+        Axes::named(&self.module.mesh, names)
+    }
+
     /// Gives `old` its new value, which is whole.
     pub(super) fn define(&mut self, old: ValueId, new: ValueId) {
+        self.define_partial(old, new, Axes::NONE);
+    }
+
+    /// Gives `old` its new value, which is partial over `axes`.
+    pub(super) fn define_partial(&mut self, old: ValueId, new: ValueId, axes: Axes) {
         self.new[old.0 as usize] = Some(new);
-        self.partial[old.0 as usize] = Some(Axes::NONE);
+        self.partial[old.0 as usize] = Some(axes);
     }
 
     /// The dim of `value` that ranks which share experts bring together for sorting, if it has one.
@@ -259,7 +284,7 @@ impl<'a> Cutter<'a> {
             self.shared_step(node, replicas);
             return Ok(());
         }
-        if self.part_loss(node) {
+        if self.part_loss(node) || self.along_sequence(node)? {
             return Ok(());
         }
         if self.in_parts(node) {
@@ -391,9 +416,8 @@ impl<'a> Cutter<'a> {
         if form(&node.op).is_some() {
             cut.remove(&'e');
         }
-        // Where rows are is no sum: every part of the batch has its own.
-        if let Op::Assign { .. } = node.op {
-            cut.clear();
+        if together {
+            cut.retain(|label, _| is_summed(*label));
         }
         let lost = |labels: &Vec<char>| {
             let gone = cut.iter().filter(|(label, _)| !labels.contains(label));

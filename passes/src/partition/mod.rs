@@ -1,6 +1,7 @@
 //! `partition`: from the program of all devices together to that of one rank, which is the same for every rank.
 
 mod check;
+mod context;
 mod experts;
 mod factors;
 mod local;
@@ -40,7 +41,10 @@ use factors::Factors;
 /// run on parts, and parts are brought together (`all_gather`) before what needs all of them. The backward pass brings the
 /// same parts together again, so that no more than parts is kept for it. Gradients that are sums over tokens are partial.
 ///
-/// With `shared_optimizer` in the run, replicas share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps
+/// Axes `cp` and `up` cut the sequence of every input `[batch, sequence]`. Gradients of weights are partial over them as over `dp`;
+/// what looks along the sequence is in `context.rs`.
+///
+/// With `shared_optimizer` in the run, ranks with other tokens share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps
 /// the moments of that part, moves that part of the weight, and gathers the others'.
 ///
 /// The result is checked by [`check`], which derives from the parameters alone where partial sums are and who reads them.
@@ -74,7 +78,8 @@ pub const CANNOT_CUT: Code = Code {
     id: "P0501",
     title: "the module cannot be cut over the mesh",
     explain: "`partition` runs on a module with a mesh that was not cut before: axes dp and ep cut the first dim of every \
-              input, the batch, and no op may need all of it, as experts with a capacity do; axis ep cuts the experts of every \
+              input, the batch, and no op may need all of it, as experts with a capacity do; axes cp and up cut the second one, the \
+              sequence, and axis up must divide attention's heads; axis ep cuts the experts of every \
               layer, which it must divide; axis tp cuts heads and inner widths, of which there must be some whose \
               size is a multiple of the axis. Other axes are not known here.",
 };
@@ -106,7 +111,9 @@ pub fn partition(module: &Module) -> Result<Module> {
     if module.mesh.ranks() == 1 {
         return Ok(module.clone());
     }
-    if let Some(axis) = module.mesh.axes.iter().find(|a| !["dp", "ep", "tp", "pp"].contains(&a.name.as_str())) {
+    if let Some(axis) =
+        module.mesh.axes.iter().find(|a| !["dp", "ep", "cp", "up", "tp", "pp"].contains(&a.name.as_str()))
+    {
         return cannot(format!("there is no rule for what axis {:?} of the mesh cuts", axis.name));
     }
     let mut params = module.funcs.iter().flat_map(|f| &f.params);

@@ -29,7 +29,7 @@ impl Shares {
     ) -> Self {
         let mut this = Self::default();
         let Some(least) = module.run.shared_optimizer else { return this };
-        let batch = Axes::named(&module.mesh, &Mesh::BATCH);
+        let batch = Axes::named(&module.mesh, &Mesh::BATCH).or(Axes::named(&module.mesh, &Mesh::SEQUENCE));
         let gradients: HashMap<ValueId, Axes> = func
             .params
             .iter()

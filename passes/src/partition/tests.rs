@@ -1,5 +1,6 @@
 //! A small model on a mesh: what is cut, where ranks add up, and that the check finds every sum that is missing or too many.
 
+mod context;
 mod experts;
 mod sequence;
 mod vocabulary;
@@ -106,7 +107,7 @@ fn what_cannot_be_cut_is_refused() {
     };
     refused(&[("dp", 3)], "the batch of x cannot be cut in 3");
     refused(&[("tp", 4)], "axis tp of 4 has nothing to cut");
-    refused(&[("cp", 2)], "axis \"cp\"");
+    refused(&[("xp", 2)], "axis \"xp\"");
     let twice = partition(&cut(&[("dp", 2)], 1)).unwrap_err();
     assert!(twice.message.contains("spread over the mesh already"), "{twice}");
 }

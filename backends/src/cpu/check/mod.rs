@@ -10,7 +10,7 @@ mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use athanor_ir::collective::Collective;
+use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::infer;
 use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step};
 use athanor_ir::{Code, Diagnostic, Op, Result, TensorType};
@@ -168,7 +168,16 @@ fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result:
     if overlap(&range(from), &range(to)) && range(from) != range(to) {
         return Err(format!("`{}` and `{}` overlap", from.name, to.name));
     }
-    Ok(())
+    let apart = match c.kind {
+        // Copied run by run.
+        CollectiveKind::OwnPart { .. } => None,
+        CollectiveKind::AllToAll { cut, join } if cut != join => Some(join),
+        _ => c.moved().find(|dim| from.dims[..*dim].iter().any(|d| *d != 1)),
+    };
+    match apart {
+        Some(dim) => Err(format!("the parts of dim {dim} of {:?} do not lie side by side", from.dims)),
+        None => Ok(()),
+    }
 }
 
 fn kernel(

@@ -37,13 +37,11 @@ pub(super) unsafe fn collective(
         }
         // The others change the size: in place they are of a group of one.
         (_, None) => Ok(()),
-        (CollectiveKind::AllGather { dim }, Some(ins)) => {
-            rows(dim, from, ins, out).try_for_each(|(ins, out)| group.all_gather(ins, out))
+        (CollectiveKind::AllGather { .. }, Some(ins)) => group.all_gather(ins, out),
+        (CollectiveKind::ReduceScatter { .. }, Some(ins)) => {
+            group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out)
         }
-        (CollectiveKind::ReduceScatter { dim }, Some(ins)) => {
-            let dtype = to.ty.dtype;
-            rows(dim, from, ins, out).try_for_each(|(ins, out)| group.reduce_scatter(ReduceKind::Sum, dtype, ins, out))
-        }
+        (CollectiveKind::AllToAll { .. }, Some(ins)) => group.all_to_all(ins, out),
         (CollectiveKind::OwnPart { dim }, Some(ins)) => {
             for (ins, out) in rows(dim, from, ins, out) {
                 let start = group.rank() * out.len();
@@ -96,25 +94,31 @@ mod tests {
         Ok(arena.split_off(x.len()))
     }
 
-    /// Parts of a dim that others are outside of are each rank's rows of it, and parts of a sum have the bits of the sum.
     #[test]
-    fn inner_dims_are_cut_and_joined() {
-        let dims = [3, 4, 2];
+    fn the_own_part_of_an_inner_dim_is_cut_out_of_every_row() {
+        let x: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let done = run(2, Duration::from_mins(1), |m| {
+            let part = of(CollectiveKind::OwnPart { dim: 1 }, &mut *m.group(&[0, 1])?, &[3, 4, 2], &x)?;
+            Ok((m.rank(), part))
+        });
+        for (rank, part) in done.unwrap() {
+            let rows = |r: usize| (0..4).map(move |i| (r * 8 + rank * 4 + i) as f32);
+            assert_eq!(part, (0..3).flat_map(rows).collect::<Vec<f32>>());
+        }
+    }
+
+    #[test]
+    fn parts_of_a_sum_have_its_bits() {
         let done = run(2, Duration::from_mins(1), |m| {
             let mut group = m.group(&[0, 1])?;
             let own: Vec<f32> = (0..24).map(|i| 1.0 / (i * 3 + 1 + m.rank()) as f32).collect();
             let mut of = |kind, dims: &[usize], x: &[f32]| of(kind, &mut *group, dims, x);
-            let sum = of(CollectiveKind::AllReduce { reduce: ReduceKind::Sum }, &dims, &own)?;
-            let scattered = of(CollectiveKind::ReduceScatter { dim: 1 }, &dims, &own)?;
-            let part = of(CollectiveKind::OwnPart { dim: 1 }, &dims, &sum)?;
-            let joined = of(CollectiveKind::AllGather { dim: 1 }, &[3, 2, 2], &part)?;
-            Ok((m.rank(), sum, scattered, part, joined))
+            let sum = of(CollectiveKind::AllReduce { reduce: ReduceKind::Sum }, &[4, 6], &own)?;
+            let part = of(CollectiveKind::ReduceScatter { dim: 0 }, &[4, 6], &own)?;
+            let joined = of(CollectiveKind::AllGather { dim: 0 }, &[2, 6], &part)?;
+            Ok((sum, joined))
         });
-        for (rank, sum, scattered, part, joined) in done.unwrap() {
-            let rows = |r: usize| (0..4).map(move |i| r * 8 + rank * 4 + i);
-            let wanted: Vec<f32> = (0..3).flat_map(rows).map(|i| sum[i]).collect();
-            assert_eq!(part, wanted);
-            assert_eq!(scattered, wanted);
+        for (sum, joined) in done.unwrap() {
             assert_eq!(joined, sum);
         }
     }
