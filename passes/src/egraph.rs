@@ -16,6 +16,8 @@ pub enum Head {
     Leaf(ValueId),
     /// An op with the types of all its results.
     Op(Op, Vec<(athanor_ir::DType, Vec<usize>)>),
+    /// What ranks do together, the n-th time they do: it may be equal to another time, and is not the same.
+    Meeting(usize, Op, Vec<(athanor_ir::DType, Vec<usize>)>),
     /// One result of an op that has several.
     Result(usize),
 }
@@ -61,7 +63,9 @@ impl egg::Analysis<ENode> for Types {
     fn make(egraph: &mut EGraph<ENode, Self>, node: &ENode, _: Id) -> Self::Data {
         match &node.head {
             Head::Leaf(v) => egraph.analysis.leaves.get(v).cloned().into_iter().collect(),
-            Head::Op(_, types) => types.iter().map(|(d, dims)| TensorType::new(*d, dims.clone())).collect(),
+            Head::Op(_, types) | Head::Meeting(_, _, types) => {
+                types.iter().map(|(d, dims)| TensorType::new(*d, dims.clone())).collect()
+            }
             Head::Result(i) => egraph[node.children[0]].data.get(*i).cloned().into_iter().collect(),
         }
     }
@@ -154,6 +158,9 @@ pub fn find<T>(graph: &Graph, class: Id, f: impl Fn(&Op, &[Id]) -> Option<T>) ->
 const GROWTH: usize = 4;
 
 /// `func` rewritten by `rules`, choosing by `cost`; equal values are computed once.
+///
+/// What ranks tell each other stays where it is told: a weight that is gathered forward and again backward shall not be kept
+/// in between.
 pub fn rewrite(func: &Func, rules: &[Rule], cost: fn(&Op, &[TensorType], &[TensorType]) -> f64) -> Func {
     let mut graph =
         Graph::new(Types { leaves: func.params.iter().map(|p| (p.value, func.ty(p.value).clone())).collect() });
@@ -162,10 +169,14 @@ pub fn rewrite(func: &Func, rules: &[Rule], cost: fn(&Op, &[TensorType], &[Tenso
     for p in &func.params {
         ids.insert(p.value, graph.add(ENode { head: Head::Leaf(p.value), children: vec![] }));
     }
-    for node in &func.nodes {
+    for (n, node) in func.nodes.iter().enumerate() {
         let types = node.outputs.iter().map(|o| func.ty(*o)).map(|t| (t.dtype, t.dims.clone())).collect();
         let children = node.inputs.iter().map(|v| ids[v]).collect();
-        let id = graph.add(ENode { head: Head::Op(node.op.clone(), types), children });
+        let head = match &node.op {
+            Op::Collective(c) if c.sends() => Head::Meeting(n, node.op.clone(), types),
+            op => Head::Op(op.clone(), types),
+        };
+        let id = graph.add(ENode { head, children });
         locs.push((id, node.loc.clone()));
         if let [out] = node.outputs[..] {
             ids.insert(out, id);
@@ -244,7 +255,7 @@ impl Extraction<'_> {
                     vec![self.out.params[i].value]
                 }
                 Head::Result(i) => vec![self.done[&children[0]][*i]],
-                Head::Op(op, types) => {
+                Head::Op(op, types) | Head::Meeting(_, op, types) => {
                     let ins: Vec<ValueId> = children.iter().map(|c| self.done[c][0]).collect();
                     let loc = self.loc_of.get(&id).cloned().or_else(|| self.nearby(&ins)).unwrap_or_default();
                     let types = types.iter().map(|(d, dims)| TensorType::new(*d, dims.clone())).collect();

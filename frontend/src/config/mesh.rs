@@ -8,7 +8,7 @@ use super::{Config, ParallelMode, codes, validate};
 
 impl Config {
     /// The axes of more than one rank. Ranks are counted as in MindFormers: tensor parallel ranks are neighbours, then come
-    /// the data parallel ones, of which neighbours share the experts, then the stages of a pipeline.
+    /// the data parallel ones, of which neighbours share the experts, and more of them weights, then the stages of a pipeline.
     pub fn mesh(&self) -> Mesh {
         if !self.is_parallel() {
             return Mesh::default();
@@ -16,9 +16,12 @@ impl Config {
         let p = &self.parallel_config;
         // What does not divide is refused with the other limits of a mesh.
         let (ep, _) = self.expert_ranks().unwrap_or((1, false));
-        let dp = p.data_parallel.value / ep;
-        let axes = [("pp", p.pipeline_stage.value), ("dp", dp), ("ep", ep), ("tp", p.model_parallel.value)];
-        let axes = axes.into_iter().filter(|(_, size)| *size > 1);
+        // Replicas that share weights are neighbours, those of them that share experts first.
+        let replicas = p.data_parallel.value;
+        let (dp, shard) = self.shards().map_or((replicas / ep, 1), |n| (replicas / n.max(ep), n.max(ep) / ep));
+        let degrees = [("pp", p.pipeline_stage.value), ("dp", dp), ("dp_shard", shard), ("ep", ep)];
+        let axes = degrees.into_iter().chain([("tp", p.model_parallel.value)]);
+        let axes = axes.filter(|(_, size)| *size > 1);
         Mesh { axes: axes.map(|(name, size)| Axis { name: name.to_owned(), size }).collect() }
     }
 

@@ -46,6 +46,7 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
             .help("the first number of its first list is `data_parallel`");
         found.push(mark(mark(d, strategy.span, "the strategy"), p.data_parallel.span, "replicas"));
     }
+    found.extend(super::sharing::limits(config, mark));
     if p.pipeline_stage.value > 1 {
         found.extend(pipeline::limits(config, mark));
     }

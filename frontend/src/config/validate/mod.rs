@@ -2,6 +2,7 @@
 
 mod experts;
 mod mesh;
+mod sharing;
 
 use athanor_ir::Diagnostic;
 pub(super) use mesh::{Mark, limits as mesh_limits};
