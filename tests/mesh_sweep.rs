@@ -105,9 +105,7 @@ impl Draw {
         if self.by_two {
             all.push(BY_TWO);
         }
-        if self.vocabulary {
-            all.push(("parallel_config.vocab_emb_dp", "False"));
-        }
+        all.push(("parallel_config.vocab_emb_dp", if self.vocabulary { "False" } else { "True" }));
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
