@@ -3,6 +3,8 @@
 
 #[path = "mesh_parity/experts.rs"]
 mod experts;
+#[path = "mesh_parity/sequence.rs"]
+mod sequence;
 #[path = "mesh_parity/shared.rs"]
 mod shared;
 mod support;
@@ -25,7 +27,8 @@ fn compile([dp, tp, micro]: [usize; 3], opt: OptLevel, changes: Changes<'_>) -> 
 const MESHES: [[usize; 2]; 4] = [[2, 1], [1, 2], [2, 2], [4, 1]];
 
 fn parity(opt: OptLevel, micro: usize, changes: Changes<'_>, meshes: &[[usize; 2]]) {
-    let alone = [changes, &[("parallel_config.expert_parallel", "1")]].concat();
+    let one_rank = [("parallel_config.expert_parallel", "1"), ("parallel_config.use_seq_parallel", "False")];
+    let alone = [changes, &one_rank].concat();
     let serial = compile([1, 1, micro], opt, &alone).train(6, Resume::No);
     for [dp, tp] in meshes {
         let got = compile([*dp, *tp, micro], opt, changes).train(6, Resume::No);

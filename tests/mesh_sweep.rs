@@ -61,6 +61,7 @@ struct Draw {
     /// Two at a time.
     by_two: bool,
     vocabulary: bool,
+    sequence: bool,
     recompute: bool,
     fused: bool,
 }
@@ -82,7 +83,7 @@ impl Draw {
             && sequences >= dp * micro
             && dp.is_multiple_of(self.ep)
             && (self.ep == 1 || self.model != Model::Llama)
-            && (tp > 1 || !self.vocabulary)
+            && (tp > 1 || !self.vocabulary && !self.sequence)
             && (!self.by_two || self.zero > 0 && dp == 4 && self.ep <= 2)
     }
 
@@ -106,6 +107,9 @@ impl Draw {
             all.push(BY_TWO);
         }
         all.push(("parallel_config.vocab_emb_dp", if self.vocabulary { "False" } else { "True" }));
+        if self.sequence {
+            all.push(("parallel_config.use_seq_parallel", "True"));
+        }
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
@@ -125,9 +129,9 @@ fn draws() -> impl Strategy<Value = Draw> {
         sequences: SEQUENCES,
     });
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
-    let options = (0..=3_usize, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (model, spread, sizes(), order, options)
-        .prop_map(|(model, on, ep, order, (zero, by_two, vocabulary, recompute, fused))| Draw {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (model, spread, sizes(), order, (0..=3_usize, flags))
+        .prop_map(|(model, on, ep, order, (zero, (by_two, vocabulary, sequence, recompute, fused)))| Draw {
             model,
             on,
             ep,
@@ -135,6 +139,7 @@ fn draws() -> impl Strategy<Value = Draw> {
             zero,
             by_two,
             vocabulary,
+            sequence,
             recompute,
             fused,
         })

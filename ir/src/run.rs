@@ -39,6 +39,16 @@ impl LossScale {
     }
 }
 
+/// Whether sequences that ranks brought together for the forward pass are kept for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Joined {
+    /// They are.
+    Kept,
+    /// Each rank keeps its part, and the parts are brought together again.
+    Again,
+}
+
 /// Weights with a learning rate of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +85,9 @@ pub struct RunSpec {
     /// Ranks along axis tp share the rows of embedding and output layer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_vocabulary: bool,
+    /// Ranks along axis tp share the tokens of every sequence wherever they do not share heads or widths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_sequence: Option<Joined>,
     /// Ranks along axis tp have other experts, not parts of the same ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub experts_over_tp: bool,
@@ -150,6 +163,7 @@ impl RunSpec {
             optimizer: OptimizerSpec::default(),
             sharing: None,
             cut_vocabulary: false,
+            cut_sequence: None,
             experts_over_tp: false,
             max_grad_norm: None,
             per_token_loss: false,

@@ -66,8 +66,9 @@ fn a_scaled_loss_with_gradients_in_parts_follows_one_device() {
 #[test]
 fn stages_share_among_their_replicas() {
     let on = Spread { pp: 2, dp: 2, tp: 1, micro: 4, sequences: 8 };
-    let further: Changes<'static> = &[("load_checkpoint", ""), ("model.model_config.mtp_num_layers", "1")];
-    for (model, experts) in [(with(&[&TIED]), "1"), (with(&[&DEEPSEEK, further]), "2")] {
+    let layers = ("model.model_config.num_layers", "4");
+    let further = [("load_checkpoint", ""), layers, ("model.model_config.mtp_num_layers", "1")];
+    for (model, experts) in [(with(&[&TIED]), "1"), (with(&[&DEEPSEEK, &further]), "2")] {
         let alone = model.clone();
         let model = [&model[..], &[("parallel_config.expert_parallel", experts)]].concat();
         let serial = Compiled::new(on.alone(), OptLevel::O1, &alone).train(4, Resume::No);

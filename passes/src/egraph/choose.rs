@@ -69,11 +69,11 @@ fn choices_of(
 ) -> Vec<Choice> {
     let choice = |node: &ENode| {
         let own = match &node.head {
-            Head::Op(op, _) | Head::Meeting(_, op, _) => {
+            Head::Op(op, _) | Head::Sent(_, op, _) => {
                 let ins: Vec<TensorType> = node.children.iter().filter_map(|c| ty(graph, *c).cloned()).collect();
                 cost(op, &ins, &graph[id].data)
             }
-            Head::Leaf(_) | Head::Result(_) => 0.0,
+            _ => 0.0,
         };
         let children = node.children.iter().map(|c| index[&graph.find(*c)]).collect();
         Choice { node: node.clone(), children, own: own.max(1e-3) }

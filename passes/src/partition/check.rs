@@ -140,6 +140,14 @@ impl<'a> Checker<'a> {
         if let Some(label) = s.whole.iter().find(|l| cut.get(l).copied().flatten().is_some_and(|a| !a.is_empty())) {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
+        let cuts = |label: &char| cut.get(label).copied().flatten().unwrap_or_default();
+        let mut labels = cut.keys().enumerate();
+        let twice = |(i, a): (usize, &char)| {
+            cut.keys().skip(i + 1).find(|b| !cuts(a).and(cuts(b)).is_empty()).map(|b| (*a, *b))
+        };
+        if let Some((a, b)) = labels.find_map(twice) {
+            return Err(format!("has dims {a} and {b} cut by one axis"));
+        }
         let vague = node.inputs.iter().any(|v| self.of(*v).vague);
         let operands: Vec<&Spread> = node.inputs.iter().map(|v| self.of(*v)).collect();
         let (experts, windows) = Experts::of(&node.op, &operands)?;
@@ -182,6 +190,8 @@ impl<'a> Checker<'a> {
             Op::EmbedGrad { .. } => results[0].dims[0] = Some(own),
             Op::PartEntropy => (results[1].log, results[1].partial) = (own, results[1].partial.without(own)),
             Op::Binary(_) => results[0].log = logs,
+            // What is said of a position is of that position alone.
+            Op::RopeTable { .. } => results.iter_mut().for_each(|r| r.dims[0] = Some(Axes::NONE)),
             _ => {}
         }
         Ok(results)
@@ -189,8 +199,9 @@ impl<'a> Checker<'a> {
 
     /// A reshape of a rank's part.
     ///
-    /// Dims of one are not told apart by their extents as they are in the whole: a cut dim becomes the first one that as many
-    /// elements are outside of. That is where heads come from or go to, and the batch.
+    /// Dims of one are not told apart by their extents as they are in the whole: a cut dim stays where it is if the dims outside
+    /// of it are the same, and else becomes the first one that as many elements are outside of. That is where heads come from or
+    /// go to, and the batch.
     fn reshaped(&self, from: ValueId, to: ValueId) -> Checked<Spread> {
         let (x, dims, out) = (self.of(from), &self.func.ty(from).dims, &self.func.ty(to).dims);
         let known = x.dims.iter().any(Option::is_some) || x.dims.is_empty();
@@ -198,7 +209,9 @@ impl<'a> Checker<'a> {
         for (i, axes) in x.dims.iter().enumerate() {
             let Some(axes) = axes.filter(|a| !a.is_empty()) else { continue };
             let outside: usize = dims[..i].iter().product();
-            let place = (0..out.len()).find(|j| out[..*j].iter().product::<usize>() == outside);
+            let same = out.len() > i && dims[..i] == out[..i];
+            let place =
+                if same { Some(i) } else { (0..out.len()).find(|j| out[..*j].iter().product::<usize>() == outside) };
             let Some(j) = place else { return Err(format!("tears dim {i} apart, which is cut")) };
             cut[j] = Some(cut[j].unwrap_or_default().or(axes));
         }

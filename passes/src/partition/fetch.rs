@@ -14,8 +14,10 @@ pub(super) struct Fetch {
     weights: HashSet<ValueId>,
     /// The nodes that make the latter.
     makers: HashMap<ValueId, usize>,
-    /// First results of the nodes that read a weight gathered again.
-    again: HashSet<ValueId>,
+    /// First results of the nodes that read weights gathered again.
+    backward: HashSet<ValueId>,
+    /// Whether the node in work is one of them.
+    again: bool,
     /// What was gathered, by block and whether again.
     known: HashMap<(ValueId, Arc<str>, bool), ValueId>,
 }
@@ -43,17 +45,22 @@ impl Fetch {
         }
         let forward = func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value);
         let mut of_logits: HashSet<ValueId> = HashSet::new();
-        let mut again = HashSet::new();
+        let mut backward = HashSet::new();
         for (node, forward) in func.nodes.iter().zip(func.needed_for(forward)) {
             let reads_them = node.inputs.iter().any(|v| of_logits.contains(v));
             if node.op == Op::CrossEntropyGrad || reads_them && moves(&node.op) {
                 of_logits.insert(node.outputs[0]);
             }
             if !forward && !reads_them {
-                again.insert(node.outputs[0]);
+                backward.insert(node.outputs[0]);
             }
         }
-        Self { weights, makers, again, known: HashMap::new() }
+        Self { weights, makers, backward, again: false, known: HashMap::new() }
+    }
+
+    /// `node` is the next one.
+    pub(super) fn at(&mut self, node: &Node) {
+        self.again = self.backward.contains(&node.outputs[0]);
     }
 }
 
@@ -72,31 +79,25 @@ impl<'a> Cutter<'a> {
         off
     }
 
-    /// What `node` reads of `value`: the new value, summed over the axes over which it is partial but for `keep`.
-    pub(super) fn read(&mut self, value: ValueId, keep: Axes, node: &Node) -> ValueId {
+    /// `value` with the parts of all replicas, if it is a weight in parts or made of such.
+    pub(super) fn fetched(&mut self, value: ValueId, loc: &Loc) -> Option<ValueId> {
         if !self.fetch.weights.contains(&value) {
-            return self.whole_but(value, keep, &node.loc);
+            return None;
         }
-        let again = self.fetch.again.contains(&node.outputs[0]);
-        self.fetched(value, again, &node.loc)
-    }
-
-    /// `value`, a weight or made of some, with the parts of all replicas.
-    fn fetched(&mut self, value: ValueId, again: bool, loc: &Loc) -> ValueId {
-        let key = (value, Arc::clone(&loc.block), again);
+        let key = (value, Arc::clone(&loc.block), self.fetch.again);
         if let Some(known) = self.fetch.known.get(&key) {
-            return *known;
+            return Some(*known);
         }
         let whole = if let Some((part, replicas)) = self.own_part_of(value, loc) {
             self.collective(CollectiveKind::AllGather { dim: 0 }, replicas, part, loc)
         } else {
             let node = self.made_by(value);
-            let inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.fetched(*v, again, loc)).collect();
+            let inputs = node.inputs.iter().map(|v| self.fetched(*v, loc)).collect::<Option<Vec<_>>>()?;
             let ty = self.local(value);
             self.out.push(node.op.clone(), &inputs, vec![ty], loc)[0]
         };
         self.fetch.known.insert(key, whole);
-        whole
+        Some(whole)
     }
 
     /// The rank's part of a weight, or of one that is converted: what is narrower then is less to send.

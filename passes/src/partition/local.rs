@@ -4,6 +4,7 @@ use super::cannot;
 use super::factors::Factors;
 use super::fetch::Fetch;
 use super::held::Held;
+use super::sequence::Parts;
 use super::share::Shares;
 use super::spread::{Axes, Linear, form, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
@@ -56,6 +57,8 @@ pub(super) struct Cutter<'a> {
     pub(super) held: Held,
     /// Weights that are gathered where they are read.
     pub(super) fetch: Fetch,
+    /// Parts of sequences.
+    pub(super) parts: Parts,
 }
 
 impl<'a> Cutter<'a> {
@@ -65,7 +68,7 @@ impl<'a> Cutter<'a> {
         let (new, partial) = (vec![None; count], vec![None; count]);
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
         let (ids, held) = (HashMap::new(), Held::of(func, shares, module.mesh.size("pp") > 1));
-        let fetch = Fetch::of(func, shares);
+        let (fetch, parts) = (Fetch::of(func, shares), Parts::of(module, func));
         Self {
             module,
             factors,
@@ -82,6 +85,7 @@ impl<'a> Cutter<'a> {
             ids,
             held,
             fetch,
+            parts,
         }
     }
 
@@ -94,7 +98,9 @@ impl<'a> Cutter<'a> {
                 if gradients.contains(p.name.as_str()) { handed.get(&p.name).copied() } else { Some(Axes::NONE) };
             self.partial[p.value.0 as usize] = known;
         }
-        for node in &self.func.nodes {
+        for (i, node) in self.func.nodes.iter().enumerate() {
+            self.parts.at(i, self.module.run.cut_sequence);
+            self.fetch.at(node);
             self.node(node)?;
             self.take_due(node);
         }
@@ -119,7 +125,8 @@ impl<'a> Cutter<'a> {
         for (old, new) in self.func.params.iter().zip(0..) {
             self.out.params[new].sharding = self.sharding(old.value);
         }
-        Ok(self.out)
+        // All of what only parts are read of is made for nothing.
+        Ok(if self.parts.any() { self.out.without_dead_nodes() } else { self.out })
     }
 
     /// Gradients that this function summed over ranks: they are left whole where they were, under their names.
@@ -162,8 +169,38 @@ impl<'a> Cutter<'a> {
         self.partial[value.0 as usize].unwrap_or_default()
     }
 
+    pub(super) fn set_partial(&mut self, value: ValueId, axes: Axes) {
+        self.partial[value.0 as usize] = Some(axes);
+    }
+
+    /// Whether there is a new value that is all of `value`, or a sum over axes that gives it.
+    pub(super) fn has_all(&self, value: ValueId) -> bool {
+        self.new[value.0 as usize].is_some()
+    }
+
+    /// Whether the sum over `axes` of `value` is there already.
+    pub(super) fn summed_over(&self, value: ValueId, axes: Axes) -> bool {
+        self.summed.contains_key(&(value, self.partial_of(value).without(axes)))
+    }
+
+    pub(super) fn type_of(&self, value: ValueId) -> &TensorType {
+        self.func.ty(value)
+    }
+
+    pub(super) fn node_of(&self, index: usize) -> &'a Node {
+        &self.func.nodes[index]
+    }
+
+    /// Ranks along `axes`.
+    pub(super) fn ranks(&self, axes: Axes) -> usize {
+        axes.ranks(&self.module.mesh)
+    }
+
     /// The new value of `value`, summed over the axes over which it is partial but for `keep`.
     pub(super) fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
+        if let Some(all) = self.fetched(value, loc).or_else(|| self.joined(value, keep, loc)) {
+            return all;
+        }
         let partial = self.partial_of(value);
         let missing = partial.without(keep);
         let Some(new) = self.new[value.0 as usize] else { unreachable!("operands come before their uses") };
@@ -195,6 +232,11 @@ impl<'a> Cutter<'a> {
     /// Axes that cut dim `dim` of `value`.
     pub(super) fn cut_of(&self, value: ValueId, dim: usize) -> Axes {
         self.factors.axes_of(self.index, value, dim)
+    }
+
+    /// Whether dim `dim` of `value` is the sequence.
+    pub(super) fn is_sequence(&self, value: ValueId, dim: usize) -> bool {
+        self.factors.is_sequence(self.index, value, dim)
     }
 
     /// Gives `old` its new value, which is whole.
@@ -243,6 +285,9 @@ impl<'a> Cutter<'a> {
         if self.of_parts(node) || self.put_off(node) || self.part_loss(node) {
             return Ok(());
         }
+        if self.in_parts(node) {
+            return self.node_in_parts(node);
+        }
         self.learn_gradients(node);
         let keep = self.kept(node);
         let together = together(&node.op);
@@ -250,7 +295,7 @@ impl<'a> Cutter<'a> {
         for (i, v) in node.inputs.iter().enumerate() {
             let input = match self.gathered.get(v) {
                 // Where a token's rows are is known to those who sorted together.
-                Some(known) if self.new[v.0 as usize].is_none() => {
+                Some(known) if !self.has_all(*v) && !self.parts.have(*v) => {
                     if !together {
                         return cannot(format!("nn.{} in {:?} reads rows of experts", node.op.name(), node.loc.block));
                     }
@@ -258,7 +303,7 @@ impl<'a> Cutter<'a> {
                 }
                 _ => {
                     let keep = if i > 0 && linear(&node.op) == Linear::One { Axes::NONE } else { keep };
-                    let whole = self.read(*v, keep, node);
+                    let whole = self.whole_but(*v, keep, &node.loc);
                     if together { self.gathered(*v, whole, &node.loc) } else { whole }
                 }
             };
@@ -339,7 +384,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Axes over which the operands of `node` may stay partial.
-    fn kept(&self, node: &Node) -> Axes {
+    pub(super) fn kept(&self, node: &Node) -> Axes {
         let of = |v: &ValueId| self.partial_of(*v);
         match linear(&node.op) {
             Linear::No => Axes::NONE,
@@ -349,7 +394,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Axes that cut operands of `node` and not its results, one by one: those are sums over them.
-    fn lost(&self, node: &Node) -> Vec<Axes> {
+    pub(super) fn lost(&self, node: &Node) -> Vec<Axes> {
         let types = |vs: &[ValueId]| vs.iter().map(|v| self.func.ty(*v).clone()).collect::<Vec<_>>();
         let Some(s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else { return vec![] };
         let together = together(&node.op);

@@ -6,6 +6,7 @@ mod factors;
 mod fetch;
 mod held;
 mod local;
+mod sequence;
 mod share;
 mod spread;
 mod vocabulary;
@@ -35,6 +36,11 @@ use factors::Factors;
 ///
 /// With `cut_vocabulary` in the run axis `tp` cuts embedding and output layer by their rows: ids are counted from the first of the
 /// own part, rows of the others are zeros, and the loss is made of each part's logarithm of a sum and the one logit.
+///
+/// With `cut_sequence` in the run ranks along `tp` share the tokens where they share nothing else: what a product by rows leaves
+/// partial becomes each rank's part of the sum (`reduce_scatter` of the sequence), norms, sums of the residual stream and routers
+/// run on parts, and parts are brought together (`all_gather`) before what needs all of them. The backward pass brings the
+/// same parts together again, so that no more than parts is kept for it. Gradients that are sums over tokens are partial.
 ///
 /// With `sharing` in the run, replicas share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps the
 /// moments of that part, moves that part of the weight, and gathers the others'. They may share gradients, too: each
