@@ -51,9 +51,6 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
     let per_epoch = per_epoch.unwrap_or(total);
     let save = config.callbacks.checkpoint.as_ref();
     let hf_config = hf::config_json(m);
-    // Ranks that have the same weights and other tokens.
-    let copies =
-        config.mesh().replicas() * if config.is_parallel() { config.parallel_config.context_parallel.value } else { 1 };
     Ok(RunSpec {
         seed: config.general.seed.value,
         steps,
@@ -63,8 +60,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         seq_length: m.seq_length.value,
         vocab_size: m.vocab_size.value,
         optimizer: config.optimizer.spec(),
-        shared_optimizer: (config.parallel.enable_parallel_optimizer.value && copies > 1)
-            .then(|| config.parallel.parallel_optimizer_threshold.value.saturating_mul(1024)),
+        sharing: config.sharing(),
         cut_vocabulary: config.cuts_vocabulary(),
         cut_sequence: (config.parallel_config.use_seq_parallel.value && config.mesh().size("tp") > 1)
             .then_some(if config.recompute.mp_comm_recompute.value { Joined::Again } else { Joined::Kept }),

@@ -7,6 +7,7 @@ use crate::names::NameTable;
 use crate::optimizer::OptimizerSpec;
 use crate::pipeline::Pipeline;
 use crate::recompute::Recompute;
+use crate::sharing::Sharing;
 use serde::{Deserialize, Serialize};
 
 /// Factor on the loss before the backward pass, so that small gradients do not vanish in f16.
@@ -78,9 +79,9 @@ pub struct RunSpec {
     pub vocab_size: usize,
     /// Optimizer.
     pub optimizer: OptimizerSpec,
-    /// Ranks along axis dp share the optimizer's state of weights that have so many bytes at least; `None`: each has all.
+    /// What replicas share of weights; `None`: each has all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shared_optimizer: Option<u64>,
+    pub sharing: Option<Sharing>,
     /// Ranks along axis tp share the rows of embedding and output layer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_vocabulary: bool,
@@ -160,7 +161,7 @@ impl RunSpec {
             seq_length: 1,
             vocab_size: 1,
             optimizer: OptimizerSpec::default(),
-            shared_optimizer: None,
+            sharing: None,
             cut_vocabulary: false,
             cut_sequence: None,
             experts_over_tp: false,

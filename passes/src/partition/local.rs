@@ -2,6 +2,8 @@
 
 use super::cannot;
 use super::factors::Factors;
+use super::fetch::Fetch;
+use super::held::Held;
 use super::sequence::Parts;
 use super::share::Shares;
 use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
@@ -21,24 +23,26 @@ pub(super) fn cut(module: &Module, factors: &Factors) -> Result<Module> {
         params().filter(|p| matches!(p.role, Role::Weight { .. })).map(|p| p.name.as_str()).collect();
     let of_weight = |name: &str| name.strip_prefix("grad.").is_some_and(|w| weights.contains(w));
     let gradients = params().filter(|p| p.role == Role::Grad && of_weight(&p.name)).map(|p| p.name.as_str()).collect();
+    let shares = Shares::of(module, factors);
     for (f, func) in module.funcs.iter().enumerate() {
-        funcs.push(Cutter::new(module, factors, f, func).run(&gradients, &mut partial)?);
+        funcs.push(Cutter::new(module, factors, &shares, f, func).run(&gradients, &mut partial)?);
     }
     Ok(Module { funcs, ..module.clone() })
 }
 
 /// One function on its way to that of a rank.
 pub(super) struct Cutter<'a> {
-    module: &'a Module,
+    pub(super) module: &'a Module,
     factors: &'a Factors,
+    shares: &'a Shares<'a>,
     index: usize,
     pub(super) func: &'a Func,
     pub(super) out: Func,
     /// The new value of each old one.
-    new: Vec<Option<ValueId>>,
+    pub(super) new: Vec<Option<ValueId>>,
     /// Axes over which each old value is partial; `None` for gradients of earlier micro-batches until it is known what is
     /// added to them.
-    partial: Vec<Option<Axes>>,
+    pub(super) partial: Vec<Option<Axes>>,
     /// Axes over which each old value has the rows of some experts only, and zeros where those of others would be.
     window: Vec<Axes>,
     /// Values with sums over some axes taken.
@@ -51,22 +55,26 @@ pub(super) struct Cutter<'a> {
     pub(super) ids: HashMap<(ValueId, usize), ValueId>,
     /// What attention reads of values, as keys or not, and what it makes: some heads, and more tokens than the rank has.
     pub(super) attended: HashMap<(ValueId, bool), ValueId>,
-    /// What replicas share: the optimizer's state and steps of some weights.
-    shares: Shares,
+    /// Parts of what replicas share.
+    pub(super) held: Held,
+    /// Weights that are gathered where they are read.
+    pub(super) fetch: Fetch,
     /// Parts of sequences.
     pub(super) parts: Parts,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(module: &'a Module, factors: &'a Factors, index: usize, func: &'a Func) -> Self {
+    fn new(module: &'a Module, factors: &'a Factors, shares: &'a Shares<'a>, index: usize, func: &'a Func) -> Self {
         let count = func.types.len();
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
-        let (new, partial, shares) = (vec![None; count], vec![None; count], Shares::default());
+        let (new, partial) = (vec![None; count], vec![None; count]);
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
-        let (ids, attended, parts) = (HashMap::new(), HashMap::new(), Parts::of(module, func));
+        let (ids, attended, held) = (HashMap::new(), HashMap::new(), Held::of(func, shares, module.mesh.size("pp") > 1));
+        let (fetch, parts) = (Fetch::of(func, shares), Parts::of(module, func));
         Self {
             module,
             factors,
+            shares,
             index,
             func,
             out,
@@ -78,16 +86,16 @@ impl<'a> Cutter<'a> {
             spans,
             ids,
             attended,
-            shares,
+            held,
+            fetch,
             parts,
         }
     }
 
     /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
     fn run(mut self, gradients: &HashSet<&str>, handed: &mut HashMap<String, Axes>) -> Result<Func> {
-        self.shares = Shares::of(self.module, self.func, |v| self.local(v), handed);
         for p in &self.func.params {
-            let value = self.out.param(p.name.clone(), self.local(p.value), p.role.clone(), p.loc.clone());
+            let value = self.out.param(p.name.clone(), self.held_type(p.value), p.role.clone(), p.loc.clone());
             self.new[p.value.0 as usize] = Some(value);
             let known =
                 if gradients.contains(p.name.as_str()) { handed.get(&p.name).copied() } else { Some(Axes::NONE) };
@@ -95,11 +103,18 @@ impl<'a> Cutter<'a> {
         }
         for (i, node) in self.func.nodes.iter().enumerate() {
             self.parts.at(i, self.module.run.cut_sequence);
+            self.fetch.at(node);
             self.node(node)?;
+            self.take_due(node);
         }
         let left = self.summed_gradients();
         let defs = self.func.defs();
         for r in &self.func.results {
+            if let Some((part, partial)) = self.shares.parts(&r.name).and_then(|_| self.held.due(r.value)) {
+                self.out.result(r.name.clone(), part);
+                handed.insert(r.name.clone(), partial);
+                continue;
+            }
             let keep = if gradients.contains(r.name.as_str()) { self.partial_of(r.value) } else { Axes::NONE };
             let loc = defs[r.value.0 as usize].map(|n| &self.func.nodes[n].loc);
             let value = self.whole_but(r.value, keep, loc.unwrap_or(&Loc::default()));
@@ -130,9 +145,6 @@ impl<'a> Cutter<'a> {
         for (d, size) in ty.dims.iter_mut().enumerate() {
             *size /= self.factors.axes_of(self.index, value, d).ranks(&self.module.mesh);
         }
-        if let Some(replicas) = self.shares.states.get(&value) {
-            ty.dims[0] /= replicas.ranks(&self.module.mesh);
-        }
         ty
     }
 
@@ -149,7 +161,7 @@ impl<'a> Cutter<'a> {
         let name = |a: usize| self.module.mesh.axes[a].name.clone();
         let axes = |d| self.factors.axes_of(self.index, value, d).iter().map(name).collect();
         let mut dims: Vec<Vec<String>> = (0..self.func.ty(value).rank()).map(axes).collect();
-        if let Some(replicas) = self.shares.states.get(&value) {
+        if let Some(replicas) = self.held.replicas(value) {
             dims[0].extend(replicas.iter().map(name));
         }
         let dims = if dims.iter().all(Vec::is_empty) { vec![] } else { dims };
@@ -189,7 +201,7 @@ impl<'a> Cutter<'a> {
 
     /// The new value of `value`, summed over the axes over which it is partial but for `keep`.
     pub(super) fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
-        if let Some(all) = self.joined(value, keep, loc) {
+        if let Some(all) = self.fetched(value, loc).or_else(|| self.joined(value, keep, loc)) {
             return all;
         }
         let partial = self.partial_of(value);
@@ -280,11 +292,7 @@ impl<'a> Cutter<'a> {
             self.sum_squares(node);
             return Ok(());
         }
-        if let Some(replicas) = self.shares.steps.get(&node.outputs[0]).copied() {
-            self.shared_step(node, replicas);
-            return Ok(());
-        }
-        if self.part_loss(node) || self.along_sequence(node)? {
+        if self.of_parts(node) || self.put_off(node) || self.part_loss(node) || self.along_sequence(node)? {
             return Ok(());
         }
         if self.in_parts(node) {
@@ -430,12 +438,8 @@ impl<'a> Cutter<'a> {
     fn sum_squares(&mut self, node: &Node) {
         let mut groups: BTreeMap<Axes, Vec<ValueId>> = BTreeMap::new();
         for v in &node.inputs {
-            let cut = self.factors.axes(self.index, self.func, *v);
-            let (value, cut) = if let Some(replicas) = self.shares.gradients.get(v).copied() {
-                (self.scattered(*v, replicas, &node.loc), cut.or(replicas))
-            } else {
-                (self.whole_but(*v, Axes::NONE, &node.loc), cut)
-            };
+            let (value, replicas) = self.squared(*v, &node.loc);
+            let cut = self.factors.axes(self.index, self.func, *v).or(replicas);
             groups.entry(cut).or_default().push(value);
         }
         let mut total = None;
@@ -450,29 +454,5 @@ impl<'a> Cutter<'a> {
         }
         self.new[node.outputs[0].0 as usize] = total;
         self.partial[node.outputs[0].0 as usize] = Some(Axes::NONE);
-    }
-
-    /// The own part of a gradient, summed over the replicas.
-    fn scattered(&mut self, gradient: ValueId, replicas: Axes, loc: &Loc) -> ValueId {
-        if let Some(known) = self.shares.scattered.get(&gradient) {
-            return *known;
-        }
-        let partial = self.whole_but(gradient, replicas, loc);
-        let part = self.collective(CollectiveKind::ReduceScatter { dim: 0 }, replicas, partial, loc);
-        self.shares.scattered.insert(gradient, part);
-        part
-    }
-
-    /// The step of a part of a weight, which `replicas` share; the parts of all of them are the new weight.
-    fn shared_step(&mut self, node: &Node, replicas: Axes) {
-        let mut inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.whole_but(*v, replicas, &node.loc)).collect();
-        inputs[0] = self.collective(CollectiveKind::OwnPart { dim: 0 }, replicas, inputs[0], &node.loc);
-        inputs[1] = self.scattered(node.inputs[1], replicas, &node.loc);
-        let types = [0, 2, 3].map(|i| self.out.ty(inputs[i]).clone()).to_vec();
-        let mut outputs = self.out.push(node.op.clone(), &inputs, types, &node.loc);
-        outputs[0] = self.collective(CollectiveKind::AllGather { dim: 0 }, replicas, outputs[0], &node.loc);
-        for (old, new) in node.outputs.iter().zip(outputs) {
-            self.define(*old, new);
-        }
     }
 }

@@ -52,6 +52,7 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
         found.push(mark(mark(d, strategy.span, "the strategy"), p.data_parallel.span, "replicas"));
     }
     found.extend(context::limits(config, mark));
+    found.extend(super::sharing::limits(config, mark));
     if p.pipeline_stage.value > 1 {
         found.extend(pipeline::limits(config, mark));
     }

@@ -145,7 +145,7 @@ fn everything_ranks_do_with_parts_is_needed_and_done_once() {
             for n in (0..func.nodes.len()).filter(|n| matches!(func.nodes[*n].op, Op::Collective(_))) {
                 let Op::Collective(c) = &func.nodes[n].op else { continue };
                 let mut ways: Vec<Mutation> = vec![("left out", bypass), ("over another axis", over_another_axis)];
-                if c.dim().is_some() {
+                if c.moved().next().is_some() {
                     ways.extend([("twice", repeat as fn(&mut Func, usize)), ("over another dim", over_another_dim)]);
                 }
                 for (what, change) in ways {
