@@ -69,7 +69,8 @@ impl<'a> Cutter<'a> {
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
         let (new, partial) = (vec![None; count], vec![None; count]);
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
-        let (ids, attended, held) = (HashMap::new(), HashMap::new(), Held::of(func, shares, module.mesh.size("pp") > 1));
+        let (ids, attended, held) =
+            (HashMap::new(), HashMap::new(), Held::of(func, shares, module.mesh.size("pp") > 1));
         let (fetch, parts) = (Fetch::of(func, shares), Parts::of(module, func));
         Self {
             module,
