@@ -14,7 +14,7 @@ const FURTHER: [(&str, &str); 2] = [("load_checkpoint", ""), ("model.model_confi
 const SHARED_EXPERTS: (&str, &str) = ("parallel_config.expert_parallel", "2");
 const RECOMPUTE: (&str, &str) = ("recompute_config.recompute", "True");
 
-fn with<'a>(model: Changes<'a>, more: Changes<'a>) -> Vec<(&'a str, &'a str)> {
+fn with<'a>(model: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     [model, more].concat()
 }
 
@@ -67,11 +67,8 @@ fn positions_of_other_kinds() {
         let dir = [("pretrained_model_dir", name), ("load_checkpoint", ""), ("model.model_config.vocab_size", "512")];
         with(&with(&dir, &[("model.model_config.architectures", class)]), more)
     };
-    let gpt2 = model(
-        "tests/golden/models/gpt2",
-        "[GPT2LMHeadModel]",
-        &[BY_TWO, ("model.model_config.model_type", "gpt2")],
-    );
+    let gpt2 =
+        model("tests/golden/models/gpt2", "[GPT2LMHeadModel]", &[BY_TWO, ("model.model_config.model_type", "gpt2")]);
     parity(OptLevel::O0, 1, &gpt2, &[[2, 1]]);
     parity(OptLevel::O1, 1, &with(&gpt2, &[ULYSSES]), &[[1, 1]]);
     let slopes = [("load_checkpoint", ""), ("model.model_config.use_alibi_mask", "True"), BY_TWO];
