@@ -48,6 +48,14 @@ enum Order {
     ZeroBubbleV,
 }
 
+/// How ranks with parts of sequences come to all keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Gathered,
+    Exchanged,
+    Both,
+}
+
 /// What is trained, and how.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
@@ -55,6 +63,8 @@ struct Draw {
     model: Model,
     on: Spread,
     ep: usize,
+    cp: usize,
+    keys: Keys,
     order: Order,
     /// What replicas share of weights.
     zero: usize,
@@ -76,8 +86,17 @@ impl Draw {
             Order::Gpipe | Order::Interleaved => pp > 1,
             Order::ZeroBubbleV => pp > 1 && micro >= 2 * pp,
         };
+        // Of the two key heads of all models.
+        let heads = match self.keys {
+            Keys::Gathered => 1,
+            Keys::Exchanged => self.cp,
+            Keys::Both => 2,
+        };
         order
-            && pp * dp * tp <= 8
+            && pp * dp * tp * self.cp <= 8
+            && heads * tp <= 2
+            && (self.keys != Keys::Both || self.cp == 4)
+            && (self.keys == Keys::Gathered || self.cp > 1)
             && (pp == 1 || micro >= pp)
             && (!chunks || pp == 2)
             && sequences >= dp * micro
@@ -113,7 +132,18 @@ impl Draw {
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
-        all.push(("parallel_config.expert_parallel", ["1", "2", "4"][self.ep.ilog2() as usize]));
+        let number = |n: usize| ["1", "2", "4"][n.ilog2() as usize];
+        let algorithm = match self.keys {
+            Keys::Gathered => "colossalai_cp",
+            Keys::Exchanged => "ulysses_cp",
+            Keys::Both => "hybrid_cp",
+        };
+        all.extend([
+            ("parallel_config.expert_parallel", number(self.ep)),
+            ("parallel_config.context_parallel", number(self.cp)),
+            ("parallel_config.context_parallel_algo", algorithm),
+            ("parallel_config.ulysses_degree_in_cp", if self.keys == Keys::Both { "2" } else { "1" }),
+        ]);
         all
     }
 }
@@ -129,12 +159,15 @@ fn draws() -> impl Strategy<Value = Draw> {
         sequences: SEQUENCES,
     });
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
+    let context = (sizes(), select(vec![Keys::Gathered, Keys::Exchanged, Keys::Both]));
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (model, spread, sizes(), order, (0..=3_usize, flags))
-        .prop_map(|(model, on, ep, order, (zero, (by_two, vocabulary, sequence, recompute, fused)))| Draw {
+    (model, spread, sizes(), context, order, (0..=3_usize, flags))
+        .prop_map(|(model, on, ep, (cp, keys), order, (zero, (by_two, vocabulary, sequence, recompute, fused)))| Draw {
             model,
             on,
             ep,
+            cp,
+            keys,
             order,
             zero,
             by_two,
@@ -143,7 +176,7 @@ fn draws() -> impl Strategy<Value = Draw> {
             recompute,
             fused,
         })
-        .prop_filter("there is no such run", |d| d.exists() && d.on.pp * d.on.dp * d.on.tp > 1)
+        .prop_filter("there is no such run", |d| d.exists() && d.on.pp * d.on.dp * d.on.tp * d.cp > 1)
 }
 
 /// Runs `cases` draws of `runner`.

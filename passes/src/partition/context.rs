@@ -57,9 +57,10 @@ impl Cutter<'_> {
         let mut inputs = vec![];
         for v in &node.inputs {
             let (part, axes) = (self.whole_but(*v, keep, &node.loc), self.cut_of(*v, dim));
-            inputs.push(match axes.is_empty() {
-                true => part,
-                false => self.collective(CollectiveKind::AllGather { dim }, axes, part, &node.loc),
+            inputs.push(if axes.is_empty() {
+                part
+            } else {
+                self.collective(CollectiveKind::AllGather { dim }, axes, part, &node.loc)
             });
         }
         let mut ty = self.local(out);
@@ -157,7 +158,7 @@ impl Cutter<'_> {
     }
 
     /// The own tokens of the logarithms of sums `lse [b, n, s]`, which are known for some heads.
-    pub(super) fn from_heads(&mut self, lse: ValueId, loc: &Loc) -> ValueId {
+    pub(super) fn own_logarithms(&mut self, lse: ValueId, loc: &Loc) -> ValueId {
         let Some(known) = self.attended.get(&(lse, false)).copied() else {
             unreachable!("operands come before their uses")
         };

@@ -207,7 +207,7 @@ impl<'a> Cutter<'a> {
         }
         let partial = self.partial_of(value);
         let missing = partial.without(keep);
-        let new = self.new[value.0 as usize].unwrap_or_else(|| self.from_heads(value, loc));
+        let new = self.new[value.0 as usize].unwrap_or_else(|| self.own_logarithms(value, loc));
         if missing.is_empty() {
             return new;
         }

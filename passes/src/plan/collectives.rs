@@ -30,12 +30,12 @@ pub(super) fn lower(
             let parts = draft.temporary(from.1.with_dims([n * outer, rest]));
             let kind = CollectiveKind::AllGather { dim: 0 };
             draft.push(site.index, raw(kind), vec![shaped(&from, &[outer, rest])], vec![parts.clone()]);
-            swap(draft, kernels, options, site.index, shaped(&parts, &[n, outer, rest]), to)
+            swap(draft, kernels, options, site.index, shaped(&parts, &[n, outer, rest]), &to)
         }
         CollectiveKind::ReduceScatter { dim } if outside(dim) > 1 => {
             let (outer, rest) = (outside(dim), to.1.elements() / outside(dim));
             let parts = draft.temporary(from.1.with_dims([n, outer, rest]));
-            swap(draft, kernels, options, site.index, shaped(&from, &[outer, n, rest]), parts.clone())?;
+            swap(draft, kernels, options, site.index, shaped(&from, &[outer, n, rest]), &parts)?;
             let kind = CollectiveKind::ReduceScatter { dim: 0 };
             draft.push(
                 site.index,
@@ -51,7 +51,7 @@ pub(super) fn lower(
             if outside(cut) > 1 {
                 let (outer, rest) = (outside(cut), part / outside(cut));
                 sent = draft.temporary(from.1.with_dims([n, outer, rest]));
-                swap(draft, kernels, options, site.index, shaped(&from, &[outer, n, rest]), sent.clone())?;
+                swap(draft, kernels, options, site.index, shaped(&from, &[outer, n, rest]), &sent)?;
             }
             // Dims outside of the joined one, of a part.
             let outer = outside(join) / if cut < join { n } else { 1 };
@@ -59,7 +59,7 @@ pub(super) fn lower(
             let kind = CollectiveKind::AllToAll { cut: 0, join: 0 };
             draft.push(site.index, raw(kind), vec![shaped(&sent, &[n, part])], vec![shaped(&arrived, &[n, part])]);
             if outer > 1 {
-                swap(draft, kernels, options, site.index, shaped(&arrived, &[n, outer, part / outer]), to)?;
+                swap(draft, kernels, options, site.index, shaped(&arrived, &[n, outer, part / outer]), &to)?;
             }
             Ok(())
         }
@@ -82,10 +82,10 @@ fn swap(
     options: &PlanOptions,
     node: usize,
     from: Laid,
-    to: Laid,
+    to: &Laid,
 ) -> Result<()> {
     let dims = &from.1.dims;
-    let to = shaped(&to, &[dims[1], dims[0], dims[2]]);
+    let to = shaped(to, &[dims[1], dims[0], dims[2]]);
     let op = Op::Transpose { perm: vec![1, 0, 2] };
     if options.reference {
         draft.push(node, Action::Op(op), vec![from], vec![to]);

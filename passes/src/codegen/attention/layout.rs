@@ -56,17 +56,17 @@ impl Plan {
     /// The plan of a kernel on tile registers: every size is a multiple of 32, the depth of one tile product.
     pub fn for_tiles(spec: &AttentionSpec, symbol: &str, k_block: usize) -> Self {
         let simd = Simd::of(CpuLevel::Amx);
-        let rows = spec.seq.next_multiple_of(DEPTH);
+        let (rows, key_rows) = (spec.seq.next_multiple_of(DEPTH), spec.keys.next_multiple_of(DEPTH));
         Self {
             spec: *spec,
             simd,
             symbol: symbol.to_owned(),
             wide: DEPTH,
             q_block: DEPTH,
-            k_block: k_block.next_multiple_of(DEPTH).min(rows),
+            k_block: k_block.next_multiple_of(DEPTH).min(key_rows),
             rows,
-            key_rows: rows,
-            keys: rows,
+            key_rows,
+            keys: key_rows,
             d: spec.head_dim.next_multiple_of(DEPTH),
             dv: spec.v_head_dim.next_multiple_of(DEPTH),
         }

@@ -72,10 +72,9 @@ impl AttentionSpec {
         2 * self.pairs() * (3 * self.head_dim + 2 * self.v_head_dim)
     }
 
-    /// bf16 products run on tile registers where there are any, but for scores with slopes and for keys that begin elsewhere:
-    /// the diagonal would cross tiles anywhere.
+    /// bf16 products run on tile registers where there are any, but for scores with slopes.
     fn on_tiles(&self, level: CpuLevel) -> bool {
-        level == CpuLevel::Amx && self.dtype == Float::Bf16 && !self.alibi && !self.first
+        level == CpuLevel::Amx && self.dtype == Float::Bf16 && !self.alibi
     }
 
     /// `base` and, where it counts, `h`: indices that a helper takes whose work depends on the head.

@@ -1,6 +1,6 @@
 //! Where queries are among the keys: bounds of loops and masks where keys begin before the first query.
 
-use super::layout::Plan;
+use super::layout::{DEPTH, Plan};
 use crate::codegen::emit::{Buf, Emit, Val};
 
 impl Plan {
@@ -38,5 +38,35 @@ impl Plan {
     pub(super) fn seen_from(e: &mut Emit, k: Val, least: Val, start: Option<Val>) -> Val {
         let query = start.map_or(k, |start| e.idx("subi", k, start));
         e.idx("maxsi", query, least)
+    }
+
+    /// Whether some of the 32 queries from `q` on do not see all of the 32 keys from `k` on, and how far `q` is ahead of `k`.
+    pub(super) fn crosses(e: &mut Emit, k: Val, q: Val, start: Option<Val>) -> (Val, Option<Val>) {
+        match start {
+            None => (e.test("eq", k, q), None),
+            Some(start) => {
+                let position = e.idx("addi", q, start);
+                let ahead = e.idx("subi", position, k);
+                let all = e.index(DEPTH - 1);
+                (e.test("slt", ahead, all), Some(ahead))
+            }
+        }
+    }
+
+    /// First of the blocks of 32 queries that sees some of the 32 keys from `k` on, or `least` if that is later.
+    pub(super) fn block_from(e: &mut Emit, k: Val, least: Val, start: Option<Val>) -> Val {
+        let from = Self::seen_from(e, k, least, start);
+        if start.is_some() { e.floor_to(from, DEPTH) } else { from }
+    }
+
+    /// End of the blocks of 32 keys that queries before `q` see.
+    pub(super) fn blocks_seen(e: &mut Emit, q: Val, start: Option<Val>) -> Val {
+        match start {
+            None => q,
+            Some(start) => {
+                let end = e.idx("addi", q, start);
+                e.ceil_to(end, DEPTH)
+            }
+        }
     }
 }
