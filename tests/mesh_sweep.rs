@@ -10,7 +10,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use support::mesh::{Compiled, DEEPSEEK, SHARED, Spread, agree};
+use support::mesh::{BY_TWO, Compiled, DEEPSEEK, Spread, agree, zero};
 
 /// Sequences of a step.
 const SEQUENCES: usize = 8;
@@ -66,8 +66,12 @@ struct Draw {
     cp: usize,
     keys: Keys,
     order: Order,
-    shared_optimizer: bool,
+    /// What replicas share of weights.
+    zero: usize,
+    /// Two at a time.
+    by_two: bool,
     vocabulary: bool,
+    sequence: bool,
     recompute: bool,
     fused: bool,
 }
@@ -98,7 +102,8 @@ impl Draw {
             && sequences >= dp * micro
             && dp.is_multiple_of(self.ep)
             && (self.ep == 1 || self.model != Model::Llama)
-            && (tp > 1 || !self.vocabulary)
+            && (tp > 1 || !self.vocabulary && !self.sequence)
+            && (!self.by_two || self.zero > 0 && dp == 4 && self.ep <= 2)
     }
 
     fn opt(&self) -> OptLevel {
@@ -116,10 +121,14 @@ impl Draw {
         if matches!(self.order, Order::Interleaved | Order::ZeroBubbleV) {
             all.push(("model.model_config.pp_interleave_num", "2"));
         }
-        if self.shared_optimizer {
-            all.extend(SHARED);
+        all.extend(zero(self.zero));
+        if self.by_two {
+            all.push(BY_TWO);
         }
         all.push(("parallel_config.vocab_emb_dp", if self.vocabulary { "False" } else { "True" }));
+        if self.sequence {
+            all.push(("parallel_config.use_seq_parallel", "True"));
+        }
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
@@ -151,17 +160,19 @@ fn draws() -> impl Strategy<Value = Draw> {
     });
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
     let context = (sizes(), select(vec![Keys::Gathered, Keys::Exchanged, Keys::Both]));
-    let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (model, spread, sizes(), context, order, options)
-        .prop_map(|(model, on, ep, (cp, keys), order, (shared_optimizer, vocabulary, recompute, fused))| Draw {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (model, spread, sizes(), context, order, (0..=3_usize, flags))
+        .prop_map(|(model, on, ep, (cp, keys), order, (zero, (by_two, vocabulary, sequence, recompute, fused)))| Draw {
             model,
             on,
             ep,
             cp,
             keys,
             order,
-            shared_optimizer,
+            zero,
+            by_two,
             vocabulary,
+            sequence,
             recompute,
             fused,
         })

@@ -34,6 +34,19 @@ pub const SHARED: [(&str, &str); 2] = [
     ("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"),
 ];
 
+/// What replicas share: nothing, moments, gradients too, weights too.
+pub fn zero(stage: usize) -> Vec<(&'static str, &'static str)> {
+    let gradients = ("parallel.parallel_optimizer_config.gradient_accumulation_shard", "True");
+    let weights = ("recompute_config.parallel_optimizer_comm_recompute", "True");
+    let mut all = if stage > 0 { SHARED.to_vec() } else { vec![] };
+    all.extend((stage == 2).then_some(gradients));
+    all.extend((stage == 3).then_some(weights));
+    all
+}
+
+/// Two replicas share at a time.
+pub const BY_TWO: (&str, &str) = ("parallel.parallel_optimizer_config.optimizer_weight_shard_size", "2");
+
 /// How the sequences of a step are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Spread {

@@ -140,6 +140,14 @@ impl<'a> Checker<'a> {
         if let Some(label) = s.whole.iter().find(|l| cut.get(l).copied().flatten().is_some_and(|a| !a.is_empty())) {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
+        let cuts = |label: &char| cut.get(label).copied().flatten().unwrap_or_default();
+        let mut labels = cut.keys().enumerate();
+        let twice = |(i, a): (usize, &char)| {
+            cut.keys().skip(i + 1).find(|b| !cuts(a).and(cuts(b)).is_empty()).map(|b| (*a, *b))
+        };
+        if let Some((a, b)) = labels.find_map(twice) {
+            return Err(format!("has dims {a} and {b} cut by one axis"));
+        }
         if together(&node.op) && !matches!(node.op, Op::Assign { .. }) {
             let rows = tokens(self.of(node.inputs[1]));
             if cut.insert('r', Some(rows)).flatten().is_some_and(|known| known != rows) {
@@ -166,8 +174,16 @@ impl<'a> Checker<'a> {
             if !lost.and(partial).is_empty() {
                 return Err("sums over an axis that it is partial over already".to_owned());
             }
+            let dims: Vec<Option<Axes>> = labels.iter().map(|l| cut.get(l).copied().flatten()).collect();
+            let mut cutting = Axes::NONE;
+            for axes in dims.iter().flatten() {
+                if !axes.and(cutting).is_empty() {
+                    return Err("has two dims that one axis cuts".to_owned());
+                }
+                cutting = cutting.or(*axes);
+            }
             Ok(Spread {
-                dims: labels.iter().map(|l| cut.get(l).copied().flatten()).collect(),
+                dims,
                 partial: partial.or(lost),
                 vague: vague || gone().any(|(_, axes)| axes.is_none()),
                 experts,
@@ -182,6 +198,8 @@ impl<'a> Checker<'a> {
             Op::EmbedGrad { .. } => results[0].dims[0] = Some(own),
             Op::PartEntropy => (results[1].log, results[1].partial) = (own, results[1].partial.without(own)),
             Op::Binary(_) => results[0].log = logs,
+            // What is said of a position is of that position alone.
+            Op::RopeTable { .. } => results.iter_mut().for_each(|r| r.dims[0] = Some(Axes::NONE)),
             _ => {}
         }
         Ok(results)

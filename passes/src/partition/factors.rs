@@ -16,6 +16,8 @@ pub(super) struct Factors {
     cut: HashMap<usize, Axes>,
     /// Roots of the batch.
     batch: BTreeSet<usize>,
+    /// Roots of the sequence.
+    sequence: BTreeSet<usize>,
     /// Axes along which ranks with other tokens share experts.
     experts: Axes,
     /// Axes that cut experts.
@@ -43,12 +45,14 @@ impl Factors {
         let experts = Axes::named(&module.mesh, &["ep"]);
         let over_tp = if module.run.experts_over_tp { Axes::named(&module.mesh, &["tp"]) } else { Axes::NONE };
         let (cut, batch, holders) = (HashMap::new(), BTreeSet::new(), experts.or(over_tp));
-        let mut this = Self { first, parent: (0..count).collect(), cut, batch, experts, holders };
+        let sequence = BTreeSet::new();
+        let mut this = Self { first, parent: (0..count).collect(), cut, batch, sequence, experts, holders };
         let (mut whole, mut shifted) = (vec![], vec![]);
         for (f, func) in module.funcs.iter().enumerate() {
             this.join_func(f, func, module.run.cut_vocabulary, (&mut whole, &mut shifted))?;
         }
         this.join_names(module);
+        this.sequence = this.second_dims(module);
         let roots = |dims: Vec<usize>| dims.into_iter().map(|d| this.root(d)).collect::<BTreeSet<usize>>();
         let (whole, shifted) = (roots(whole), roots(shifted));
         this.choose_sequence(module, &whole)?;
@@ -124,6 +128,14 @@ impl Factors {
                 }
             }
         }
+    }
+
+    /// The second dims of inputs `[batch, sequence]`.
+    fn second_dims(&self, module: &Module) -> BTreeSet<usize> {
+        let params =
+            module.funcs.iter().enumerate().flat_map(|(f, func)| func.params.iter().map(move |p| (f, func, p)));
+        let inputs = params.filter(|(_, func, p)| p.role == Role::Input && func.ty(p.value).rank() > 1);
+        inputs.map(|(f, _, p)| self.root(self.first[f][p.value.0 as usize] + 1)).collect()
     }
 
     /// Cuts the second dim of every input, the sequence.
@@ -284,6 +296,11 @@ impl Factors {
         let axes = self.axes_of(f, value, dim);
         let root = self.root(self.first[f][value.0 as usize] + dim);
         if self.batch.contains(&root) { axes.without(self.experts) } else { axes }
+    }
+
+    /// Whether dim `dim` of `value` of function `f` is the sequence.
+    pub(super) fn is_sequence(&self, f: usize, value: ValueId, dim: usize) -> bool {
+        self.sequence.contains(&self.root(self.first[f][value.0 as usize] + dim))
     }
 
     /// Axes along which ranks with other tokens share experts.

@@ -160,7 +160,7 @@ fn step(
     }
 }
 
-/// Parts of a gathered or scattered value lie side by side, and a result takes its operand's place or none of it.
+/// A result takes its operand's place or none of it.
 fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result::Result<(), String> {
     let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
     infer::check(&Op::Collective(c.clone()), &types(ins), &types(outs)).map_err(|e| e.to_string())?;

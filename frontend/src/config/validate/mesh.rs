@@ -52,6 +52,7 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
         found.push(mark(mark(d, strategy.span, "the strategy"), p.data_parallel.span, "replicas"));
     }
     found.extend(context::limits(config, mark));
+    found.extend(super::sharing::limits(config, mark));
     if p.pipeline_stage.value > 1 {
         found.extend(pipeline::limits(config, mark));
     }
@@ -79,6 +80,14 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
             let d = Diagnostic::error(&codes::CONTRADICTION, format!("{what} cannot be cut in {tp} equal parts"))
                 .help("lower `model_parallel`, or change the model");
             found.push(mark(mark(d, size.span, "of the model"), p.model_parallel.span, "parts"));
+        }
+        let tokens = m.seq_length;
+        if p.use_seq_parallel.value && !tokens.value.is_multiple_of(tp) {
+            let message = format!("a sequence of {} tokens cannot be cut in {tp} equal parts", tokens.value);
+            let d = Diagnostic::error(&codes::CONTRADICTION, message)
+                .help("lower `model_parallel`, or write `use_seq_parallel: False`");
+            let d = mark(mark(d, tokens.span, "tokens"), p.model_parallel.span, "parts");
+            found.push(mark(d, p.use_seq_parallel.span, "sequences are cut"));
         }
     }
     found

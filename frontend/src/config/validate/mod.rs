@@ -3,6 +3,7 @@
 mod context;
 mod experts;
 mod mesh;
+mod sharing;
 
 use athanor_ir::Diagnostic;
 pub(super) use mesh::{Mark, limits as mesh_limits};
