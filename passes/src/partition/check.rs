@@ -198,8 +198,6 @@ impl<'a> Checker<'a> {
             Op::EmbedGrad { .. } => results[0].dims[0] = Some(own),
             Op::PartEntropy => (results[1].log, results[1].partial) = (own, results[1].partial.without(own)),
             Op::Binary(_) => results[0].log = logs,
-            // What is said of a position is of that position alone.
-            Op::RopeTable { .. } => results.iter_mut().for_each(|r| r.dims[0] = Some(Axes::NONE)),
             _ => {}
         }
         Ok(results)
