@@ -190,12 +190,11 @@ impl Cutter<'_> {
             return None;
         }
         let key = (value, self.parts.again && !self.parts.by_logits.contains(&value));
-        let all = match self.parts.joined.get(&key) {
-            Some(known) => *known,
-            None => {
-                let dim = self.sequence_dim(value)?;
-                self.collective(CollectiveKind::AllGather { dim }, tp, own, loc)
-            }
+        let all = if let Some(known) = self.parts.joined.get(&key) {
+            *known
+        } else {
+            let dim = self.sequence_dim(value)?;
+            self.collective(CollectiveKind::AllGather { dim }, tp, own, loc)
         };
         self.parts.joined.insert(key, all);
         Some(self.with_sums(all, partial.without(tp).without(keep), loc))
