@@ -158,6 +158,8 @@ impl Cutter<'_> {
     /// The own part along `dim` of `value`, of which there is no part yet.
     fn cut_part(&mut self, value: ValueId, dim: usize, loc: &Loc) -> ValueId {
         let (tp, partial) = (self.parts.tp, self.partial_of(value));
+        // It belongs to what makes the value: no more than the part is kept for another layer or sent to another stage.
+        let loc = self.parts.defs[value.0 as usize].map_or(loc, |d| &self.node_of(d).loc);
         if !partial.and(tp).is_empty() && !self.summed_over(value, tp) {
             let all = self.whole_but(value, partial, loc);
             return self.collective(CollectiveKind::ReduceScatter { dim }, tp, all, loc);
