@@ -1,7 +1,7 @@
 //! Sequences in parts: what ranks gather and exchange, and that the check finds what is missing, twice, or in another order.
 
 use super::*;
-use athanor_ir::F64;
+use athanor_ir::{F64, Shared, Sharing};
 
 /// The loss of the next token but one of tokens `[2, 8]`, by an attention of four heads of width 2 with rotated queries.
 fn attention(mesh: Mesh, accumulation: usize) -> Module {
@@ -73,9 +73,9 @@ fn keys_and_values_are_gathered() {
     let m = cut(&[("cp", 2), ("tp", 2)], 1);
     assert_eq!(spread(&m, "micro", "tokens"), (vec![2, 4], "[ cp] ".into()));
     assert_eq!(attended(&m), [vec![2, 4, 2, 2], vec![2, 8, 2, 2], vec![2, 8, 2, 2], vec![]]);
-    // Keys, which are values too, and labels; their two gradients; where the first key is, forward and backward.
+    // Keys, which are values too, forward and backward, and labels; their two gradients; where the first key is, forward and backward.
     let counts = ["all_gather", "reduce_scatter", "own_ids", "all_to_all"].map(|name| count(&m, name));
-    assert_eq!(counts, [2, 2, 2, 0]);
+    assert_eq!(counts, [3, 2, 2, 0]);
 }
 
 #[test]
@@ -89,7 +89,8 @@ fn tokens_are_exchanged_before_keys_are_gathered() {
 #[test]
 fn replicas_and_parts_of_sequences_share_the_optimizer() {
     let mut m = attention(mesh(&[("dp", 2), ("up", 2)]), 1);
-    m.run.shared_optimizer = Some(1);
+    let over = ["dp", "up"].map(str::to_owned).to_vec();
+    m.run.sharing = Some(Sharing { what: Shared::Moments, least: 1, over });
     let m = partition(&m).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(spread(&m, "update", "adam_m.heads"), (vec![2, 6], "[dp,up ] ".into()));
     assert_eq!(spread(&m, "update", "grad.out"), (vec![6, 8], "[] dp,up".into()));
