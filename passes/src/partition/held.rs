@@ -163,22 +163,22 @@ impl Cutter<'_> {
     fn shared_step(&mut self, node: &Node, replicas: Axes) {
         let loc = &node.loc;
         let [weight, gradient, ..] = node.inputs[..] else { unreachable!("a step of AdamW has eight operands") };
-        let keeps_part = self.held.replicas(weight).is_some();
+        let kept = self.held.replicas(weight).and_then(|_| self.new[weight.0 as usize]);
         let mut inputs = vec![];
         for v in &node.inputs {
-            let whole = *v == weight && !keeps_part;
-            inputs.push(if *v == gradient {
-                self.squared(*v, loc).0
-            } else if whole {
-                let x = self.whole_but(*v, Axes::NONE, loc);
-                self.collective(CollectiveKind::OwnPart { dim: 0 }, replicas, x, loc)
-            } else {
-                self.whole_but(*v, Axes::NONE, loc)
+            inputs.push(match kept {
+                _ if *v == gradient => self.squared(*v, loc).0,
+                Some(part) if *v == weight => part,
+                None if *v == weight => {
+                    let x = self.whole_but(*v, Axes::NONE, loc);
+                    self.collective(CollectiveKind::OwnPart { dim: 0 }, replicas, x, loc)
+                }
+                _ => self.whole_but(*v, Axes::NONE, loc),
             });
         }
         let types = [0, 2, 3].map(|i| self.out.ty(inputs[i]).clone()).to_vec();
         let mut outputs = self.out.push(node.op.clone(), &inputs, types, loc);
-        if !keeps_part {
+        if kept.is_none() {
             outputs[0] = self.collective(CollectiveKind::AllGather { dim: 0 }, replicas, outputs[0], loc);
         }
         for (old, new) in node.outputs.iter().zip(outputs) {
