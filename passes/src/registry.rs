@@ -2,7 +2,7 @@
 
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
-use crate::{autodiff, dce, fuse, optimizer, partition, pipeline, recompute, simplify, split_stages};
+use crate::{autodiff, dce, fuse, offload, optimizer, partition, pipeline, recompute, simplify, split_stages};
 use athanor_ir::{Code, Diagnostic, Result};
 
 /// Every pass, in the order in which a compilation meets them.
@@ -14,6 +14,7 @@ pub const PASSES: &[&Entry] = &[
     &split_stages::ENTRY,
     &fuse::ENTRY,
     &recompute::ENTRY,
+    &offload::ENTRY,
     &dce::ENTRY,
 ];
 

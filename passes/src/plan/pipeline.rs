@@ -41,13 +41,16 @@ pub(super) fn stages(
                 .err();
         }
         let slots = slots(&acts);
-        let (mut made, chunks, (slots_at, slot_bytes)) = assemble_with(&contents, slots);
+        let (mut made, chunks, [device, host]) = assemble_with(&contents, slots);
         if chunks.len() != schedule.chunks {
             return Diagnostic::error(&CANNOT_SPLIT, format!("stage {stage} has {} chunks", chunks.len()))
                 .help("run `split-stages` before the plan is made")
                 .err();
         }
-        made.pipeline = Some(StagePipeline { slots, slots_at, slot_bytes, chunks, acts });
+        let (slots_at, slot_bytes) = (device.slots_at, device.slot_bytes);
+        let (host_slots_at, host_slot_bytes) = (host.slots_at, host.slot_bytes);
+        made.pipeline =
+            Some(StagePipeline { slots, slots_at, slot_bytes, host_slots_at, host_slot_bytes, chunks, acts });
         Ok(made)
     };
     acts.into_iter().enumerate().map(stage).collect()

@@ -4,6 +4,7 @@ use super::program::Program;
 use super::select::within_layers;
 use super::split::again;
 use super::{TOO_LARGE, carried_out};
+use crate::offload::offloaded;
 use crate::plan::{PlanOptions, Sizes};
 use athanor_ir::func::ValueId;
 use athanor_ir::recompute::Recomputed;
@@ -33,14 +34,15 @@ pub(super) fn fitted(program: &Program<'_>, budget: u64, plan: &PlanOptions) -> 
     let mut sizes = Sizes::new(plan);
     let mut all_kept = program.module.clone();
     all_kept.run.recompute.done = Some(Recomputed { of_flops: program.all_flops(), ..Recomputed::default() });
-    if sizes.arena(&all_kept)? as u64 <= budget {
+    // What lies on the host does not count.
+    if sizes.arena(&offloaded(&all_kept))? as u64 <= budget {
         return Ok(all_kept);
     }
     let mut with = |n: usize| -> Result<(Module, u64)> {
         let mut chosen = vec![false; program.func.types.len()];
         candidates[..n].iter().flat_map(|c| &c.values).for_each(|v| chosen[v.0 as usize] = true);
         let module = carried_out(program, &chosen);
-        let bytes = sizes.arena(&module)? as u64;
+        let bytes = sizes.arena(&offloaded(&module))? as u64;
         Ok((module, bytes))
     };
     let (mut best, least) = with(candidates.len())?;

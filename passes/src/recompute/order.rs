@@ -19,7 +19,7 @@ enum When {
 }
 
 /// The functions of the module with `micro` computing the values `chosen` in its backward part, and what that costs.
-pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Recomputed) {
+pub(crate) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Recomputed) {
     let mut order = Order {
         program,
         chosen,
