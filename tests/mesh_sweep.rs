@@ -59,6 +59,10 @@ struct Draw {
     shared_optimizer: bool,
     vocabulary: bool,
     recompute: bool,
+    /// Values on the host between the forward and the backward part.
+    swap: bool,
+    /// The optimizer's state on the host between steps.
+    swap_optimizer: bool,
     fused: bool,
 }
 
@@ -106,6 +110,12 @@ impl Draw {
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
+        if self.swap {
+            all.push(("swap_config.swap", "True"));
+        }
+        if self.swap_optimizer {
+            all.push(("optimizer.swap", "True"));
+        }
         all.push(("parallel_config.expert_parallel", ["1", "2", "4"][self.ep.ilog2() as usize]));
         all
     }
@@ -123,8 +133,9 @@ fn draws() -> impl Strategy<Value = Draw> {
     });
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
     let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (model, spread, sizes(), order, options)
-        .prop_map(|(model, on, ep, order, (shared_optimizer, vocabulary, recompute, fused))| Draw {
+    let on_host = (any::<bool>(), any::<bool>());
+    (model, spread, sizes(), order, options, on_host)
+        .prop_map(|(model, on, ep, order, (shared_optimizer, vocabulary, recompute, fused), on_host)| Draw {
             model,
             on,
             ep,
@@ -132,6 +143,8 @@ fn draws() -> impl Strategy<Value = Draw> {
             shared_optimizer,
             vocabulary,
             recompute,
+            swap: on_host.0,
+            swap_optimizer: on_host.1,
             fused,
         })
         .prop_filter("there is no such run", |d| d.exists() && d.on.pp * d.on.dp * d.on.tp > 1)

@@ -37,6 +37,7 @@ mod runner_wrapper;
 mod scalar;
 mod sources;
 mod span;
+mod swap;
 #[cfg(test)]
 mod testing;
 mod validate;
@@ -69,6 +70,7 @@ pub use recompute::{Amount, RecomputeConfig, Selection};
 pub use runner_config::RunnerConfig;
 pub use runner_wrapper::{LossScale, RunnerWrapper};
 pub use span::{Span, Spanned};
+pub use swap::{Numbers, SwapConfig, SwapEntry, layers_by_number};
 
 use reader::{Field, Rule, Section};
 use report::Report;
@@ -104,8 +106,8 @@ pub struct Config {
     pub parallel: Parallel,
     /// `recompute_config`.
     pub recompute: RecomputeConfig,
-    /// `swap_config.swap`: activations are kept on the host.
-    pub swap: Spanned<bool>,
+    /// `swap_config`.
+    pub swap: SwapConfig,
     /// `context`.
     pub context: Context,
     /// `callbacks`.
@@ -215,7 +217,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
     let parallel_config = parallel_config::read(top.section("parallel_config"));
     let parallel = parallel::read(top.section("parallel"));
     let recompute = recompute::read(top.section("recompute_config"), generation == Generation::G2);
-    let swap = recompute::read_swap(top.section("swap_config"));
+    let swap = swap::read(top.section("swap_config"));
     let context = context::read(top.section("context"));
     let callbacks = callbacks::read(report, &mut top);
     for idle in ["monitor_config", "tensorboard"] {

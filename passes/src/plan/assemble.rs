@@ -87,8 +87,7 @@ impl Placed {
     /// Places the blocks in `memory` that `wanted` accepts beside one another; the bytes they need.
     fn place(&mut self, draft: &Draft<'_>, memory: Memory, wanted: impl Fn(&Life) -> bool) -> usize {
         let here = |l: usize| draft.layout.locals[l].memory == memory;
-        let of =
-            |(l, life): (usize, &Option<Life>)| life.filter(|life| here(l) && wanted(life)).map(|life| (l, life));
+        let of = |(l, life): (usize, &Option<Life>)| life.filter(|life| here(l) && wanted(life)).map(|life| (l, life));
         let used: Vec<(usize, Life)> = self.lives.iter().enumerate().filter_map(of).collect();
         let block = |(l, life): &(usize, Life)| Block {
             bytes: draft.layout.locals[*l].bytes,
