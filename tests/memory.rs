@@ -65,3 +65,39 @@ fn the_process_grows_by_the_arena_and_a_stated_constant() {
         assert!((mib(line, " as planned") - arena).abs() < 0.1, "{line}");
     }
 }
+
+/// Bytes beside its arena that a rank which is a thread may take: the stacks of its workers, its part of messages, a batch.
+const BESIDE_ARENA_OF_A_RANK: f64 = 3.0;
+
+#[test]
+fn ranks_of_a_mesh_grow_by_their_arenas_and_a_stated_constant() {
+    let dir = tempfile::tempdir().unwrap();
+    let cut = [
+        "use_parallel=True",
+        "parallel_config.pipeline_stage=2",
+        "parallel_config.data_parallel=2",
+        "parallel_config.model_parallel=2",
+        "parallel_config.micro_batch_num=2",
+        "runner_config.batch_size=1",
+    ];
+    let set = ["load_checkpoint=", "model.model_config.vocab_size=16384"];
+    for (name, more) in [("replicas", &[][..]), ("shared", &["parallel.enable_parallel_optimizer=True"])] {
+        let plan = dir.path().join(name);
+        let changes = set.iter().chain(&cut).chain(more).flat_map(|c| ["--set", *c]);
+        let args: Vec<&str> =
+            ["compile", "examples/w1_tiny.yaml", "--threads", "2"].into_iter().chain(changes).collect();
+        athanor(&[&args[..], &["-o"]].concat(), &plan);
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(plan.join("plan.json")).unwrap()).unwrap();
+        let stages = json["stages"].as_array().unwrap();
+        let arenas: Vec<f64> = stages.iter().map(|s| s["arena_bytes"].as_u64().unwrap() as f64).collect();
+        // Four ranks of each stage.
+        let planned = 4.0 * arenas.iter().sum::<f64>() / f64::from(1 << 20);
+        let args = ["train", plan.to_str().unwrap(), "--devices", "8", "--steps", "3", "--no-library", "--output-dir"];
+        let text = athanor(&args, &dir.path().join("out"));
+        let line = text.lines().find(|l| l.starts_with("memory: ")).unwrap_or_else(|| panic!("{text}"));
+        let grown = mib(line, " at its peak") - mib(line, " before");
+        let most = BESIDE_ARENA as f64 / f64::from(1 << 20) + 8.0 * BESIDE_ARENA_OF_A_RANK;
+        assert!(grown >= planned - 0.5 && grown <= planned + most, "{line}: {planned:.1} MiB planned");
+        assert!((mib(line, " as planned") - planned).abs() < 0.1, "{line}: {planned:.1}");
+    }
+}

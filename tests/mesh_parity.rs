@@ -83,6 +83,28 @@ fn a_vocabulary_in_parts_follows_one_device() {
 }
 
 #[test]
+fn the_loss_of_a_vocabulary_in_parts_is_cut_into_blocks_of_tokens() {
+    let changes = [("parallel_config.vocab_emb_dp", "False"), ("model.model_config.chunk_loss_num", "4")];
+    let on = Spread { pp: 1, dp: 1, tp: 2, micro: 1, sequences: GLOBAL };
+    let plan = Compiled::new(on, OptLevel::O1, &changes).plan;
+    let tokens = GLOBAL * plan.run.seq_length;
+    let logits = |block: usize| {
+        let dims = [block, plan.run.vocab_size / 2];
+        plan.stages[0].buffers.iter().filter(|b| b.dims == dims).count()
+    };
+    assert!(logits(tokens / 4) > 0 && logits(tokens) == 0, "{} blocks", logits(tokens / 4));
+    parity(OptLevel::O1, 1, &changes, &[[1, 2], [2, 2]]);
+}
+
+#[test]
+fn a_vocabulary_on_every_rank_follows_one_device() {
+    let whole = ("parallel_config.vocab_emb_dp", "True");
+    parity(OptLevel::O0, 1, &[whole], &[[1, 2]]);
+    parity(OptLevel::O1, 2, &[whole], &[[2, 2]]);
+    parity(OptLevel::O1, 1, &[whole, SHARED[0], SHARED[1]], &[[2, 2]]);
+}
+
+#[test]
 fn a_vocabulary_in_parts_in_a_pipeline_follows_one_device() {
     let rows = [("parallel_config.vocab_emb_dp", "False")];
     let on = Spread { pp: 2, dp: 1, tp: 2, micro: 4, sequences: GLOBAL };

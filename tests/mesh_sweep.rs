@@ -104,9 +104,7 @@ impl Draw {
         if self.shared_optimizer {
             all.extend(SHARED);
         }
-        if self.vocabulary {
-            all.push(("parallel_config.vocab_emb_dp", "False"));
-        }
+        all.push(("parallel_config.vocab_emb_dp", if self.vocabulary { "False" } else { "True" }));
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }

@@ -76,6 +76,23 @@ fn layers_that_are_computed_again_keep_their_bits() {
 }
 
 #[test]
+fn a_budget_is_met_on_every_stage_and_changes_no_bit() {
+    let arenas = |c: &Compiled| -> Vec<usize> { c.plan.stages.iter().map(|s| s.arena_bytes).collect() };
+    let kept = compile([2, 1, 1], OptLevel::O0, ONE);
+    let least = arenas(&compile([2, 1, 1], OptLevel::O0, &[ONE, &[("recompute_config.recompute", "True")]].concat()));
+    // What the larger stage needs at least, and a little: it computes almost all again, the other one less.
+    let budget = least.iter().max().unwrap() * 21 / 20;
+    assert!(arenas(&kept).iter().any(|a| *a > budget), "{:?} fit {budget} as they are", arenas(&kept));
+    let memory = format!("{:.4}GB", budget as f64 / f64::from(1 << 30));
+    let auto = [("recompute_config.recompute", "auto"), ("context.max_device_memory", &memory)];
+    let fitted = compile([2, 1, 1], OptLevel::O0, &[ONE, &auto].concat());
+    assert!(arenas(&fitted).iter().all(|a| *a <= budget), "{:?} of {budget}", arenas(&fitted));
+    let done = fitted.plan.run.recompute.done.unwrap();
+    assert!(done.values > 0 && done.flops < done.of_flops / 3, "{done:?}");
+    assert_eq!(bits(&fitted.train(STEPS, Resume::No)), bits(&kept.train(STEPS, Resume::No)));
+}
+
+#[test]
 fn stages_of_uneven_sizes_follow_one_device() {
     let first_has_none = ("model.model_config.offset", "[-2, 2]");
     parity(OptLevel::O0, [2, 1, 1], &[ONE], &[first_has_none]);

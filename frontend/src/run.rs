@@ -63,7 +63,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         optimizer: config.optimizer.spec(),
         shared_optimizer: (config.parallel.enable_parallel_optimizer.value && config.mesh().replicas() > 1)
             .then(|| config.parallel.parallel_optimizer_threshold.value.saturating_mul(1024)),
-        cut_vocabulary: !config.parallel_config.vocab_emb_dp.value && config.mesh().size("tp") > 1,
+        cut_vocabulary: config.cuts_vocabulary(),
         experts_over_tp: config.expert_ranks().is_some_and(|(_, over_tp)| over_tp),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,

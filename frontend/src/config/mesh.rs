@@ -4,7 +4,7 @@ use athanor_ir::module::Axis;
 use athanor_ir::{Diagnostic, Mesh};
 
 use super::span::Span;
-use super::{Config, ParallelMode, codes, validate};
+use super::{Config, Generation, ParallelMode, codes, validate};
 
 impl Config {
     /// The axes of more than one rank. Ranks are counted as in MindFormers: tensor parallel ranks are neighbours, then come
@@ -36,6 +36,18 @@ impl Config {
         } else {
             None
         }
+    }
+
+    /// Whether tensor-parallel ranks share the rows of the embedding and of the output layer: as `vocab_emb_dp` says, and where
+    /// it is not given in G2, which has no other way, if the rows can be dealt out evenly.
+    pub fn cuts_vocabulary(&self) -> bool {
+        let (tp, whole) = (self.mesh().size("tp"), &self.parallel_config.vocab_emb_dp);
+        let wanted = if whole.is_set() {
+            !whole.value
+        } else {
+            self.generation == Generation::G2 && self.model.vocab_size.value.is_multiple_of(tp)
+        };
+        tp > 1 && wanted
     }
 
     /// The configuration for a run on `devices` devices: `data_parallel` follows from them where it is not given.
@@ -123,6 +135,19 @@ mod tests {
         let all = [&[parallel, ("parallel_config.model_parallel", "2")], &stages[..]].concat();
         let config = with(&all).for_devices(8).unwrap();
         assert_eq!(axes(&config), ["pp", "dp", "tp"].map(|name| (name.to_owned(), 2)));
+    }
+
+    #[test]
+    fn the_vocabulary_is_cut_where_nothing_else_is_said_and_it_can_be() {
+        let cuts = |more: &[(&str, &str)]| {
+            let heads = ("model.model_config.num_query_groups", "8");
+            let parallel = [("use_parallel", "True"), ("parallel_config.model_parallel", "2"), heads];
+            with(&[&parallel[..], more].concat()).cuts_vocabulary()
+        };
+        assert!(cuts(&[]));
+        assert!(!cuts(&[("parallel_config.vocab_emb_dp", "True")]));
+        assert!(!cuts(&[("model.model_config.vocab_size", "32001")]));
+        assert!(!cuts(&[("parallel_config.model_parallel", "1")]));
     }
 
     #[test]

@@ -116,10 +116,6 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
     let mut found = vec![];
     let not_yet = |what: &str| Diagnostic::error(&codes::NOT_SUPPORTED, format!("{what} is not supported yet"));
     let wrong = |what: String| Diagnostic::error(&codes::CONTRADICTION, what);
-    if config.recompute.recompute.value == super::Selection::Auto {
-        let d = not_yet("`recompute: auto` in a pipeline").help("give `recompute` as a number of layers by stage");
-        found.push(mark(d, config.recompute.recompute.span, "asked for here"));
-    }
     let chunks = m.chunks.value;
     let v_shape = matches!(c.pipeline_scheduler.value, PipelineScheduler::ZeroBubbleV | PipelineScheduler::DualpipeV);
     if v_shape && chunks != 2 {

@@ -1,6 +1,7 @@
 //! The vocabulary product, the loss and their gradients a block of tokens at a time, so that the logits of all tokens
 //! never exist.
 
+use athanor_ir::collective::CollectiveKind;
 use athanor_ir::func::{Builder, Func, Node, ValueId};
 use athanor_ir::op::Op;
 use athanor_ir::signature::parse_einsum;
@@ -12,7 +13,9 @@ pub(super) const BLOCK_BYTES: usize = 128 << 20;
 /// The nodes of a loss over the vocabulary, with its gradients.
 struct Loss {
     logits: usize,
-    entropy: usize,
+    /// The loss and what is computed of it for each token by itself: with a part of the vocabulary on each rank that is
+    /// what makes of the parts' logarithms that of all.
+    rows: Vec<usize>,
     grad: usize,
     dx: usize,
     dw: usize,
@@ -21,7 +24,8 @@ struct Loss {
 /// Splits every loss of `func` over `blocks` blocks of tokens, or as many as keep a block of logits within
 /// [`BLOCK_BYTES`]; leaves a loss alone that is no such loss or for which one block is enough.
 pub(super) fn split_losses(func: &Func, blocks: Option<usize>) -> Func {
-    let losses = func.nodes.iter().filter(|n| n.op == Op::CrossEntropy).map(|n| n.outputs[0]);
+    let entropy = |n: &&Node| matches!(n.op, Op::CrossEntropy | Op::PartEntropy);
+    let losses = func.nodes.iter().filter(entropy).map(|n| n.outputs[0]);
     losses.fold(func.clone(), |func, loss| split(&func, loss, blocks))
 }
 
@@ -39,6 +43,24 @@ fn split(func: &Func, loss: ValueId, blocks: Option<usize>) -> Func {
     if blocks == 1 { func.clone() } else { rebuild(func, &found, blocks, tokens) }
 }
 
+/// The nodes behind `loss`, in order, whose operands all come from it or from one another and that treat each token by itself.
+fn rows(func: &Func, loss: usize) -> Vec<usize> {
+    let mut made = vec![false; func.types.len()];
+    let mut found = vec![];
+    for (i, node) in func.nodes.iter().enumerate().skip(loss) {
+        let by_token = match &node.op {
+            Op::Unary(_) | Op::Binary(_) | Op::Cast => true,
+            Op::Collective(c) => matches!(c.kind, CollectiveKind::AllReduce { .. }),
+            _ => false,
+        };
+        if i == loss || by_token && node.inputs.iter().all(|v| made[v.0 as usize]) {
+            node.outputs.iter().for_each(|v| made[v.0 as usize] = true);
+            found.push(i);
+        }
+    }
+    found
+}
+
 fn find(func: &Func, loss: usize) -> Option<Loss> {
     let defs = func.defs();
     let users = |v: ValueId| {
@@ -47,13 +69,15 @@ fn find(func: &Func, loss: usize) -> Option<Loss> {
     };
     let logits_value = func.nodes[loss].inputs[0];
     let logits = defs[logits_value.0 as usize]?;
-    let grad = func.nodes.iter().position(|n| n.op == Op::CrossEntropyGrad && n.inputs[0] == logits_value)?;
-    let lse = func.nodes[loss].outputs[1];
+    let gradient = |n: &Node| matches!(n.op, Op::CrossEntropyGrad | Op::PartEntropyGrad) && n.inputs[0] == logits_value;
+    let grad = func.nodes.iter().position(gradient)?;
+    let rows = rows(func, loss);
+    let of_rows = |v: ValueId| defs[v.0 as usize].is_some_and(|d| rows.contains(&d));
     let only = |v: ValueId, mut expected: Vec<usize>| {
         expected.sort_unstable();
         users(v).is_some_and(|by| by == expected)
     };
-    if !only(logits_value, vec![loss, grad]) || !only(lse, vec![grad]) || func.nodes[grad].inputs[2] != lse {
+    if !only(logits_value, vec![loss, grad]) || !of_rows(func.nodes[grad].inputs[2]) {
         return None;
     }
     let product = &func.nodes[logits];
@@ -72,15 +96,10 @@ fn find(func: &Func, loss: usize) -> Option<Loss> {
     };
     let (dx, dw) = (product_of((w, &lw), &lx)?, product_of((x, &lx), &lw)?);
     let same_labels = |v: ValueId| func.ty(v).dims == func.ty(logits_value).dims[..func.ty(logits_value).rank() - 1];
-    let rows = &func.nodes[grad].inputs;
-    let independent = !depends(func, &defs, rows[3], loss);
-    (by.len() == 2 && dx != dw && same_labels(rows[3]) && independent).then_some(Loss {
-        logits,
-        entropy: loss,
-        grad,
-        dx,
-        dw,
-    })
+    let (labels, drow) = (func.nodes[grad].inputs[1], func.nodes[grad].inputs[3]);
+    let independent = !depends(func, &defs, drow, loss) && labels == func.nodes[loss].inputs[1];
+    let fits = by.len() == 2 && dx != dw && same_labels(drow) && independent;
+    fits.then_some(Loss { logits, rows, grad, dx, dw })
 }
 
 /// Whether `node` is the plain product of the two values, in either order, whose labels and those of the result are the
@@ -119,10 +138,10 @@ fn depends(func: &Func, defs: &[Option<usize>], v: ValueId, on: usize) -> bool {
 }
 
 fn rebuild(func: &Func, l: &Loss, blocks: usize, tokens: usize) -> Func {
-    let parts = [l.logits, l.entropy, l.grad, l.dx, l.dw];
+    let parts: Vec<usize> = [l.logits, l.grad, l.dx, l.dw].iter().chain(&l.rows).copied().collect();
     let node = |i: usize| &func.nodes[i];
     let (x, w) = (node(l.logits).inputs[0], node(l.logits).inputs[1]);
-    let labels = node(l.entropy).inputs[1];
+    let labels = node(l.grad).inputs[1];
     let drow = node(l.grad).inputs[3];
     let [h, v] = [x, node(l.logits).outputs[0]].map(|t| func.ty(t).dims[func.ty(t).rank() - 1]);
     let transposed = func.ty(w).dims != [v, h];
@@ -144,7 +163,12 @@ fn rebuild(func: &Func, l: &Loss, blocks: usize, tokens: usize) -> Func {
     let flat_x = b.reshape(x, &[tokens, h]);
     let flat_labels = b.reshape(labels, &[tokens]);
     let flat_drow = b.reshape(drow, &[tokens]);
-    let mut losses = vec![];
+    // What the rest of the program reads of the loss, with its parts.
+    let read: Vec<&ValueId> =
+        (0..func.nodes.len()).filter(|i| !parts.contains(i)).flat_map(|i| &node(i).inputs).collect();
+    let left = |v: &ValueId| read.contains(&v) || func.results.iter().any(|r| r.value == *v);
+    let mut losses: BTreeMap<ValueId, Vec<ValueId>> =
+        l.rows.iter().flat_map(|i| &node(*i).outputs).filter(|v| left(v)).map(|v| (*v, vec![])).collect();
     let mut dxs = vec![];
     let mut dw: Option<ValueId> = None;
     let logits_dtype = func.ty(node(l.logits).outputs[0]).dtype;
@@ -163,10 +187,17 @@ fn rebuild(func: &Func, l: &Loss, blocks: usize, tokens: usize) -> Func {
         let logits_ty = athanor_ir::TensorType::new(logits_dtype, [block, v]);
         let spec = if transposed { "ah,hv->av" } else { "ah,vh->av" };
         let logits = push(&mut b, einsum(spec), &[xk, w], logits_ty.clone());
-        let pair = b.many(Op::CrossEntropy, &[logits, lk]);
-        losses.push(pair[0]);
-        let dlogits =
-            push(&mut b, Op::CrossEntropyGrad, &[logits, lk, pair[1], dk], logits_ty.with_dtype(dlogits_dtype));
+        let mut own: HashMap<ValueId, ValueId> =
+            HashMap::from([(node(l.logits).outputs[0], logits), (node(l.grad).inputs[1], lk)]);
+        for n in l.rows.iter().map(|i| node(*i)) {
+            let inputs: Vec<ValueId> = n.inputs.iter().map(|v| own[v]).collect();
+            let types = n.outputs.iter().map(|v| func.ty(*v).with_dims([block])).collect();
+            let made = b.func.push(n.op.clone(), &inputs, types, &n.loc);
+            own.extend(n.outputs.iter().copied().zip(made));
+        }
+        losses.iter_mut().for_each(|(v, blocks)| blocks.push(own[v]));
+        let inputs = [logits, lk, own[&node(l.grad).inputs[2]], dk];
+        let dlogits = push(&mut b, node(l.grad).op.clone(), &inputs, logits_ty.with_dtype(dlogits_dtype));
         let spec = if transposed { "av,hv->ah" } else { "av,vh->ah" };
         dxs.push(push(&mut b, einsum(spec), &[dlogits, w], dx_ty.with_dims([block, h])));
         let (spec, mut ins) =
@@ -174,13 +205,11 @@ fn rebuild(func: &Func, l: &Loss, blocks: usize, tokens: usize) -> Func {
         ins.extend(dw);
         dw = Some(push(&mut b, einsum(spec), &ins, dw_ty.clone()));
     }
-    let loss = b.many(Op::Concat { dim: 0 }, &losses)[0];
-    let dx = b.many(Op::Concat { dim: 0 }, &dxs)[0];
-    let old_loss = node(l.entropy).outputs[0];
-    let shaped_loss = b.reshape(loss, &func.ty(old_loss).dims);
-    let old_dx = node(l.dx).outputs[0];
-    let shaped_dx = b.reshape(dx, &dx_ty.dims);
-    let mut renamed: HashMap<ValueId, ValueId> = HashMap::from([(old_loss, shaped_loss), (old_dx, shaped_dx)]);
+    let mut renamed: HashMap<ValueId, ValueId> = HashMap::new();
+    for (old, blocks) in losses.into_iter().chain([(node(l.dx).outputs[0], dxs)]) {
+        let all = b.many(Op::Concat { dim: 0 }, &blocks)[0];
+        renamed.insert(old, b.reshape(all, &func.ty(old).dims));
+    }
     renamed.extend(dw.map(|d| (node(l.dw).outputs[0], d)));
     let rename = |v: &ValueId| *renamed.get(v).unwrap_or(v);
     let rest = (0..func.nodes.len()).filter(|i| late[*i] && !parts.contains(i));

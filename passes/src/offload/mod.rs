@@ -9,12 +9,12 @@ mod values;
 
 use crate::options::Options;
 use crate::pass::Pass;
-use crate::recompute::order::ordered;
+use crate::recompute::order::in_order;
 use crate::recompute::program::Program;
 use crate::registry::Entry;
 use athanor_ir::func::Func;
 use athanor_ir::offload::{Offload as Choice, Offloaded};
-use athanor_ir::pipeline::is_micro;
+use athanor_ir::pipeline::{func_of_stage, is_micro};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{Module, Result};
 
@@ -47,21 +47,28 @@ impl Pass for Offload {
     }
 
     fn run(&self, module: &Module) -> Result<Module> {
-        Ok(offloaded(module))
+        Ok(offloaded(module, None))
     }
 }
 
-/// `module` with what its run chooses on the host.
-pub(crate) fn offloaded(module: &Module) -> Module {
+/// `module` with what its run chooses on the host; of a pipeline in stage `stage` alone, if that is given.
+pub(crate) fn offloaded(module: &Module, stage: Option<usize>) -> Module {
     let choice = &module.run.offload;
     if choice.done.is_some() || choice.is_none() {
         return module.clone();
     }
     let mut done = Offloaded::default();
+    let wanted = |func: &Func| {
+        let of = func_of_stage(&func.name).map(|(of, _)| of);
+        stage.is_none() || of.is_none() || of == stage
+    };
     let funcs: Vec<Func> = module
         .funcs
         .iter()
         .map(|func| {
+            if !wanted(func) {
+                return func.clone();
+            }
             let swapped = (is_micro(&func.name).is_some() && !choice.values.is_empty())
                 .then(|| swapped(module, func, choice, &mut done));
             let func = swapped.unwrap_or_else(|| func.clone());
@@ -77,8 +84,7 @@ fn swapped(module: &Module, func: &Func, choice: &Choice, done: &mut Offloaded) 
     // What reads a value of the forward part without waiting for a gradient would have it brought back at once; it is put
     // off until its own result is read, as `recompute` does.
     let program = Program::of(module, func);
-    let (funcs, _) = ordered(&program, &vec![false; func.types.len()]);
-    let Some(func) = funcs.iter().find(|f| f.name == func.name) else { return func.clone() };
-    let program = Program::of(module, func);
+    let func = in_order(&program);
+    let program = Program::of(module, &func);
     values::moved(&program, &choose::chosen(&program, choice), done)
 }

@@ -27,6 +27,7 @@ use athanor_ir::target::CpuLevel;
 use athanor_ir::types::{DType, TensorType};
 use layout::{Home, Layout, Local, Names, Place, layout};
 use parts::Parts;
+use pipeline::Order;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -174,7 +175,10 @@ struct Named {
 pub fn build(module: &Module, options: &PlanOptions) -> Result<Compiled> {
     let mut kernels = KernelTable::default();
     let stages = match &module.run.pipeline {
-        Some(pipeline) => pipeline::stages(module, pipeline, options, &mut kernels)?,
+        Some(pipeline) => {
+            let order = Order::of(module, pipeline)?;
+            (0..pipeline.stages()).map(|s| order.stage(module, s, options, &mut kernels)).collect::<Result<_>>()?
+        }
         None => vec![stage(module, options, &mut kernels)?],
     };
     let plan = Plan {
@@ -203,9 +207,15 @@ impl<'a> Sizes<'a> {
         Self { options, kernels: KernelTable::default() }
     }
 
-    /// Bytes of the device's arena in `module`'s plan.
-    pub(crate) fn arena(&mut self, module: &Module) -> Result<usize> {
-        Ok(stage(module, self.options, &mut self.kernels)?.arena_bytes)
+    /// Bytes of the device's arena in `module`'s plan, of stage `of` if it has a pipeline.
+    pub(crate) fn arena(&mut self, module: &Module, of: Option<usize>) -> Result<usize> {
+        let stage = match (&module.run.pipeline, of) {
+            (Some(pipeline), Some(of)) => {
+                Order::of(module, pipeline)?.stage(module, of, self.options, &mut self.kernels)
+            }
+            _ => stage(module, self.options, &mut self.kernels),
+        };
+        Ok(stage?.arena_bytes)
     }
 }
 

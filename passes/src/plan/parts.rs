@@ -120,7 +120,8 @@ fn of_logits(func: &Func) -> Vec<bool> {
         let any = |of: &[bool]| node.inputs.iter().any(|v| of[v.0 as usize]);
         let sums = matches!(node.op, Op::Binary(Binary::Add) | Op::Reshape | Op::Cast)
             || node.op.addend().and_then(|i| node.inputs.get(i)).is_some_and(|v| product[v.0 as usize]);
-        let (of, sum) = (node.op == Op::CrossEntropyGrad, any(&gradient) || sums && any(&product));
+        let of = matches!(node.op, Op::CrossEntropyGrad | Op::PartEntropyGrad);
+        let (of, sum) = (of, any(&gradient) || sums && any(&product));
         for v in &node.outputs {
             (gradient[v.0 as usize], product[v.0 as usize]) = (of, sum);
         }

@@ -10,50 +10,66 @@ use crate::schedule::validate::validate;
 use crate::schedule::{Part, Schedule, Task};
 use crate::split_stages::CANNOT_SPLIT;
 use athanor_ir::diag::{Diagnostic, Result};
+use athanor_ir::func::Func;
 use athanor_ir::module::Module;
 use athanor_ir::pipeline::{Act, Pipeline, is_micro};
 use athanor_ir::plan::{BufferRole, Stage, StagePipeline};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// The stages of `module`'s plan.
-///
-/// # Errors
-/// What a generator reports; [`crate::schedule::generate::IMPOSSIBLE`]; [`CANNOT_SPLIT`].
-pub(super) fn stages(
-    module: &Module,
-    pipeline: &Pipeline,
-    options: &PlanOptions,
-    kernels: &mut KernelTable,
-) -> Result<Vec<Stage>> {
-    let schedule = schedule(module, pipeline)?;
-    let acts = acts(&schedule)?;
-    let stage = |(stage, acts): (usize, Vec<Act>)| {
-        let of_pipeline = |f: Cow<'_, athanor_ir::Func>| {
-            if is_micro(&f.name).is_some() { ordered(&f, pipeline) } else { f.into_owned() }
+/// What the stages of a pipeline do in a step, and in which order.
+pub(super) struct Order<'a> {
+    pipeline: &'a Pipeline,
+    chunks: usize,
+    /// By stage.
+    acts: Vec<Vec<Act>>,
+}
+
+impl<'a> Order<'a> {
+    /// That of the pipeline of `module`.
+    ///
+    /// # Errors
+    /// [`crate::schedule::generate::IMPOSSIBLE`].
+    pub(super) fn of(module: &Module, pipeline: &'a Pipeline) -> Result<Self> {
+        let schedule = schedule(module, pipeline)?;
+        Ok(Self { pipeline, chunks: schedule.chunks, acts: acts(&schedule)? })
+    }
+
+    /// Stage `stage` of the plan of `module`.
+    ///
+    /// # Errors
+    /// What a generator reports; [`CANNOT_SPLIT`].
+    pub(super) fn stage(
+        &self,
+        module: &Module,
+        stage: usize,
+        options: &PlanOptions,
+        kernels: &mut KernelTable,
+    ) -> Result<Stage> {
+        let cannot = |text: String, help: &str| Diagnostic::error(&CANNOT_SPLIT, text).help(help).err();
+        let of_pipeline = |f: Cow<'_, Func>| {
+            if is_micro(&f.name).is_some() { ordered(&f, self.pipeline) } else { f.into_owned() }
         };
-        let programs: Vec<Cow<'_, athanor_ir::Func>> =
+        let programs: Vec<Cow<'_, Func>> =
             called(module, Some(stage)).into_iter().map(|f| Cow::Owned(of_pipeline(f))).collect();
         let contents = contents(module, &programs, options, kernels)?;
         if let Some(text) = contents.drafts.iter().find_map(|d| torn(d, &contents.named)) {
-            return Diagnostic::error(&CANNOT_SPLIT, format!("stage {stage}: {text}"))
-                .help("report it with the configuration; another schedule may do")
-                .err();
+            let help = "report it with the configuration; another schedule may do";
+            return cannot(format!("stage {stage}: {text}"), help);
         }
+        let acts = self.acts[stage].clone();
         let slots = slots(&acts);
         let (mut made, chunks, [device, host]) = assemble_with(&contents, slots);
-        if chunks.len() != schedule.chunks {
-            return Diagnostic::error(&CANNOT_SPLIT, format!("stage {stage} has {} chunks", chunks.len()))
-                .help("run `split-stages` before the plan is made")
-                .err();
+        if chunks.len() != self.chunks {
+            let help = "run `split-stages` before the plan is made";
+            return cannot(format!("stage {stage} has {} chunks", chunks.len()), help);
         }
         let (slots_at, slot_bytes) = (device.slots_at, device.slot_bytes);
         let (host_slots_at, host_slot_bytes) = (host.slots_at, host.slot_bytes);
         made.pipeline =
             Some(StagePipeline { slots, slots_at, slot_bytes, host_slots_at, host_slot_bytes, chunks, acts });
         Ok(made)
-    };
-    acts.into_iter().enumerate().map(stage).collect()
+    }
 }
 
 /// What is wrong if two programs of a micro-batch read and write one sum over micro-batches: programs of others run in between.

@@ -13,6 +13,8 @@ use athanor_ir::{Diagnostic, Module, Result};
 /// A value of the forward part that the backward part reads, and what has to be computed to have it again if every other
 /// such value is kept.
 struct Candidate {
+    /// Index of its function.
+    micro: usize,
     /// The value and those that are made on the way.
     values: Vec<ValueId>,
     /// Bytes that need not be kept.
@@ -22,33 +24,38 @@ struct Candidate {
     layer: usize,
 }
 
-/// The module whose plan, made as `plan` says, takes at most `budget` bytes.
+/// The module whose plan, made as `plan` says, takes at most `budget` bytes on stage `stage` of its pipeline, or without one
+/// if it is `None`; `micros` are the functions of the stage's micro-batches.
 ///
 /// Values that save the most bytes for an operation go first, of equal ones those of the first layers, which live longest.
 /// The number of them is found by halving: the arena of each trial is laid out as in the plan. What fits stays as it is.
 ///
 /// # Errors
 /// [`TOO_LARGE`].
-pub(super) fn fitted(program: &Program<'_>, budget: u64, plan: &PlanOptions) -> Result<Module> {
-    let candidates = candidates(program);
+pub(super) fn fitted(
+    module: &Module,
+    stage: Option<usize>,
+    micros: &[String],
+    budget: u64,
+    plan: &PlanOptions,
+) -> Result<Module> {
+    let candidates = candidates(module, micros);
     let mut sizes = Sizes::new(plan);
-    let mut all_kept = program.module.clone();
-    all_kept.run.recompute.done = Some(Recomputed { of_flops: program.all_flops(), ..Recomputed::default() });
-    // What lies on the host does not count.
-    if sizes.arena(&offloaded(&all_kept))? as u64 <= budget {
-        return Ok(all_kept);
-    }
     let mut with = |n: usize| -> Result<(Module, u64)> {
-        let mut chosen = vec![false; program.func.types.len()];
-        candidates[..n].iter().flat_map(|c| &c.values).for_each(|v| chosen[v.0 as usize] = true);
-        let module = carried_out(program, &chosen);
-        let bytes = sizes.arena(&offloaded(&module))? as u64;
+        let module = without(module, micros, &candidates[..n]);
+        // What lies on the host does not count.
+        let bytes = sizes.arena(&offloaded(&module, stage), stage)? as u64;
         Ok((module, bytes))
     };
+    let (kept, all) = with(0)?;
+    if all <= budget {
+        return Ok(kept);
+    }
     let (mut best, least) = with(candidates.len())?;
     if least > budget {
         let text = format!(
-            "the plan needs {} with every layer computed again, of {} that the budget has",
+            "{} needs {} with every layer computed again, of {} that the budget has",
+            stage.map_or_else(|| "the plan".to_owned(), |s| format!("stage {s} of the pipeline")),
             mebibytes(least),
             mebibytes(budget)
         );
@@ -68,24 +75,51 @@ pub(super) fn fitted(program: &Program<'_>, budget: u64, plan: &PlanOptions) -> 
     Ok(best)
 }
 
+/// `module` with the values of `candidates` computed again, each in its function of `micros`.
+fn without(module: &Module, micros: &[String], candidates: &[Candidate]) -> Module {
+    let one = |module: Module, (i, micro): (usize, &String)| {
+        let Some(func) = module.func(micro) else { return module };
+        let mut chosen = vec![false; func.types.len()];
+        let own = candidates.iter().filter(|c| c.micro == i);
+        own.flat_map(|c| &c.values).for_each(|v| chosen[v.0 as usize] = true);
+        if chosen.contains(&true) {
+            carried_out(&Program::of(&module, func), &chosen)
+        } else {
+            kept(&Program::of(&module, func))
+        }
+    };
+    micros.iter().enumerate().fold(module.clone(), one)
+}
+
+/// The module of `program`, which stays as it is: so many operations, and none again.
+fn kept(program: &Program<'_>) -> Module {
+    let mut module = program.module.clone();
+    let recompute = &mut module.run.recompute;
+    let none = Recomputed { of_flops: program.all_flops(), ..Recomputed::default() };
+    recompute.done = Some(recompute.done.unwrap_or_default().and(none));
+    module
+}
+
 fn mebibytes(n: u64) -> String {
     format!("{:.1} MiB", n as f64 / f64::from(1 << 20))
 }
 
-/// Everything that can be computed again, the cheapest for its size first.
-fn candidates(program: &Program<'_>) -> Vec<Candidate> {
-    let choice = &program.module.run.recompute;
-    let possible = within_layers(program, |layer, path| !choice.keeps(layer, path));
-    let mut found: Vec<Candidate> = (0..possible.len())
-        .filter(|v| possible[*v] && program.kept[*v])
-        .filter_map(|v| candidate(program, &possible, ValueId(v as u32)))
-        .collect();
+/// Everything in the functions `micros` that can be computed again, the cheapest for its size first.
+fn candidates(module: &Module, micros: &[String]) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = vec![];
+    for (i, func) in micros.iter().enumerate().filter_map(|(i, m)| Some((i, module.func(m)?))) {
+        let program = Program::of(module, func);
+        let choice = &module.run.recompute;
+        let possible = within_layers(&program, |layer, path| !choice.keeps(layer, path));
+        let values = (0..possible.len()).filter(|v| possible[*v] && program.kept[*v]);
+        found.extend(values.filter_map(|v| candidate(&program, i, &possible, ValueId(v as u32))));
+    }
     let price = |c: &Candidate| c.flops as f64 / c.bytes.max(1) as f64;
     found.sort_by(|a, b| price(a).total_cmp(&price(b)).then(a.layer.cmp(&b.layer)));
     found
 }
 
-fn candidate(program: &Program<'_>, possible: &[bool], v: ValueId) -> Option<Candidate> {
+fn candidate(program: &Program<'_>, micro: usize, possible: &[bool], v: ValueId) -> Option<Candidate> {
     let layer = program.makers[v.0 as usize].as_ref()?.layer?;
     let mut values = vec![v];
     let mut flops = 0;
@@ -106,5 +140,5 @@ fn candidate(program: &Program<'_>, possible: &[bool], v: ValueId) -> Option<Can
             }
         }
     }
-    Some(Candidate { values, bytes: program.func.ty(v).bytes(), flops, layer })
+    Some(Candidate { micro, values, bytes: program.func.ty(v).bytes(), flops, layer })
 }

@@ -13,12 +13,13 @@ use crate::options::{Kind, Options, Spec};
 use crate::pass::Pass;
 use crate::plan::PlanOptions;
 use crate::registry::Entry;
-use athanor_ir::pipeline::is_micro;
+use athanor_ir::pipeline::{func_of_stage, is_micro};
 use athanor_ir::recompute::Recompute as Choice;
 use athanor_ir::run::RunSpec;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Code, Module, Result};
 use program::Program;
+use std::collections::BTreeMap;
 
 /// Computes values of the forward part again in the backward part instead of keeping them, as the run chooses.
 ///
@@ -27,8 +28,8 @@ use program::Program;
 /// A copy stands right before its first reader. The backward part is put in an order that uses every gradient up as
 /// soon as it is there.
 ///
-/// Losses and gradients keep their bits. With a budget, as little is computed again as lets the plan's arena fit; that
-/// depends on what the plan is made for, which the options say.
+/// Losses and gradients keep their bits. With a budget, as little is computed again as lets the plan's arena fit, on each
+/// stage of a pipeline for itself; that depends on what the plan is made for, which the options say.
 #[derive(Debug)]
 pub struct Recompute {
     /// What the plan will be made for; its arena is compared with the budget.
@@ -87,16 +88,21 @@ impl Pass for Recompute {
 
     fn run(&self, module: &Module) -> Result<Module> {
         let choice = &module.run.recompute;
-        let micros: Vec<&str> =
-            module.funcs.iter().map(|f| f.name.as_str()).filter(|name| is_micro(name).is_some()).collect();
-        if choice.done.is_some() || choice.is_none() || micros.is_empty() {
+        let mut stages: BTreeMap<Option<usize>, Vec<String>> = BTreeMap::new();
+        for func in module.funcs.iter().filter(|f| is_micro(&f.name).is_some()) {
+            stages.entry(func_of_stage(&func.name).map(|(stage, _)| stage)).or_default().push(func.name.clone());
+        }
+        if choice.done.is_some() || choice.is_none() || stages.is_empty() {
             return Ok(module.clone());
         }
-        if let ([micro], Some(budget)) = (&micros[..], choice.budget) {
-            let program = module.func(micro).map(|f| Program::of(module, f));
-            return program.map_or_else(|| Ok(module.clone()), |p| auto::fitted(&p, budget, &self.plan));
+        if let Some(budget) = choice.budget {
+            let fit = |module: Module, (stage, micros): (&Option<usize>, &Vec<String>)| {
+                auto::fitted(&module, *stage, micros, budget, &self.plan)
+            };
+            return stages.iter().try_fold(module.clone(), fit);
         }
-        Ok(micros.iter().fold(module.clone(), |module, micro| match module.func(micro) {
+        let micros = stages.values().flatten();
+        Ok(micros.fold(module.clone(), |module, micro| match module.func(micro) {
             Some(func) => {
                 let program = Program::of(&module, func);
                 carried_out(&program, &select::chosen(&program, choice))

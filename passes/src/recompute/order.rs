@@ -19,18 +19,8 @@ enum When {
 }
 
 /// The functions of the module with `micro` computing the values `chosen` in its backward part, and what that costs.
-pub(crate) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Recomputed) {
-    let mut order = Order {
-        program,
-        chosen,
-        when: when(program, chosen),
-        out: Func { nodes: vec![], ..program.func.clone() },
-        placed: vec![false; program.func.nodes.len()],
-        copies: HashMap::new(),
-        parts: Parts::beside(program.module),
-        done: Recomputed::default(),
-        layers: HashSet::new(),
-    };
+pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Recomputed) {
+    let mut order = Order::of(program, chosen);
     order.run();
     let Order { out, parts, mut done, layers, .. } = order;
     done.layers = layers.len();
@@ -40,13 +30,22 @@ pub(crate) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Rec
     (funcs, done)
 }
 
+/// The function of `program` with nothing computed again, and everything in the order that it would have beside that.
+pub(crate) fn in_order(program: &Program<'_>) -> Func {
+    let nothing = vec![false; program.func.types.len()];
+    let mut order = Order::of(program, &nothing);
+    order.run();
+    order.out
+}
+
 /// When each node is placed.
 ///
 /// The gradient enters with that of the loss over the vocabulary, or comes from the next position of a pipeline. What depends on it goes as soon as it can; what does not,
 /// such as the derivative of an activation, waits for its reader. A function without such a loss keeps its order.
 fn when(program: &Program<'_>, chosen: &[bool]) -> Vec<When> {
     let func = program.func;
-    let of_loss = |i: usize| func.nodes[i].op == Op::CrossEntropyGrad && !program.forward[i];
+    let of_loss =
+        |i: usize| matches!(func.nodes[i].op, Op::CrossEntropyGrad | Op::PartEntropyGrad) && !program.forward[i];
     let has_loss = (0..func.nodes.len()).any(of_loss);
     let returned = |v: &ValueId| {
         program.defs[v.0 as usize].is_some_and(|d| matches!(func.nodes[d].op, Op::Handover { last: false }))
@@ -94,7 +93,21 @@ struct Order<'a, 'm> {
     layers: HashSet<usize>,
 }
 
-impl Order<'_, '_> {
+impl<'a, 'm> Order<'a, 'm> {
+    fn of(program: &'a Program<'m>, chosen: &'a [bool]) -> Self {
+        Self {
+            program,
+            chosen,
+            when: when(program, chosen),
+            out: Func { nodes: vec![], ..program.func.clone() },
+            placed: vec![false; program.func.nodes.len()],
+            copies: HashMap::new(),
+            parts: Parts::beside(program.module),
+            done: Recomputed::default(),
+            layers: HashSet::new(),
+        }
+    }
+
     fn run(&mut self) {
         let func = self.program.func;
         let mut waits = vec![0_usize; func.nodes.len()];

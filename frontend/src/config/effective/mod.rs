@@ -193,7 +193,10 @@ fn parallel(out: &mut Writer, config: &Config) {
             out.number(key, degree.value);
         }
         out.boolean("use_seq_parallel", p.use_seq_parallel.value);
-        out.boolean("vocab_emb_dp", p.vocab_emb_dp.value);
+        out.boolean(
+            "vocab_emb_dp",
+            if p.vocab_emb_dp.is_set() { p.vocab_emb_dp.value } else { !config.cuts_vocabulary() },
+        );
     });
     out.section("parallel", |out| {
         out.number("parallel_mode", c.parallel_mode.value as usize);

@@ -66,7 +66,7 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
         let moe = m.moe.iter().filter(|_| by_width).map(|moe| inner("the experts'", moe.ffn_hidden_size));
         let shared = m.moe.iter().filter_map(|moe| moe.shared.as_ref());
         let shared = shared.map(|s| inner("the shared expert's", s.ffn_hidden_size));
-        let rows = !p.vocab_emb_dp.value;
+        let rows = config.cuts_vocabulary();
         let rows = rows.then(|| (format!("a vocabulary of {}", m.vocab_size.value), m.vocab_size));
         let parts = heads.chain(widths).chain(moe).chain(shared).chain(rows);
         for (what, size) in parts.filter(|(_, size)| !size.value.is_multiple_of(tp)) {
