@@ -1,17 +1,22 @@
 // RUN: athanor opt --passes autodiff,recompute,offload %s | FileCheck %s
 
-// Layer 1 is computed again from what it reads, which is all that is left of it to go.
-// CHECK: done = {{{.*}}values = 1 : i64}
+// The tanh of layer 0 is computed again and does not go; what layer 1 reads of it, and layer 1's own tanh, do.
+// CHECK: done = {{{.*}}values = 2 : i64}
 // CHECK-LABEL: func.func @micro(
-// CHECK: %[[X:.*]] = "nn.einsum"({{.*}}%arg2)
+// CHECK: %[[H:.*]] = "nn.tanh"
+// CHECK-NEXT: %[[X:.*]] = "nn.einsum"(%[[H]], %arg2)
 // CHECK-NEXT: %[[XH:.*]] = "nn.to_host"(%[[X]])
-// CHECK-NOT: nn.to_host
-// CHECK: %[[XB:.*]] = "nn.from_host"(%[[XH]])
-// CHECK-NEXT: %[[P:.*]] = "nn.einsum"(%[[XB]], %arg3)
-// CHECK-NEXT: "nn.tanh"(%[[P]])
+// CHECK: %[[Y:.*]] = "nn.tanh"
+// CHECK-NEXT: %[[YH:.*]] = "nn.to_host"(%[[Y]])
+// CHECK: "nn.from_host"(%[[YH]])
+// CHECK: "nn.from_host"(%[[XH]])
+// CHECK: %[[P2:.*]] = "nn.einsum"(%arg0, %arg1)
+// CHECK-NEXT: %[[H2:.*]] = "nn.tanh"(%[[P2]])
+// CHECK-NOT: nn.from_host
 // CHECK: return
 module attributes {nn.level = "model", nn.run = {
-    offload = {values = [{layers = ["model.layers.1"], prefetch = 0 : i64}]}, recompute = {layers = ["model.layers.1"]}}} {
+    offload = {values = [{layers = ["model.layers.0", "model.layers.1"], prefetch = 0 : i64}]},
+    recompute = {layers = ["model.layers.0"]}}} {
   func.func @forward(
       %x: tensor<4x8xf32> {nn.name = "x", nn.role = "input"},
       %a: tensor<8x8xf32> {nn.name = "a", nn.role = "weight", nn.init = {constant = 1.0 : f64}, nn.decay = false},
