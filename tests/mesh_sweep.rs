@@ -10,7 +10,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use support::mesh::{Compiled, DEEPSEEK, SHARED, Spread, agree};
+use support::mesh::{BY_TWO, Compiled, DEEPSEEK, Spread, agree, zero};
 
 /// Sequences of a step.
 const SEQUENCES: usize = 8;
@@ -48,6 +48,14 @@ enum Order {
     ZeroBubbleV,
 }
 
+/// How ranks with parts of sequences come to all keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    Gathered,
+    Exchanged,
+    Both,
+}
+
 /// What is trained, and how.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
@@ -55,9 +63,15 @@ struct Draw {
     model: Model,
     on: Spread,
     ep: usize,
+    cp: usize,
+    keys: Keys,
     order: Order,
-    shared_optimizer: bool,
+    /// What replicas share of weights.
+    zero: usize,
+    /// Two at a time.
+    by_two: bool,
     vocabulary: bool,
+    sequence: bool,
     recompute: bool,
     /// Values on the host between the forward and the backward part.
     swap: bool,
@@ -76,14 +90,24 @@ impl Draw {
             Order::Gpipe | Order::Interleaved => pp > 1,
             Order::ZeroBubbleV => pp > 1 && micro >= 2 * pp,
         };
+        // Of the two key heads of all models.
+        let heads = match self.keys {
+            Keys::Gathered => 1,
+            Keys::Exchanged => self.cp,
+            Keys::Both => 2,
+        };
         order
-            && pp * dp * tp <= 8
+            && pp * dp * tp * self.cp <= 8
+            && heads * tp <= 2
+            && (self.keys != Keys::Both || self.cp == 4)
+            && (self.keys == Keys::Gathered || self.cp > 1)
             && (pp == 1 || micro >= pp)
             && (!chunks || pp == 2)
             && sequences >= dp * micro
             && dp.is_multiple_of(self.ep)
             && (self.ep == 1 || self.model != Model::Llama)
-            && (tp > 1 || !self.vocabulary)
+            && (tp > 1 || !self.vocabulary && !self.sequence)
+            && (!self.by_two || self.zero > 0 && dp == 4 && self.ep <= 2)
     }
 
     fn opt(&self) -> OptLevel {
@@ -101,10 +125,14 @@ impl Draw {
         if matches!(self.order, Order::Interleaved | Order::ZeroBubbleV) {
             all.push(("model.model_config.pp_interleave_num", "2"));
         }
-        if self.shared_optimizer {
-            all.extend(SHARED);
+        all.extend(zero(self.zero));
+        if self.by_two {
+            all.push(BY_TWO);
         }
         all.push(("parallel_config.vocab_emb_dp", if self.vocabulary { "False" } else { "True" }));
+        if self.sequence {
+            all.push(("parallel_config.use_seq_parallel", "True"));
+        }
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
@@ -114,7 +142,18 @@ impl Draw {
         if self.swap_optimizer {
             all.push(("optimizer.swap", "True"));
         }
-        all.push(("parallel_config.expert_parallel", ["1", "2", "4"][self.ep.ilog2() as usize]));
+        let number = |n: usize| ["1", "2", "4"][n.ilog2() as usize];
+        let algorithm = match self.keys {
+            Keys::Gathered => "colossalai_cp",
+            Keys::Exchanged => "ulysses_cp",
+            Keys::Both => "hybrid_cp",
+        };
+        all.extend([
+            ("parallel_config.expert_parallel", number(self.ep)),
+            ("parallel_config.context_parallel", number(self.cp)),
+            ("parallel_config.context_parallel_algo", algorithm),
+            ("parallel_config.ulysses_degree_in_cp", if self.keys == Keys::Both { "2" } else { "1" }),
+        ]);
         all
     }
 }
@@ -130,22 +169,31 @@ fn draws() -> impl Strategy<Value = Draw> {
         sequences: SEQUENCES,
     });
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
-    let options = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let context = (sizes(), select(vec![Keys::Gathered, Keys::Exchanged, Keys::Both]));
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let on_host = (any::<bool>(), any::<bool>());
-    (model, spread, sizes(), order, options, on_host)
-        .prop_map(|(model, on, ep, order, (shared_optimizer, vocabulary, recompute, fused), on_host)| Draw {
-            model,
-            on,
-            ep,
-            order,
-            shared_optimizer,
-            vocabulary,
-            recompute,
-            swap: on_host.0,
-            swap_optimizer: on_host.1,
-            fused,
-        })
-        .prop_filter("there is no such run", |d| d.exists() && d.on.pp * d.on.dp * d.on.tp > 1)
+    (model, spread, sizes(), context, order, (0..=3_usize, flags), on_host)
+        .prop_map(
+            |(model, on, ep, (cp, keys), order, (zero, (by_two, vocabulary, sequence, recompute, fused)), on_host)| {
+                Draw {
+                    model,
+                    on,
+                    ep,
+                    cp,
+                    keys,
+                    order,
+                    zero,
+                    by_two,
+                    vocabulary,
+                    sequence,
+                    recompute,
+                    swap: on_host.0,
+                    swap_optimizer: on_host.1,
+                    fused,
+                }
+            },
+        )
+        .prop_filter("there is no such run", |d| d.exists() && d.on.pp * d.on.dp * d.on.tp * d.cp > 1)
 }
 
 /// Runs `cases` draws of `runner`.

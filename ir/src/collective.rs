@@ -36,6 +36,14 @@ pub enum CollectiveKind {
         /// Cut dim.
         dim: usize,
     },
+    /// (x) → `cut` n times smaller and `join` n times larger: each member gives every other its part of `cut` and joins what it
+    /// gets along `join`, in the order of the members. With one dim for both the parts change places.
+    AllToAll {
+        /// Cut dim.
+        cut: usize,
+        /// Joined dim.
+        join: usize,
+    },
     /// (x) → same dims on the first and the last position along the axis: the sum of both. The others take no part, so that the
     /// group has two members.
     SumEnds,
@@ -58,20 +66,23 @@ impl Collective {
             CollectiveKind::AllReduce { .. } => "all_reduce",
             CollectiveKind::AllGather { .. } => "all_gather",
             CollectiveKind::ReduceScatter { .. } => "reduce_scatter",
+            CollectiveKind::AllToAll { .. } => "all_to_all",
             CollectiveKind::SumEnds => "sum_ends",
             CollectiveKind::OwnPart { .. } => "own_part",
             CollectiveKind::OwnIds { .. } => "own_ids",
         }
     }
 
-    /// The dim that is joined or cut.
-    pub const fn dim(&self) -> Option<usize> {
-        match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => None,
+    /// The dims that are joined or cut.
+    pub fn moved(&self) -> impl Iterator<Item = usize> {
+        let dims = match self.kind {
+            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => [None; 2],
             CollectiveKind::AllGather { dim }
             | CollectiveKind::ReduceScatter { dim }
-            | CollectiveKind::OwnPart { dim } => Some(dim),
-        }
+            | CollectiveKind::OwnPart { dim } => [Some(dim), None],
+            CollectiveKind::AllToAll { cut, join } => [Some(cut), Some(join)],
+        };
+        dims.into_iter().flatten()
     }
 
     /// Whether members send anything to one another.
@@ -109,17 +120,19 @@ impl Collective {
         if self.ranks == 0 {
             return Err("a group has one member at least".into());
         }
-        match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => {}
-            CollectiveKind::AllGather { dim } => {
-                let size = out.get_mut(dim).ok_or_else(|| format!("dims {dims:?} have no dim {dim}"))?;
-                *size =
-                    size.checked_mul(self.ranks).ok_or_else(|| format!("dim {dim} of {dims:?} becomes too large"))?;
-            }
-            CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => {
-                let size = out.get_mut(dim).filter(|s| s.is_multiple_of(self.ranks));
-                *size.ok_or_else(|| format!("dim {dim} of {dims:?} cannot be cut in {}", self.ranks))? /= self.ranks;
-            }
+        let (cut, join) = match self.kind {
+            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => (None, None),
+            CollectiveKind::AllGather { dim } => (None, Some(dim)),
+            CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => (Some(dim), None),
+            CollectiveKind::AllToAll { cut, join } => (Some(cut), Some(join)),
+        };
+        if let Some(dim) = cut {
+            let size = out.get_mut(dim).filter(|s| s.is_multiple_of(self.ranks));
+            *size.ok_or_else(|| format!("dim {dim} of {dims:?} cannot be cut in {}", self.ranks))? /= self.ranks;
+        }
+        if let Some(dim) = join {
+            let size = out.get_mut(dim).ok_or_else(|| format!("dims {dims:?} have no dim {dim}"))?;
+            *size = size.checked_mul(self.ranks).ok_or_else(|| format!("dim {dim} of {dims:?} becomes too large"))?;
         }
         Ok(out)
     }

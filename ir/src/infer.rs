@@ -41,8 +41,9 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::CrossEntropy | Op::PartEntropy => 2..=2,
         Op::Einsum { .. } => 2..=3,
         Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => 3..=3,
-        Op::Rope { .. } | Op::Attention { .. } => 3..=3,
-        Op::AttentionGrad { .. } => 6..=6,
+        Op::Rope { .. } => 3..=3,
+        Op::Attention { .. } => 3..=4,
+        Op::AttentionGrad { .. } => 6..=7,
         Op::CrossEntropyGrad | Op::PartEntropyGrad => 4..=4,
         Op::AdamW { .. } => 8..=8,
         Op::Histogram { .. } => 1..=1,
@@ -178,16 +179,21 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             want(fits, || format!("wants x [b, s, n, d] and tables [s, r/2] with r ≤ d, got {x} and {cos}"))?;
             vec![x.clone()]
         }
-        Op::Attention { .. } | Op::AttentionGrad { .. } => {
+        Op::Attention { causal, .. } | Op::AttentionGrad { causal, .. } => {
             let (q, k, v) = (&ins[0], &ins[1], &ins[2]);
+            let first = ins.get(if matches!(op, Op::Attention { .. }) { 3 } else { 6 });
+            let says_where = first.is_none_or(|f| *causal && *f == TensorType::scalar(DType::I32));
+            want(says_where, || "where the first key is wants to be an i32 scalar, of causal attention".into())?;
             let fits = [q, k, v].iter().all(|t| t.rank() == 4 && t.dtype == q.dtype && t.dims[0] == q.dims[0])
-                && q.dims[1] == k.dims[1]
+                && (q.dims[1] == k.dims[1] || first.is_some() && q.dims[1] < k.dims[1])
                 && k.dims[..3] == v.dims[..3]
                 && q.dims[3] == k.dims[3]
                 && k.dims[2] > 0
                 && q.dims[2].is_multiple_of(k.dims[2]);
             want(fits, || {
-                format!("wants q [b,s,n,d], k [b,s,g,d], v [b,s,g,e] with n a multiple of g, got {q}, {k}, {v}")
+                format!(
+                    "wants q [b,s,n,d], k [b,t,g,d], v [b,t,g,e] with n a multiple of g, and s = t, got {q}, {k}, {v}"
+                )
             })?;
             let out = q.with_dims([q.dims[0], q.dims[1], q.dims[2], v.dims[3]]);
             let lse = TensorType::new(DType::F32.max_float(q.dtype), [q.dims[0], q.dims[2], q.dims[1]]);

@@ -31,7 +31,7 @@ impl Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Axis {
-    /// `dp`, `tp`, `pp`, `cp` or `ep`.
+    /// `dp`, `dp_shard`, `ep`, `cp`, `up`, `tp` or `pp`.
     pub name: String,
     /// Number of ranks along it.
     pub size: usize,
@@ -46,8 +46,13 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// The axes along which ranks have other sequences, slowest first: replicas, and those of them that share experts.
-    pub const BATCH: [&str; 2] = ["dp", "ep"];
+    /// The axes along which ranks have other sequences, slowest first: replicas, those of them that share weights or what
+    /// belongs to weights, and those that share experts.
+    pub const BATCH: [&str; 3] = ["dp", "dp_shard", "ep"];
+
+    /// The axes along which ranks have other parts of the same sequences, slowest first. For attention ranks along `cp` gather
+    /// each other's keys and values; those along `up` exchange parts of the sequence for heads.
+    pub const SEQUENCE: [&str; 2] = ["cp", "up"];
 
     /// Number of parts that the batch is cut in.
     pub fn replicas(&self) -> usize {

@@ -124,8 +124,9 @@ pub enum Op {
         /// Rotate by the negative angle: the gradient.
         inverse: bool,
     },
-    /// (q [b, s, n, d], k [b, s, g, d], v [b, s, g, e]) → (out [b, s, n, e], lse [b, n, s] f32): softmax attention;
-    /// query head i reads key/value head i·g/n; softmax in f32.
+    /// (q [b, s, n, d], k [b, t, g, d], v [b, t, g, e][, first i32]) → (out [b, s, n, e], lse [b, n, s] f32): softmax attention;
+    /// query head i reads key/value head i·g/n; softmax in f32. There are as many keys as queries, unless `first` says where the
+    /// first key is, counted from the first query: query i is at position i − first then, which is one of the keys'.
     Attention {
         /// Multiplies the scores.
         scale: F64,
@@ -134,7 +135,7 @@ pub enum Op {
         /// The score of query i and key j is increased by slope·(j − i), with a slope for each head ([`crate::alibi`]).
         alibi: bool,
     },
-    /// (q, k, v, out, lse, dout) → (dq, dk, dv).
+    /// (q, k, v, out, lse, dout[, first]) → (dq, dk, dv).
     AttentionGrad {
         /// As in the forward op.
         scale: F64,

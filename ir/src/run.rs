@@ -8,6 +8,7 @@ use crate::offload::Offload;
 use crate::optimizer::OptimizerSpec;
 use crate::pipeline::Pipeline;
 use crate::recompute::Recompute;
+use crate::sharing::Sharing;
 use serde::{Deserialize, Serialize};
 
 /// Factor on the loss before the backward pass, so that small gradients do not vanish in f16.
@@ -37,6 +38,16 @@ impl LossScale {
             Self::Fixed { value } | Self::Dynamic { value, .. } => value,
         }
     }
+}
+
+/// Whether sequences that ranks brought together for the forward pass are kept for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Joined {
+    /// They are.
+    Kept,
+    /// Each rank keeps its part, and the parts are brought together again.
+    Again,
 }
 
 /// Weights with a learning rate of their own.
@@ -69,12 +80,15 @@ pub struct RunSpec {
     pub vocab_size: usize,
     /// Optimizer.
     pub optimizer: OptimizerSpec,
-    /// Ranks along axis dp share the optimizer's state of weights that have so many bytes at least; `None`: each has all.
+    /// What replicas share of weights; `None`: each has all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shared_optimizer: Option<u64>,
+    pub sharing: Option<Sharing>,
     /// Ranks along axis tp share the rows of embedding and output layer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_vocabulary: bool,
+    /// Ranks along axis tp share the tokens of every sequence wherever they do not share heads or widths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_sequence: Option<Joined>,
     /// Ranks along axis tp have other experts, not parts of the same ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub experts_over_tp: bool,
@@ -151,8 +165,9 @@ impl RunSpec {
             seq_length: 1,
             vocab_size: 1,
             optimizer: OptimizerSpec::default(),
-            shared_optimizer: None,
+            sharing: None,
             cut_vocabulary: false,
+            cut_sequence: None,
             experts_over_tp: false,
             max_grad_norm: None,
             per_token_loss: false,

@@ -152,11 +152,12 @@ impl Op {
             // With slopes by head, a head must know which one it is.
             Self::Attention { alibi, .. } => {
                 let whole = if *alibi { "tdeng" } else { "tde" };
-                of(vec!["bsnd", "btgd", "btge"], vec!["bsne", "bns"], whole)
+                of(["bsnd", "btgd", "btge", ""][..ins.len()].to_vec(), vec!["bsne", "bns"], whole)
             }
             Self::AttentionGrad { alibi, .. } => {
                 let whole = if *alibi { "tdeng" } else { "tde" };
-                of(vec!["bsnd", "btgd", "btge", "bsne", "bns", "bsne"], vec!["bsnd", "btgd", "btge"], whole)
+                let operands = ["bsnd", "btgd", "btge", "bsne", "bns", "bsne", ""];
+                of(operands[..ins.len()].to_vec(), vec!["bsnd", "btgd", "btge"], whole)
             }
             Self::CrossEntropy | Self::CrossEntropyGrad | Self::PartEntropy | Self::PartEntropyGrad => {
                 let logits = letters(ins[0].rank());
@@ -186,7 +187,7 @@ impl Op {
             | Self::GroupedEinsum { .. } => return experts::signature(self, ins, outs),
             Self::Collective(c) => {
                 let mut s = same(1);
-                s.whole.extend(c.dim().and_then(|dim| s.results[0].get(dim)));
+                s.whole.extend(c.moved().filter_map(|dim| s.results[0].get(dim)));
                 s
             }
             Self::SumSquares => Signature {
@@ -224,7 +225,7 @@ impl Op {
             Self::Attention { causal, .. } | Self::AttentionGrad { causal, .. } => {
                 let (q, v) = (&ins[0], &ins[2]);
                 let [batch, seq, heads, d] = [0, 1, 2, 3].map(|i| q.dims[i] as u64);
-                let pairs = product(&[batch, heads, seq, seq]) / if *causal { 2 } else { 1 };
+                let pairs = product(&[batch, heads, seq, v.dims[1] as u64]) / if *causal { 2 } else { 1 };
                 let e = v.dims[3] as u64;
                 let width = if matches!(self, Self::Attention { .. }) { d + e } else { 3 * d + 2 * e };
                 product(&[2, pairs, width])

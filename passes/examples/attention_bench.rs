@@ -79,6 +79,8 @@ fn main() {
     let spec = AttentionSpec {
         batch: 8,
         seq,
+        keys: seq,
+        first: false,
         heads: 8,
         kv_heads: 4,
         head_dim: 64,

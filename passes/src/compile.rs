@@ -36,6 +36,9 @@ pub fn pipeline(
     if module.mesh.size("pp") > 1 {
         passes.push("split-stages".into());
     }
+    if level != OptLevel::O0 && module.mesh.ranks() > 1 && train {
+        passes.push("bucket".into());
+    }
     if level != OptLevel::O0 {
         passes.push(format!("fuse{{loss-blocks={loss_blocks}}}"));
     }

@@ -16,6 +16,9 @@ pub enum Head {
     Leaf(ValueId),
     /// An op with the types of all its results.
     Op(Op, Vec<(athanor_ir::DType, Vec<usize>)>),
+    /// What ranks send each other at one place of the program, which this numbers. It is not joined with an equal one: that is
+    /// there so that nothing has to be kept in between.
+    Sent(usize, Op, Vec<(athanor_ir::DType, Vec<usize>)>),
     /// One result of an op that has several.
     Result(usize),
 }
@@ -61,7 +64,9 @@ impl egg::Analysis<ENode> for Types {
     fn make(egraph: &mut EGraph<ENode, Self>, node: &ENode, _: Id) -> Self::Data {
         match &node.head {
             Head::Leaf(v) => egraph.analysis.leaves.get(v).cloned().into_iter().collect(),
-            Head::Op(_, types) => types.iter().map(|(d, dims)| TensorType::new(*d, dims.clone())).collect(),
+            Head::Op(_, types) | Head::Sent(_, _, types) => {
+                types.iter().map(|(d, dims)| TensorType::new(*d, dims.clone())).collect()
+            }
             Head::Result(i) => egraph[node.children[0]].data.get(*i).cloned().into_iter().collect(),
         }
     }
@@ -162,10 +167,14 @@ pub fn rewrite(func: &Func, rules: &[Rule], cost: fn(&Op, &[TensorType], &[Tenso
     for p in &func.params {
         ids.insert(p.value, graph.add(ENode { head: Head::Leaf(p.value), children: vec![] }));
     }
-    for node in &func.nodes {
+    for (i, node) in func.nodes.iter().enumerate() {
         let types = node.outputs.iter().map(|o| func.ty(*o)).map(|t| (t.dtype, t.dims.clone())).collect();
         let children = node.inputs.iter().map(|v| ids[v]).collect();
-        let id = graph.add(ENode { head: Head::Op(node.op.clone(), types), children });
+        let head = match &node.op {
+            Op::Collective(c) if c.sends() => Head::Sent(i, node.op.clone(), types),
+            op => Head::Op(op.clone(), types),
+        };
+        let id = graph.add(ENode { head, children });
         locs.push((id, node.loc.clone()));
         if let [out] = node.outputs[..] {
             ids.insert(out, id);
@@ -244,7 +253,7 @@ impl Extraction<'_> {
                     vec![self.out.params[i].value]
                 }
                 Head::Result(i) => vec![self.done[&children[0]][*i]],
-                Head::Op(op, types) => {
+                Head::Op(op, types) | Head::Sent(_, op, types) => {
                     let ins: Vec<ValueId> = children.iter().map(|c| self.done[c][0]).collect();
                     let loc = self.loc_of.get(&id).cloned().or_else(|| self.nearby(&ins)).unwrap_or_default();
                     let types = types.iter().map(|(d, dims)| TensorType::new(*d, dims.clone())).collect();
@@ -259,5 +268,29 @@ impl Extraction<'_> {
     fn nearby(&self, ins: &[ValueId]) -> Option<Loc> {
         let first = ins.first()?;
         self.out.nodes.iter().rev().find(|n: &&Node| n.outputs.contains(first)).map(|n| n.loc.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use athanor_ir::collective::{Collective, CollectiveKind};
+    use athanor_ir::{Builder, DType, Role, Unary};
+
+    #[test]
+    fn equal_values_are_computed_once_and_what_ranks_send_is_sent_as_often_as_it_was() {
+        let mut func = Func::new("f");
+        let x = func.param("x", TensorType::new(DType::F32, [4]), Role::Input, Loc::default());
+        let mut b = Builder::new(&mut func, Loc::default());
+        let gather =
+            Op::Collective(Collective { kind: CollectiveKind::AllGather { dim: 0 }, axes: "tp".into(), ranks: 2 });
+        for name in ["first", "second"] {
+            let y = b.unary(Unary::Tanh, x);
+            let y = b.many(gather.clone(), &[y])[0];
+            b.func.result(name, y);
+        }
+        let out = rewrite(&func, &[], |_, _, _| 1.0);
+        let names: Vec<&str> = out.nodes.iter().map(|n| n.op.name()).collect();
+        assert_eq!(names, ["tanh", "all_gather", "all_gather"]);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod autodiff;
 mod blocks;
+pub mod bucket;
 pub mod codegen;
 pub mod compile;
 pub mod dce;

@@ -16,10 +16,14 @@ struct Reference {
     dv: Vec<f64>,
 }
 
-fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Reference {
-    let AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, .. } = *spec;
+/// `start` is the position of the first query among the keys.
+fn reference(spec: &AttentionSpec, start: usize, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Reference {
+    let AttentionSpec {
+        batch, seq, keys: t, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, ..
+    } = *spec;
     let slopes = if alibi { athanor_ir::alibi::slopes(heads) } else { vec![0.0; heads] };
     let at = |b: usize, s: usize, h: usize, n: usize, w: usize| ((b * seq + s) * n + h) * w;
+    let key = |b: usize, s: usize, g: usize, w: usize| ((b * t + s) * kv_heads + g) * w;
     let mut r = Reference {
         out: vec![0.0; batch * seq * heads * e],
         lse: vec![0.0; batch * heads * seq],
@@ -29,12 +33,12 @@ fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]
     };
     for (b, h, i) in (0..batch).flat_map(|b| (0..heads).flat_map(move |h| (0..seq).map(move |i| (b, h, i)))) {
         let g = h / (heads / kv_heads);
-        let keys = if causal { i + 1 } else { seq };
+        let keys = if causal { start + i + 1 } else { t };
         let (qi, oi) = (at(b, i, h, heads, d), at(b, i, h, heads, e));
         let scores: Vec<f64> = (0..keys)
             .map(|j| {
-                let product: f64 = (0..d).map(|x| q[qi + x] * k[at(b, j, g, kv_heads, d) + x]).sum();
-                scale * product + slopes[h] * (j as f64 - i as f64)
+                let product: f64 = (0..d).map(|x| q[qi + x] * k[key(b, j, g, d) + x]).sum();
+                scale * product + slopes[h] * (j as f64 - (start + i) as f64)
             })
             .collect();
         let max = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -43,7 +47,7 @@ fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]
         let p: Vec<f64> = scores.iter().map(|s| (s - max).exp() / sum).collect();
         let mut dp = vec![0.0; keys];
         for j in 0..keys {
-            let vj = at(b, j, g, kv_heads, e);
+            let vj = key(b, j, g, e);
             for x in 0..e {
                 r.out[oi + x] += p[j] * v[vj + x];
                 r.dv[vj + x] += p[j] * dout[oi + x];
@@ -53,7 +57,7 @@ fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]
         let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
         for j in 0..keys {
             let ds = p[j] * (dp[j] - mean) * scale;
-            let kj = at(b, j, g, kv_heads, d);
+            let kj = key(b, j, g, d);
             for x in 0..d {
                 r.dq[qi + x] += ds * k[kj + x];
                 r.dk[kj + x] += ds * q[qi + x];
@@ -66,27 +70,43 @@ fn reference(spec: &AttentionSpec, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]
 fn spec(batch: usize, seq: usize, (heads, kv_heads): (usize, usize), (d, e): (usize, usize)) -> AttentionSpec {
     let scale = 1.3 / (d as f64).sqrt();
     let (causal, alibi, dtype) = (true, false, Float::F32);
-    AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, dtype }
+    let (keys, first) = (seq, false);
+    AttentionSpec { batch, seq, keys, first, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, dtype }
+}
+
+/// Queries of which the first has `start` keys before it, of `keys` in all.
+fn behind(start: usize, keys: usize, of: AttentionSpec, level: CpuLevel) {
+    compare(&AttentionSpec { keys, first: true, ..of }, start, level);
 }
 
 /// Runs both kernels on the worker counts given and compares with the reference.
 fn check(spec: &AttentionSpec, level: CpuLevel) {
-    let AttentionSpec { batch, seq, heads, kv_heads, head_dim: d, v_head_dim: e, dtype, .. } = *spec;
+    compare(spec, 0, level);
+}
+
+/// As [`check`], with `start` keys before the first query.
+fn compare(spec: &AttentionSpec, start: usize, level: CpuLevel) {
+    let AttentionSpec { batch, seq, keys, heads, kv_heads, head_dim: d, v_head_dim: e, dtype, .. } = *spec;
     let (fwd, bwd) = (forward(spec, level, "fwd"), backward(spec, level, "bwd"));
     let library = Library::build_anywhere(&[fwd.clone(), bwd.clone()], level);
     let q = Tensor::random(dtype, batch * seq * heads * d, 1);
-    let k = Tensor::random(dtype, batch * seq * kv_heads * d, 2);
-    let v = Tensor::random(dtype, batch * seq * kv_heads * e, 3);
+    let k = Tensor::random(dtype, batch * keys * kv_heads * d, 2);
+    let v = Tensor::random(dtype, batch * keys * kv_heads * e, 3);
+    let origin = spec.first.then(|| Tensor::ints(&[-(start as i32)]));
     let dout = Tensor::random(dtype, batch * seq * heads * e, 4);
-    let want = reference(spec, &q.f64s(), &k.f64s(), &v.f64s(), &dout.f64s());
+    let want = reference(spec, start, &q.f64s(), &k.f64s(), &v.f64s(), &dout.f64s());
 
     let mut first: Option<Vec<Tensor>> = None;
     for workers in [1, 2, 3] {
         let out = Tensor::filled(dtype, dout.len());
         let lse = Tensor::filled(Float::F32, batch * heads * seq);
-        library.run(&fwd, workers, &[&q, &k, &v, &out, &lse]);
+        let run = |kernel, operands: &[&Tensor], results: &[&Tensor]| {
+            let all: Vec<&Tensor> = operands.iter().copied().chain(&origin).chain(results.iter().copied()).collect();
+            library.run(kernel, workers, &all);
+        };
+        run(&fwd, &[&q, &k, &v], &[&out, &lse]);
         let grads = [Tensor::filled(dtype, q.len()), Tensor::filled(dtype, k.len()), Tensor::filled(dtype, v.len())];
-        library.run(&bwd, workers, &[&q, &k, &v, &out, &lse, &dout, &grads[0], &grads[1], &grads[2]]);
+        run(&bwd, &[&q, &k, &v, &out, &lse, &dout], &[&grads[0], &grads[1], &grads[2]]);
         let [dq, dk, dv] = grads;
         let got = vec![out, lse, dq, dk, dv];
         if let Some(first) = &first {
@@ -139,6 +159,22 @@ fn scores_with_slopes_match_the_definition() {
         check(&AttentionSpec { alibi: true, ..spec(1, 150, (5, 5), (24, 16)) }, level);
         check(&AttentionSpec { alibi: true, dtype: Float::Bf16, ..spec(1, 70, (4, 2), (16, 16)) }, level);
         check(&AttentionSpec { alibi: true, causal: false, ..spec(1, 77, (2, 1), (32, 32)) }, level);
+    }
+}
+
+/// Keys before the first query, as ranks have them that hold a part of a sequence: on and off the edges of tiles and blocks, to
+/// the end of the keys and not.
+#[test]
+fn queries_behind_other_keys_match_the_definition() {
+    for level in CpuLevel::ALL {
+        for (start, keys) in [(0, 40), (0, 160), (40, 80), (5, 45), (63, 130), (120, 160), (257, 300)] {
+            behind(start, keys, spec(1, 40, (2, 1), (16, 24)), level);
+        }
+        behind(70, 140, spec(2, 70, (4, 2), (16, 16)), level);
+        behind(130, 390, AttentionSpec { dtype: Float::Bf16, ..spec(1, 130, (2, 2), (32, 16)) }, level);
+        behind(1, 4, spec(1, 1, (1, 1), (16, 16)), level);
+        behind(90, 180, AttentionSpec { alibi: true, ..spec(1, 90, (5, 5), (24, 16)) }, level);
+        behind(33, 200, AttentionSpec { dtype: Float::F16, alibi: true, ..spec(1, 77, (2, 1), (32, 32)) }, level);
     }
 }
 

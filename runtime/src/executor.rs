@@ -11,7 +11,8 @@ use athanor_backends::comm::Engine;
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
 use athanor_ir::plan::{Buffer, BufferRole, CPU, Plan};
 use athanor_ir::run::RunSpec;
-use athanor_ir::{DType, Diagnostic, Result};
+use athanor_ir::sharding::{Sharding, Slice};
+use athanor_ir::{DType, Diagnostic, Mesh, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -37,6 +38,8 @@ pub(crate) struct Inputs {
     labels: Option<usize>,
     loss_mask: Option<usize>,
     position_ids: Option<usize>,
+    /// Which part of the batch that is read each of them holds: where ranks have parts of sequences not all.
+    parts: HashMap<usize, Slice>,
     /// Scalars of the step by name.
     scalars: HashMap<String, usize>,
 }
@@ -99,7 +102,7 @@ impl Executor {
                 return not_trainable(format!("program `{program}` has no scalar result `{result}`"));
             }
         }
-        let inputs = find_inputs(&device)?;
+        let inputs = find_inputs(&device, team.rank())?;
         let has_setup = stage.program("setup").is_some();
         let gather = Gather::new(&device);
         let scaler = Scaler::new(device.plan().run.loss_scale);
@@ -296,11 +299,16 @@ impl Inputs {
         ];
         for (name, index, bytes) in columns {
             let Some(index) = index else { continue };
-            let place = device.bytes_mut(index);
-            if place.len() != bytes.len() {
-                return refuse(format!("the plan wants {} bytes of {name}, the data has {}", place.len(), bytes.len()));
+            let part = &self.parts[&index];
+            let wanted = part.dims.iter().product::<usize>() * WIDTH;
+            if wanted != bytes.len() {
+                return refuse(format!("the plan wants {wanted} bytes of {name}, the data has {}", bytes.len()));
             }
-            place.copy_from_slice(bytes);
+            let place = device.bytes_mut(index);
+            for run in part.runs() {
+                place[run.local * WIDTH..][..run.len * WIDTH]
+                    .copy_from_slice(&bytes[run.global * WIDTH..][..run.len * WIDTH]);
+            }
         }
         // A stage of a pipeline without labels has no loss.
         if self.labels.is_none() {
@@ -325,7 +333,17 @@ fn finite(step: u64, what: &str, value: f64) -> Result<()> {
         .err()
 }
 
-fn find_inputs(device: &CpuDevice) -> Result<Inputs> {
+/// Bytes of a token, of its label, its position or its weight in the loss.
+const WIDTH: usize = 4;
+
+/// The part of what its replica reads that rank `rank` of `mesh` has in `b`.
+fn part_of_batch(b: &Buffer, mesh: &Mesh, rank: usize) -> Slice {
+    let within = b.sharding.dims.iter().skip(1).cloned();
+    let sharding = Sharding { dims: std::iter::once(vec![]).chain(within).collect(), partial: vec![] };
+    sharding.slice(mesh, rank, &b.dims)
+}
+
+fn find_inputs(device: &CpuDevice, rank: usize) -> Result<Inputs> {
     let run = &device.plan().run;
     let per_batch = run.batch_size.checked_mul(run.seq_length);
     let mut found = Inputs::default();
@@ -348,12 +366,14 @@ fn find_inputs(device: &CpuDevice) -> Result<Inputs> {
             other => return not_trainable(format!("the plan wants input `{other}`, which the trainer does not know")),
         };
         *slot = Some(i);
-        if b.dtype != dtype || per_batch != Some(elements) {
+        let part = part_of_batch(b, &device.plan().mesh, rank);
+        if b.dtype != dtype || per_batch != Some(part.dims.iter().product()) || b.bytes != part.elements() * WIDTH {
             return not_trainable(format!(
                 "input `{}` is {} {:?}; the run has batches of {} × {} as {dtype}",
                 b.name, b.dtype, b.dims, run.batch_size, run.seq_length
             ));
         }
+        found.parts.insert(i, part);
     }
     if run.accumulation == 0 {
         return not_trainable("the plan has no micro-batch in a step".into());

@@ -27,6 +27,8 @@ pub(crate) struct Runner {
     loss: &'static str,
     micro_batches: usize,
     batches: HashMap<usize, Batch>,
+    /// Place in `acts` of the last run of each micro-batch.
+    last: Vec<usize>,
     /// Whether each program reads what a batch fills, as far as it is known.
     reads: HashMap<String, bool>,
 }
@@ -56,7 +58,16 @@ impl Runner {
         let of_stage = |s| loads_of(s).iter().map(|(name, _)| number_of_layer(name).unwrap_or(usize::MAX)).collect();
         let layers = plan.stages.iter().map(of_stage).collect();
         let (batches, reads, micro_batches) = (HashMap::new(), HashMap::new(), plan.run.accumulation);
-        Ok(Self { group, acts, chunks, losses, layers, loss, micro_batches, batches, reads })
+        let acts: Arc<[Act]> = acts;
+        let mut last = vec![0; micro_batches];
+        for (i, act) in acts.iter().enumerate() {
+            if let Act::Run { task, .. } = act
+                && let Some(last) = last.get_mut(task.micro)
+            {
+                *last = i;
+            }
+        }
+        Ok(Self { group, acts, chunks, losses, layers, loss, micro_batches, batches, last, reads })
     }
 
     /// Runs the micro-batches of a step: the sum of their losses and the tokens that count, known to all stages.
@@ -73,7 +84,7 @@ impl Runner {
     ) -> Result<(f64, f64)> {
         self.batches.clear();
         let (mut sum, mut tokens) = (0.0, 0.0);
-        for act in Arc::clone(&self.acts).iter() {
+        for (i, act) in Arc::clone(&self.acts).iter().enumerate() {
             match *act {
                 Act::Run { task, slot } => {
                     let program = task.part.program(task.chunk);
@@ -90,6 +101,9 @@ impl Runner {
                             Some(count) => count,
                             None => counted(self.batch(step, task.micro, source)?),
                         };
+                    }
+                    if self.last.get(task.micro) == Some(&i) {
+                        self.batches.remove(&task.micro);
                     }
                 }
                 Act::Pass { task, slot, chunk, to } => {
@@ -110,7 +124,6 @@ impl Runner {
                 }
             }
         }
-        self.batches.clear();
         self.share(gather, sum, tokens)
     }
 

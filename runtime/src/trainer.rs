@@ -1,9 +1,10 @@
 //! The main job: a plan from its first step, or from a checkpoint, to its last.
 
-use crate::checkpoint::{Resume, Saver, State, load_weights, resume, save};
+mod job;
+
+use crate::checkpoint::{Resume, Saver, load_weights, resume, save};
 use crate::codes::NOT_TRAINABLE;
 use crate::executor::Executor;
-use crate::metrics::StepRecord;
 use crate::metrics::log_line::Progress;
 use crate::metrics::memory::{Resident, resident};
 use crate::metrics::reporter::{ReportOptions, Reporter};
@@ -15,12 +16,12 @@ use athanor_backends::cpu::profile::Profile;
 use athanor_ir::plan::{BufferRole, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{Diagnostic, Memory, Result};
+use job::Job;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 
 /// What the command line adds to a plan.
 #[derive(Debug, Clone)]
@@ -332,105 +333,6 @@ fn opening(executor: &Executor, resumed: Option<&Path>, finished: u64) -> Vec<St
         lines.push(format!("weights from {}", run.load_checkpoint));
     }
     lines
-}
-
-/// A run in progress.
-struct Job<'a> {
-    executor: &'a mut Executor,
-    run: &'a RunSpec,
-    saver: Saver,
-    progress: Progress,
-    stop: &'a AtomicBool,
-    summary: Summary,
-}
-
-impl Job<'_> {
-    fn steps(
-        &mut self,
-        finished: u64,
-        total: u64,
-        source: &mut dyn BatchSource,
-        reporter: &mut Reporter,
-    ) -> Result<()> {
-        let samples = batch(self.executor);
-        let tokens = samples * self.run.seq_length as u64;
-        let mut saved = finished;
-        for step in finished..total {
-            let start = Instant::now();
-            let out = self.executor.step(step, source)?;
-            let seconds = start.elapsed().as_secs_f64();
-            let s = &mut self.summary;
-            s.steps = step + 1;
-            s.steps_here += 1;
-            if out.loss.is_finite() {
-                s.first_loss.get_or_insert(out.loss);
-                s.last_loss = Some(out.loss);
-            }
-            s.seconds += seconds;
-            s.tokens_per_s = (s.steps_here * tokens) as f64 / s.seconds.max(1e-9);
-            let record = StepRecord {
-                step: step + 1,
-                epoch: step / self.progress.steps_per_epoch + 1,
-                loss: out.loss,
-                grad_norm: out.grad_norm,
-                lr: out.lr,
-                loss_scale: out.loss_scale,
-                overflow: out.overflow,
-                seconds,
-                samples,
-                tokens,
-                consumed_samples: (step + 1) * samples,
-                flops: self.run.flops_per_sequence * samples as f64,
-            };
-            reporter.step(&record, self.executor.parts())?;
-            // The first step compiles products and touches memory: it would hide where time goes.
-            if s.steps_here == 1
-                && total > step + 1
-                && let Some(profile) = self.executor.device_mut().profile_mut()
-            {
-                profile.clear();
-            }
-            let due = self.run.save_steps > 0 && (step + 1).is_multiple_of(self.run.save_steps);
-            if due {
-                self.save(reporter)?;
-                saved = step + 1;
-            }
-            // All ranks stop after the same step.
-            let stop = self.stop.load(Ordering::Relaxed);
-            if self.executor.team().any(stop)? {
-                self.summary.interrupted = true;
-                break;
-            }
-        }
-        let unsaved = self.summary.steps > saved;
-        if unsaved && (self.run.save_steps > 0 || self.summary.interrupted) {
-            self.save(reporter)?;
-        }
-        Ok(())
-    }
-
-    fn save(&mut self, reporter: &mut Reporter) -> Result<()> {
-        let (done, per_epoch) = (self.summary.steps, self.progress.steps_per_epoch);
-        let (epoch, step) = ((done - 1) / per_epoch + 1, (done - 1) % per_epoch + 1);
-        let sequences = batch(self.executor);
-        let state = State {
-            epoch_num: epoch,
-            step_num: step,
-            global_step: done,
-            scaling: self.executor.scaling(),
-            global_batch_size: sequences,
-            consumed_samples: done * sequences,
-            ckpt_status: 0,
-        };
-        reporter.say("......Saving ckpt......")?;
-        let start = Instant::now();
-        let gathered = self.executor.gather()?;
-        if self.executor.team().leads() {
-            self.summary.checkpoint = Some(self.saver.save(self.executor.device(), &gathered, &state)?);
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        reporter.say(&format!("Finish saving ckpt of epoch {epoch} step {step} using {seconds:.3} seconds"))
-    }
 }
 
 #[cfg(test)]

@@ -179,6 +179,7 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "all_reduce" => collective(CollectiveKind::AllReduce { reduce: op::ReduceKind::Sum }),
         "all_gather" => collective(CollectiveKind::AllGather { dim: 0 }),
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: 0 }),
+        "all_to_all" => collective(CollectiveKind::AllToAll { cut: 0, join: 1 }),
         "sum_ends" => collective(CollectiveKind::SumEnds),
         "own_part" => collective(CollectiveKind::OwnPart { dim: 0 }),
         "own_ids" => collective(CollectiveKind::OwnIds { size: 2 }),

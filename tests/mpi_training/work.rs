@@ -29,18 +29,22 @@ pub struct Work {
     outcomes: Mutex<HashMap<usize, &'static Outcome>>,
 }
 
-/// Overrides for `n` ranks: the heads of each layer on two, and replicas of these.
+/// Overrides for `n` ranks: the heads of each layer on two, and replicas of these; on four ranks the sequence in parts, of
+/// which neighbours exchange tokens for heads and the others gather keys.
 pub fn mesh(n: usize) -> Vec<String> {
-    let [dp, tp] = match n {
-        2 => [1, 2],
-        4 => [2, 2],
-        _ => [4, 2],
+    let [dp, cp, tp] = match n {
+        2 => [1, 1, 2],
+        4 => [1, 4, 1],
+        _ => [4, 1, 2],
     };
     let pairs = [
         ("use_parallel", "True".to_owned()),
         ("runner_config.batch_size", "1".into()),
         ("parallel_config.data_parallel", dp.to_string()),
         ("parallel_config.model_parallel", tp.to_string()),
+        ("parallel_config.context_parallel", cp.to_string()),
+        ("parallel_config.context_parallel_algo", "hybrid_cp".into()),
+        ("parallel_config.ulysses_degree_in_cp", cp.min(2).to_string()),
         ("callbacks", "[{type: MFLossMonitor}, {type: CheckpointMonitor, save_checkpoint_steps: 3}]".into()),
     ];
     pairs.into_iter().flat_map(|(k, v)| ["--set".to_owned(), format!("{k}={v}")]).collect()

@@ -34,6 +34,19 @@ pub const SHARED: [(&str, &str); 2] = [
     ("parallel.parallel_optimizer_config.parallel_optimizer_threshold", "1"),
 ];
 
+/// What replicas share: nothing, moments, gradients too, weights too.
+pub fn zero(stage: usize) -> Vec<(&'static str, &'static str)> {
+    let gradients = ("parallel.parallel_optimizer_config.gradient_accumulation_shard", "True");
+    let weights = ("recompute_config.parallel_optimizer_comm_recompute", "True");
+    let mut all = if stage > 0 { SHARED.to_vec() } else { vec![] };
+    all.extend((stage == 2).then_some(gradients));
+    all.extend((stage == 3).then_some(weights));
+    all
+}
+
+/// Two replicas share at a time.
+pub const BY_TWO: (&str, &str) = ("parallel.parallel_optimizer_config.optimizer_weight_shard_size", "2");
+
 /// How the sequences of a step are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Spread {
@@ -83,7 +96,7 @@ impl Compiled {
         let config = loaded.config.unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
         let run = run::spec(&config).unwrap_or_else(|e| panic!("{e}"));
         let module = model::build(&config, run, false).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(module.mesh.ranks(), on.pp * on.dp * on.tp);
+        assert_eq!(module.mesh.ranks(), on.pp * on.dp * on.tp * config.parallel_config.context_parallel.value);
         let module = apply(&module, &pipeline(&module, opt, true, 4, (1, features::detect())));
         let (level, reference) = (features::detect(), opt == OptLevel::O0);
         let options = PlanOptions { threads: 1, level, config_hash: String::new(), reference };

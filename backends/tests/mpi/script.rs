@@ -40,8 +40,9 @@ fn calls(comm: &mut dyn Communicator, rank: usize, scale: usize) -> Result<Vec<V
                 comm.reduce_scatter(kind, dtype, &own, &mut part)?;
                 let mut whole = vec![0; bytes * n];
                 comm.all_gather(&part, &mut whole)?;
-                comm.all_to_all(&own, &mut part.repeat(n))?;
-                got.extend([sum, part, whole]);
+                let mut exchanged = vec![0; bytes * n];
+                comm.all_to_all(&own, &mut exchanged)?;
+                got.extend([sum, part, whole, exchanged]);
             }
         }
     }

@@ -23,16 +23,29 @@ pub(super) fn note(report: &Report, config: &Config) {
     say("context", "max_device_memory", memory, config.recompute.recompute.value != Selection::Auto);
     let w = &config.wrapper;
     say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
-    recompute(&config.recompute, &say);
+    let r = &config.recompute;
+    let again = &r.parallel_optimizer_comm_recompute;
+    let shares = config.sharing().is_some() && config.shares_steps();
+    say("recompute_config", "parallel_optimizer_comm_recompute", again.span, again.value && !shares);
+    let c = &config.parallel_config;
+    // What a layer starts from is in parts then.
+    let sliced = c.use_seq_parallel.value && config.mesh().size("tp") > 1;
+    recompute(r, sliced, &say);
     if config.mesh().ranks() > 1 {
-        let c = &config.parallel_config;
         // They choose where values lie, never what they are.
-        say("parallel_config", "use_seq_parallel", c.use_seq_parallel.span, c.use_seq_parallel.value);
         let o = &config.parallel;
+        let enable = &o.enable_parallel_optimizer;
+        say("parallel", "enable_parallel_optimizer", enable.span, enable.value && !config.shares_steps());
         let shard = &o.gradient_accumulation_shard;
-        say("parallel.parallel_optimizer_config", "gradient_accumulation_shard", shard.span, shard.value);
+        say("parallel.parallel_optimizer_config", "gradient_accumulation_shard", shard.span, shard.value && !shares);
         let part = &o.optimizer_weight_shard_size;
-        say("parallel.parallel_optimizer_config", "optimizer_weight_shard_size", part.span, part.value > 0);
+        let one = part.value == 1 && enable.value;
+        say(
+            "parallel.parallel_optimizer_config",
+            "optimizer_weight_shard_size",
+            part.span,
+            part.value > 0 && !shares && !one,
+        );
         let on_each = c.model_parallel.value == 1;
         say("parallel_config", "vocab_emb_dp", c.vocab_emb_dp.span, !c.vocab_emb_dp.value && on_each);
     }
@@ -64,8 +77,8 @@ pub(super) fn note(report: &Report, config: &Config) {
     }
 }
 
-/// On one device nothing is communicated that could be kept or done again.
-fn recompute(r: &RecomputeConfig, say: &impl Fn(&str, &str, Option<Span>, bool)) {
+/// On one device nothing is communicated that could be kept or done again, and nothing is `sliced`.
+fn recompute(r: &RecomputeConfig, sliced: bool, say: &impl Fn(&str, &str, Option<Span>, bool)) {
     let section = "recompute_config";
     for (key, chosen) in [
         ("select_comm_recompute", &r.select_comm_recompute),
@@ -73,12 +86,8 @@ fn recompute(r: &RecomputeConfig, say: &impl Fn(&str, &str, Option<Span>, bool))
     ] {
         say(section, key, chosen.span, !chosen.value.is_none());
     }
-    for (key, on) in [
-        ("parallel_optimizer_comm_recompute", &r.parallel_optimizer_comm_recompute),
-        ("recompute_slice_activation", &r.recompute_slice_activation),
-    ] {
-        say(section, key, on.span, on.value);
-    }
+    let slice = &r.recompute_slice_activation;
+    say(section, "recompute_slice_activation", slice.span, slice.value && !sliced);
 }
 
 #[cfg(test)]

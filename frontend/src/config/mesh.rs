@@ -8,7 +8,8 @@ use super::{Config, Generation, ParallelMode, codes, validate};
 
 impl Config {
     /// The axes of more than one rank. Ranks are counted as in MindFormers: tensor parallel ranks are neighbours, then come
-    /// the data parallel ones, of which neighbours share the experts, then the stages of a pipeline.
+    /// those with other parts of the same sequences, then the data parallel ones, of which neighbours share the experts, and more of
+    /// them weights, then the stages of a pipeline.
     pub fn mesh(&self) -> Mesh {
         if !self.is_parallel() {
             return Mesh::default();
@@ -16,8 +17,12 @@ impl Config {
         let p = &self.parallel_config;
         // What does not divide is refused with the other limits of a mesh.
         let (ep, _) = self.expert_ranks().unwrap_or((1, false));
-        let dp = p.data_parallel.value / ep;
-        let axes = [("pp", p.pipeline_stage.value), ("dp", dp), ("ep", ep), ("tp", p.model_parallel.value)];
+        // Replicas that share weights are neighbours, those of them that share experts first.
+        let replicas = p.data_parallel.value;
+        let (dp, shard) = self.shards().map_or((replicas / ep, 1), |n| (replicas / n.max(ep), n.max(ep) / ep));
+        let (cp, up) = p.context_ranks();
+        let [pp, tp] = [p.pipeline_stage.value, p.model_parallel.value];
+        let axes = [("pp", pp), ("dp", dp), ("dp_shard", shard), ("ep", ep), ("cp", cp), ("up", up), ("tp", tp)];
         let axes = axes.into_iter().filter(|(_, size)| *size > 1);
         Mesh { axes: axes.map(|(name, size)| Axis { name: name.to_owned(), size }).collect() }
     }

@@ -35,6 +35,7 @@ mod report;
 mod runner_config;
 mod runner_wrapper;
 mod scalar;
+mod sharing;
 mod sources;
 mod span;
 mod swap;

@@ -84,7 +84,9 @@ pub(super) fn read(mut s: Section<'_>) -> Parallel {
     let mut optimizer = s.section("parallel_optimizer_config");
     let gradient_accumulation_shard = optimizer.get("gradient_accumulation_shard", false);
     let parallel_optimizer_threshold = optimizer.get("parallel_optimizer_threshold", 64);
-    let optimizer_weight_shard_size = optimizer.get("optimizer_weight_shard_size", -1);
+    let rule = "must be at least 1, or -1 for all replicas";
+    let optimizer_weight_shard_size =
+        optimizer.checked("optimizer_weight_shard_size", -1, rule, |n| *n >= 1 || *n == -1);
     optimizer.finish(Rule::Open);
     let mut pipeline = s.section("pipeline_config");
     let pipeline_interleave = pipeline.get("pipeline_interleave", false);

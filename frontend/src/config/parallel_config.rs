@@ -52,6 +52,20 @@ impl ParallelConfig {
     }
 }
 
+impl ParallelConfig {
+    /// Ranks with other parts of the same sequences: those that gather keys and values, times those that exchange tokens for
+    /// heads. What does not divide is refused with the other limits of a mesh.
+    pub fn context_ranks(&self) -> (usize, usize) {
+        let all = self.context_parallel.value;
+        let by_heads = match self.context_parallel_algo.value {
+            ContextParallelAlgo::Colossalai => 1,
+            ContextParallelAlgo::Ulysses => all,
+            ContextParallelAlgo::Hybrid => self.ulysses_degree_in_cp.value.min(all),
+        };
+        (all / by_heads, by_heads)
+    }
+}
+
 pub(super) fn read(mut s: Section<'_>) -> ParallelConfig {
     const ALGOS: &[(&str, ContextParallelAlgo)] = &[
         ("colossalai_cp", ContextParallelAlgo::Colossalai),

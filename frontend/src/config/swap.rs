@@ -133,17 +133,12 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
         .collect();
     let recompute = &config.recompute.recompute;
     if let Selection::PerStage(amounts) = &recompute.value {
-        match layers_by_number(amounts) {
-            Some(layers) => found.extend(missing(&layers, recompute.span)),
-            None => {
-                let message = "with `swap_config.swap` a list under `recompute` has numbers of layers";
-                found.push(refuse(
-                    message.into(),
-                    "write `recompute: True`, or number the layers",
-                    recompute.span,
-                    "no number",
-                ));
-            }
+        if let Some(layers) = layers_by_number(amounts) {
+            found.extend(missing(&layers, recompute.span));
+        } else {
+            let message = "with `swap_config.swap` a list under `recompute` has numbers of layers";
+            let help = "write `recompute: True`, or number the layers";
+            found.push(refuse(message.into(), help, recompute.span, "no number"));
         }
     }
     found

@@ -569,4 +569,15 @@ irdl.dialect @nn {
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"size" = %size, "axes" = %axes, "ranks" = %ranks}
   }
+  irdl.operation @all_to_all {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %cut = irdl.base "#builtin.integer"
+    %join = irdl.base "#builtin.integer"
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"cut" = %cut, "join" = %join, "axes" = %axes, "ranks" = %ranks}
+  }
 }

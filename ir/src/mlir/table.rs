@@ -97,6 +97,10 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
                 CollectiveKind::AllGather { dim }
                 | CollectiveKind::ReduceScatter { dim }
                 | CollectiveKind::OwnPart { dim } => see("dim", Field::Int(dim)),
+                CollectiveKind::AllToAll { cut, join } => {
+                    see("cut", Field::Int(cut));
+                    see("join", Field::Int(join));
+                }
                 CollectiveKind::OwnIds { size } => see("size", Field::Int(size)),
             }
             see("axes", Field::Text(&c.axes));
@@ -175,6 +179,7 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "all_reduce" => collective(CollectiveKind::AllReduce { reduce: f.word("kind", reduce)? }, f)?,
         "all_gather" => collective(CollectiveKind::AllGather { dim: f.int("dim")? }, f)?,
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: f.int("dim")? }, f)?,
+        "all_to_all" => collective(CollectiveKind::AllToAll { cut: f.int("cut")?, join: f.int("join")? }, f)?,
         "sum_ends" => collective(CollectiveKind::SumEnds, f)?,
         "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
         "handover" => Op::Handover { last: f.bool("last")? },
@@ -268,6 +273,7 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
     ops.extend([Op::Handover { last: false }, Op::ToHost, Op::FromHost]);
     ops.push(collective(CollectiveKind::OwnIds { size: 1 }));
+    ops.push(collective(CollectiveKind::AllToAll { cut: 0, join: 0 }));
     ops.push(Op::Call { callee: "f".into() });
     ops
 }

@@ -43,6 +43,9 @@ pub(super) fn rope(back: &mut Backward<'_>, interleaved: bool, inverse: bool, no
 
 pub(super) fn attention(back: &mut Backward<'_>, (scale, causal, alibi): (F64, bool, bool), node: &Node) -> Result<()> {
     let [out, lse] = [node.outputs[0], node.outputs[1]];
+    if node.inputs.len() > 3 {
+        return no_derivative(node, " with keys that begin elsewhere");
+    }
     let (Some(dout), None) = (back.grad(out), back.grad(lse)) else {
         return no_derivative(node, " through its log-sum-exp");
     };

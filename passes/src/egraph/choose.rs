@@ -69,7 +69,7 @@ fn choices_of(
 ) -> Vec<Choice> {
     let choice = |node: &ENode| {
         let own = match &node.head {
-            Head::Op(op, _) => {
+            Head::Op(op, _) | Head::Sent(_, op, _) => {
                 let ins: Vec<TensorType> = node.children.iter().filter_map(|c| ty(graph, *c).cloned()).collect();
                 cost(op, &ins, &graph[id].data)
             }

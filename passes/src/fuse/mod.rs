@@ -2,6 +2,7 @@
 
 mod chunk;
 mod group;
+mod late;
 mod products;
 mod recompute;
 mod rules;
@@ -56,7 +57,7 @@ impl Pass for Fuse {
         let fuse = |f: &Func| {
             let f = rewrite(f, rules::RULES, rules::cost);
             let f = chunk::split_losses(&f, self.loss_blocks);
-            group::fuse(&recompute::cheap(&products::accumulate(&f)), &mut bodies)
+            late::gathers(&group::fuse(&recompute::cheap(&products::accumulate(&f)), &mut bodies))
         };
         let mut funcs: Vec<Func> = module.funcs.iter().map(fuse).collect();
         funcs.extend(bodies.into_funcs());

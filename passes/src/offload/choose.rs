@@ -1,11 +1,15 @@
 //! Which values go to the host.
 
+use crate::plan::arena::ALIGN;
 use crate::plan::layout::contiguous_slice;
 use crate::recompute::program::Program;
 use athanor_ir::func::{Func, Role, ValueId};
 use athanor_ir::offload::{Offload, Swap};
 use athanor_ir::op::Op;
 use std::collections::BTreeMap;
+
+/// Values of fewer bytes stay: a place takes that much anyway.
+const SMALL: usize = ALIGN;
 
 /// The value whose bytes `v` has under another shape; `v` itself if it has its own.
 pub(super) fn origin(func: &Func, defs: &[Option<usize>], v: ValueId) -> ValueId {
@@ -19,7 +23,8 @@ pub(super) fn origin(func: &Func, defs: &[Option<usize>], v: ValueId) -> ValueId
 /// The values that `choice` sends to the host, each with the ops by which it comes back before it is read.
 ///
 /// A value that another has the bytes of goes once, as the one that was made. What nobody frees stays: results, weights and
-/// inputs, tables, and parts of these. So does what comes back from the next position of a pipeline.
+/// inputs, tables, and parts of these. So do weights that replicas share and gather, what comes back from the next position
+/// of a pipeline, and what is too small to be worth the way.
 pub(super) fn chosen(program: &Program<'_>, choice: &Offload) -> BTreeMap<ValueId, usize> {
     let func = program.func;
     // By value, the first entry of the choice that names it.
@@ -50,13 +55,16 @@ fn by_operator(program: &Program<'_>, swap: &Swap, v: ValueId, of: ValueId) -> b
 /// Whether the memory of `v` is free once it is on the host.
 fn freed(program: &Program<'_>, v: ValueId) -> bool {
     let func = program.func;
-    if program.is_result[v.0 as usize] {
+    if program.is_result[v.0 as usize] || func.ty(v).bytes() < SMALL {
         return false;
     }
     let Some(d) = program.defs[v.0 as usize] else {
         return func.params.iter().any(|p| p.value == v && p.role == Role::Handed);
     };
-    if !program.forward[d] || matches!(func.nodes[d].op, Op::RopeTable { .. } | Op::Handover { .. }) {
+    if !program.forward[d]
+        || program.gathers(d)
+        || matches!(func.nodes[d].op, Op::RopeTable { .. } | Op::Handover { .. })
+    {
         return false;
     }
     // A part of a weight is the weight's memory.

@@ -1,12 +1,12 @@
 //! Whether every partial sum of a module is made whole before something reads it, derived from its parameters alone.
 
 use super::PARTIAL;
-use super::experts::Experts;
-use super::spread::{Axes, Linear, form, labels, linear};
+use super::experts::{Experts, tokens};
+use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{
-    Binary, Collective, CollectiveKind, Diagnostic, Func, Module, Node, Op, ReduceKind, Result, Role, Sharding, Unary,
-    ValueId,
+    Binary, Collective, CollectiveKind, Diagnostic, F64, Func, Mesh, Module, Node, Op, ReduceKind, Result, Role,
+    Sharding, Unary, ValueId,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,7 +21,7 @@ pub(super) struct Spread {
     pub(super) vague: bool,
     /// What it has to do with rows of experts.
     pub(super) experts: Experts,
-    /// It is ids, counted from the first of the part that these axes cut out of a vocabulary.
+    /// It is ids or a position, counted from the first of the part that these axes cut out of a vocabulary or a sequence.
     ids: Axes,
     /// It is the logarithm of a part of a sum over these axes: its exponential is partial.
     log: Axes,
@@ -140,6 +140,20 @@ impl<'a> Checker<'a> {
         if let Some(label) = s.whole.iter().find(|l| cut.get(l).copied().flatten().is_some_and(|a| !a.is_empty())) {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
+        let cuts = |label: &char| cut.get(label).copied().flatten().unwrap_or_default();
+        let mut labels = cut.keys().enumerate();
+        let twice = |(i, a): (usize, &char)| {
+            cut.keys().skip(i + 1).find(|b| !cuts(a).and(cuts(b)).is_empty()).map(|b| (*a, *b))
+        };
+        if let Some((a, b)) = labels.find_map(twice) {
+            return Err(format!("has dims {a} and {b} cut by one axis"));
+        }
+        if together(&node.op) && !matches!(node.op, Op::Assign { .. }) {
+            let rows = tokens(self.of(node.inputs[1]));
+            if cut.insert('r', Some(rows)).flatten().is_some_and(|known| known != rows) {
+                return Err("reads rows of other tokens".into());
+            }
+        }
         let vague = node.inputs.iter().any(|v| self.of(*v).vague);
         let operands: Vec<&Spread> = node.inputs.iter().map(|v| self.of(*v)).collect();
         let (experts, windows) = Experts::of(&node.op, &operands)?;
@@ -147,21 +161,29 @@ impl<'a> Checker<'a> {
             return Err("adds up rows of experts that are partial sums already".into());
         }
         let (own, logs) = vocabulary(node, &operands)?;
+        self.begins(node)?;
         let partial = partial.or(windows).or(if let Op::Unary(_) = node.op { logs } else { Axes::NONE });
         // Every row belongs to one expert: a rank with some of them has their rows, whole.
         if form(&node.op) == Some(GroupedForm::Rows) {
             cut.entry('e').and_modify(|axes| *axes = Some(Axes::NONE));
         }
         let result = |labels: &Vec<char>| {
-            // Where rows are is no sum: every part of the batch has its own.
-            let sums = !matches!(node.op, Op::Assign { .. });
-            let gone = || cut.iter().filter(|(label, _)| sums && !labels.contains(label));
+            let sums = |label: char| !together(&node.op) || is_summed(label);
+            let gone = || cut.iter().filter(|(label, _)| sums(**label) && !labels.contains(label));
             let lost = gone().fold(Axes::NONE, |all, (_, axes)| all.or(axes.unwrap_or_default()));
             if !lost.and(partial).is_empty() {
                 return Err("sums over an axis that it is partial over already".to_owned());
             }
+            let dims: Vec<Option<Axes>> = labels.iter().map(|l| cut.get(l).copied().flatten()).collect();
+            let mut cutting = Axes::NONE;
+            for axes in dims.iter().flatten() {
+                if !axes.and(cutting).is_empty() {
+                    return Err("has two dims that one axis cuts".to_owned());
+                }
+                cutting = cutting.or(*axes);
+            }
             Ok(Spread {
-                dims: labels.iter().map(|l| cut.get(l).copied().flatten()).collect(),
+                dims,
                 partial: partial.or(lost),
                 vague: vague || gone().any(|(_, axes)| axes.is_none()),
                 experts,
@@ -171,6 +193,8 @@ impl<'a> Checker<'a> {
         let mut results = s.results.iter().map(result).collect::<Checked<Vec<Spread>>>()?;
         match node.op {
             Op::Assign { .. } => results[1].dims.fill(Some(Axes::NONE)),
+            // Rows are positions, of which the first is 0.
+            Op::RopeTable { .. } => results.iter_mut().for_each(|r| r.dims[0] = Some(Axes::NONE)),
             Op::EmbedGrad { .. } => results[0].dims[0] = Some(own),
             Op::PartEntropy => (results[1].log, results[1].partial) = (own, results[1].partial.without(own)),
             Op::Binary(_) => results[0].log = logs,
@@ -179,10 +203,35 @@ impl<'a> Checker<'a> {
         Ok(results)
     }
 
+    /// Whether attention that has some of the queries knows which they are: the operand counts the first key from the first of
+    /// the rank's own part, and there are as many queries in a part.
+    fn begins(&self, node: &Node) -> Checked<()> {
+        let at = match node.op {
+            Op::Attention { .. } => 3,
+            Op::AttentionGrad { .. } => 6,
+            _ => return Ok(()),
+        };
+        let (queries, given) = (node.inputs[0], node.inputs.get(at));
+        let Some(axes) = self.of(queries).dims[1].filter(|axes| !axes.is_empty()) else { return Ok(()) };
+        let made = |v: ValueId| self.func.nodes.iter().find(|n| n.outputs.contains(&v));
+        let counts = |n: &Node| match &n.op {
+            Op::Collective(Collective { kind: CollectiveKind::OwnIds { size }, .. }) => {
+                let of_zero = made(n.inputs[0]).is_some_and(|z| z.op == Op::Constant { value: F64(0.0) });
+                of_zero && *size == self.func.ty(queries).dims[1] && self.of(n.outputs[0]).ids == axes
+            }
+            _ => false,
+        };
+        if given.and_then(|v| made(*v)).is_some_and(counts) {
+            Ok(())
+        } else {
+            Err("has some of the queries and is not told where they are".into())
+        }
+    }
+
     /// A reshape of a rank's part.
     ///
-    /// Dims of one are not told apart by their extents as they are in the whole: a cut dim becomes the first one that as many
-    /// elements are outside of. That is where heads come from or go to, and the batch.
+    /// Dims of one are not told apart by their extents as they are in the whole: of the dims that as many elements are outside
+    /// of, those on one side become those on the other in their order. That is where heads come from or go to, batch and sequence.
     fn reshaped(&self, from: ValueId, to: ValueId) -> Checked<Spread> {
         let (x, dims, out) = (self.of(from), &self.func.ty(from).dims, &self.func.ty(to).dims);
         let known = x.dims.iter().any(Option::is_some) || x.dims.is_empty();
@@ -190,8 +239,11 @@ impl<'a> Checker<'a> {
         for (i, axes) in x.dims.iter().enumerate() {
             let Some(axes) = axes.filter(|a| !a.is_empty()) else { continue };
             let outside: usize = dims[..i].iter().product();
-            let place = (0..out.len()).find(|j| out[..*j].iter().product::<usize>() == outside);
-            let Some(j) = place else { return Err(format!("tears dim {i} apart, which is cut")) };
+            let alike =
+                |dims: &[usize], to| (0..to).filter(|j| dims[..*j].iter().product::<usize>() == outside).collect();
+            let (before, places): (Vec<usize>, Vec<usize>) = (alike(dims, i), alike(out, out.len()));
+            let place = places.get(before.len()).or(places.last());
+            let Some(&j) = place else { return Err(format!("tears dim {i} apart, which is cut")) };
             cut[j] = Some(cut[j].unwrap_or_default().or(axes));
         }
         Ok(Spread { dims: cut, ..x.clone() })
@@ -212,6 +264,13 @@ impl<'a> Checker<'a> {
                 if all.all(|a| a == first) { Ok(first) } else { Err("adds partial sums to other values".into()) }
             }
         }
+    }
+
+    /// Whether parts of a sequence over `axes` would have parts over `outer`, which stay, between them.
+    fn torn(&self, outer: Axes, axes: Axes) -> bool {
+        let within = Axes::named(&self.module.mesh, &Mesh::SEQUENCE);
+        let least = axes.and(within).iter().min();
+        least.is_some_and(|least| outer.and(within).iter().any(|o| o > least))
     }
 
     fn squares(&self, node: &Node) -> Checked<Spread> {
@@ -236,6 +295,10 @@ impl<'a> Checker<'a> {
         if !x.ids.is_empty() || !x.log.is_empty() && (c.kind != largest || axes != x.log) {
             return Err("brings together what is of a part of the vocabulary".into());
         }
+        let outer = |dim: usize| x.dims[dim].unwrap_or_default().without(axes);
+        if !matches!(c.kind, CollectiveKind::SumEnds) && c.moved().any(|dim| self.torn(outer(dim), axes)) {
+            return Err(format!("moves parts over {} that do not lie side by side", c.axes));
+        }
         let summed = |out: &mut Spread| {
             if x.vague || axes.without(x.partial).is_empty() {
                 out.partial = x.partial.without(axes);
@@ -259,6 +322,14 @@ impl<'a> Checker<'a> {
                 }
                 out.dims[dim] = Some(cut.without(axes));
             }
+            CollectiveKind::AllToAll { cut, join } => {
+                let (whole, parts) = (x.dims[cut].unwrap_or_default(), x.dims[join].unwrap_or_default());
+                if cut == join || !axes.without(parts).is_empty() || !axes.and(whole.or(x.partial)).is_empty() {
+                    return Err(format!("exchanges over {} what is not cut there, or is elsewhere", c.axes));
+                }
+                out.dims[join] = Some(parts.without(axes));
+                out.dims[cut] = Some(whole.or(axes));
+            }
             CollectiveKind::OwnPart { dim } => {
                 let cut = x.dims[dim].unwrap_or_default();
                 if !axes.and(cut.or(x.partial)).is_empty() {
@@ -275,7 +346,7 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The axes that cut the vocabulary of `node`, if it has one, and those over which its result is the logarithm of a part of a
+/// The axes that cut what ids of `node` are counted in, its vocabulary or its queries, if there are ids, and those over which its result is the logarithm of a part of a
 /// sum, or partial as the exponential of one.
 fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
     let cut = |i: usize, d: usize| operands[i].dims.get(d).copied().flatten().unwrap_or_default();
@@ -283,11 +354,13 @@ fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
         Op::Embed => (Some(0), cut(1, 0)),
         Op::EmbedGrad { .. } => (Some(0), operands[0].ids),
         Op::PartEntropy | Op::PartEntropyGrad => (Some(1), cut(0, operands[0].dims.len() - 1)),
+        Op::Attention { .. } => (Some(3), cut(0, 1)),
+        Op::AttentionGrad { .. } => (Some(6), cut(0, 1)),
         _ => (None, Axes::NONE),
     };
     let fits = |(i, s): (usize, &&Spread)| s.ids == if reads == Some(i) { own } else { Axes::NONE };
     if !operands.iter().enumerate().all(fits) {
-        return Err("reads ids of another part of the vocabulary".into());
+        return Err("reads ids that are counted from another part".into());
     }
     let log = |i: usize| operands.get(i).map_or(Axes::NONE, |s| s.log);
     let logs = operands.iter().fold(Axes::NONE, |all, s| all.or(s.log));

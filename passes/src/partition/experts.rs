@@ -5,10 +5,16 @@ use super::spread::{Axes, form};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{Binary, CollectiveKind, Op, ReduceKind, Unary};
 
+/// Axes that cut the tokens of `slots […, k]`, and with them their rows.
+pub(super) fn tokens(slots: &Spread) -> Axes {
+    let lead = slots.dims.iter().rev().skip(1);
+    lead.fold(Axes::NONE, |all, axes| all.or(axes.unwrap_or_default()))
+}
+
 /// What a value has to do with rows sorted by expert.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Experts {
-    /// It says where rows are, among those of the part of the batch that these axes cut out.
+    /// It says where rows are, among those of the part of the tokens that these axes cut out.
     places: Option<Axes>,
     /// Over these axes a rank has the rows of some experts only.
     window: Axes,
@@ -22,14 +28,17 @@ impl Experts {
     pub(super) fn of(op: &Op, operands: &[&Spread]) -> Result<(Self, Axes), String> {
         let plain = |list: &[usize]| list.iter().all(|i| operands.get(*i).is_none_or(|s| s.experts == Self::default()));
         let cut = |i: usize| operands[i].dims.first().copied().flatten().unwrap_or_default();
+        let tokens = |i: usize| tokens(operands[i]);
         let sorted = |i: usize, by: Axes| operands[i].experts.places == Some(by);
         let places = |what: &str| Err(format!("takes {what} from a sort of other tokens"));
         let window = |i: usize| operands[i].experts.window;
         let none = (Self::default(), Axes::NONE);
         match op {
-            Op::Assign { .. } if plain(&[0, 1]) => Ok((Self { places: Some(cut(0)), ..Self::default() }, Axes::NONE)),
+            Op::Assign { .. } if plain(&[0, 1]) => {
+                Ok((Self { places: Some(tokens(0)), ..Self::default() }, Axes::NONE))
+            }
             Op::Dispatch { .. } if plain(&[0, 2]) => {
-                if sorted(1, cut(1)) {
+                if sorted(1, tokens(1)) {
                     Ok(none)
                 } else {
                     places("rows")
@@ -37,7 +46,7 @@ impl Experts {
             }
             Op::Combine | Op::CombineDot if plain(&[2]) && operands[0].experts.places.is_none() => {
                 let rows = operands[0].experts;
-                if !sorted(1, cut(1)) {
+                if !sorted(1, tokens(1)) {
                     return places("rows");
                 }
                 if rows.window.is_empty() || rows.clean {

@@ -16,6 +16,8 @@ pub(super) struct Factors {
     cut: HashMap<usize, Axes>,
     /// Roots of the batch.
     batch: BTreeSet<usize>,
+    /// Roots of the sequence.
+    sequence: BTreeSet<usize>,
     /// Axes along which ranks with other tokens share experts.
     experts: Axes,
     /// Axes that cut experts.
@@ -43,14 +45,18 @@ impl Factors {
         let experts = Axes::named(&module.mesh, &["ep"]);
         let over_tp = if module.run.experts_over_tp { Axes::named(&module.mesh, &["tp"]) } else { Axes::NONE };
         let (cut, batch, holders) = (HashMap::new(), BTreeSet::new(), experts.or(over_tp));
-        let mut this = Self { first, parent: (0..count).collect(), cut, batch, experts, holders };
-        let mut whole = vec![];
+        let sequence = BTreeSet::new();
+        let mut this = Self { first, parent: (0..count).collect(), cut, batch, sequence, experts, holders };
+        let (mut whole, mut shifted) = (vec![], vec![]);
         for (f, func) in module.funcs.iter().enumerate() {
-            this.join_func(f, func, module.run.cut_vocabulary, &mut whole)?;
+            this.join_func(f, func, module.run.cut_vocabulary, (&mut whole, &mut shifted))?;
         }
         this.join_names(module);
-        let whole: BTreeSet<usize> = whole.into_iter().map(|d| this.root(d)).collect();
-        this.choose(module, &whole)?;
+        this.sequence = this.second_dims(module);
+        let roots = |dims: Vec<usize>| dims.into_iter().map(|d| this.root(d)).collect::<BTreeSet<usize>>();
+        let (whole, shifted) = (roots(whole), roots(shifted));
+        this.choose_sequence(module, &whole)?;
+        this.choose(module, &whole.union(&shifted).copied().collect())?;
         Ok(this)
     }
 
@@ -68,8 +74,15 @@ impl Factors {
         self.parent[high] = low;
     }
 
-    /// Joins the dims of equal labels of each node; those that an op needs whole are added to `whole`.
-    fn join_func(&mut self, f: usize, func: &Func, cut_vocabulary: bool, whole: &mut Vec<usize>) -> Result<()> {
+    /// Joins the dims of equal labels of each node; those that an op needs whole are added to `whole`, those along which it
+    /// shifts values to `shifted`.
+    fn join_func(
+        &mut self,
+        f: usize,
+        func: &Func,
+        cut_vocabulary: bool,
+        (whole, shifted): (&mut Vec<usize>, &mut Vec<usize>),
+    ) -> Result<()> {
         let types = |vs: &[ValueId]| vs.iter().map(|v| func.ty(*v).clone()).collect::<Vec<_>>();
         for node in &func.nodes {
             if node.op == Op::SumSquares {
@@ -79,6 +92,10 @@ impl Factors {
                 return cannot(format!("@{} calls a function; cut the module before it is fused", func.name));
             };
             set_apart(&node.op, &mut s, cut_vocabulary);
+            if let Op::Slice { dim, .. } | Op::Concat { dim } = node.op {
+                let values = node.inputs.iter().chain(&node.outputs);
+                shifted.extend(values.map(|v| self.first[f][v.0 as usize] + dim));
+            }
             let mut seen: BTreeMap<char, usize> = BTreeMap::new();
             let sides = node.inputs.iter().zip(&s.operands).chain(node.outputs.iter().zip(&s.results));
             for (value, labels) in sides {
@@ -113,8 +130,42 @@ impl Factors {
         }
     }
 
-    /// Decides what each axis cuts.
-    fn choose(&mut self, module: &Module, whole: &BTreeSet<usize>) -> Result<()> {
+    /// The second dims of inputs `[batch, sequence]`.
+    fn second_dims(&self, module: &Module) -> BTreeSet<usize> {
+        let params =
+            module.funcs.iter().enumerate().flat_map(|(f, func)| func.params.iter().map(move |p| (f, func, p)));
+        let inputs = params.filter(|(_, func, p)| p.role == Role::Input && func.ty(p.value).rank() > 1);
+        inputs.map(|(f, _, p)| self.root(self.first[f][p.value.0 as usize] + 1)).collect()
+    }
+
+    /// Cuts the second dim of every input, the sequence.
+    fn choose_sequence(&mut self, module: &Module, whole: &BTreeSet<usize>) -> Result<()> {
+        let axes = Axes::named(&module.mesh, &Mesh::SEQUENCE);
+        if axes.is_empty() {
+            return Ok(());
+        }
+        let size = axes.ranks(&module.mesh);
+        let extents = self.extents(module);
+        for (f, func) in module.funcs.iter().enumerate() {
+            for p in func.params.iter().filter(|p| p.role == Role::Input && func.ty(p.value).rank() > 1) {
+                let root = self.root(self.first[f][p.value.0 as usize] + 1);
+                if whole.contains(&root) || !extents[&root].iter().all(|e| e.is_multiple_of(size)) {
+                    return cannot(format!(
+                        "the sequence of {} cannot be cut in {size}: an op needs all of it",
+                        p.name
+                    ));
+                }
+                self.cut.insert(root, axes);
+            }
+        }
+        if self.cut.is_empty() {
+            return cannot(format!("axis {} has nothing to cut: no input has a sequence", axes.names(&module.mesh)));
+        }
+        Ok(())
+    }
+
+    /// The extents of the dims of each factor.
+    fn extents(&self, module: &Module) -> BTreeMap<usize, BTreeSet<usize>> {
         let mut extents: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
         for (f, func) in module.funcs.iter().enumerate() {
             for (value, ty) in func.types.iter().enumerate() {
@@ -123,6 +174,12 @@ impl Factors {
                 }
             }
         }
+        extents
+    }
+
+    /// Decides what each axis cuts but for the sequence.
+    fn choose(&mut self, module: &Module, whole: &BTreeSet<usize>) -> Result<()> {
+        let extents = self.extents(module);
         let roots = |this: &Self, wanted: fn(&Role) -> bool| -> BTreeSet<usize> {
             let params =
                 module.funcs.iter().enumerate().flat_map(|(f, func)| func.params.iter().map(move |p| (f, func, p)));
@@ -151,13 +208,13 @@ impl Factors {
                     self.batch.insert(root);
                 }
             }
-            if self.cut.is_empty() {
+            if self.batch.is_empty() {
                 return cannot(format!("axis {} has nothing to cut: no input has a batch", batch.names(mesh)));
             }
         }
         let (rows, experts) = (self.of_experts(module, Kind::Row), self.of_experts(module, Kind::Expert));
         // Ranks that share experts have each other's rows.
-        let apart = batch.without(self.experts);
+        let apart = batch.without(self.experts).or(Axes::named(mesh, &Mesh::SEQUENCE));
         if !apart.is_empty() {
             self.cut.extend(rows.iter().map(|r| (*r, apart)));
         }
@@ -241,6 +298,11 @@ impl Factors {
         if self.batch.contains(&root) { axes.without(self.experts) } else { axes }
     }
 
+    /// Whether dim `dim` of `value` of function `f` is the sequence.
+    pub(super) fn is_sequence(&self, f: usize, value: ValueId, dim: usize) -> bool {
+        self.sequence.contains(&self.root(self.first[f][value.0 as usize] + dim))
+    }
+
     /// Axes along which ranks with other tokens share experts.
     pub(super) fn experts(&self) -> Axes {
         self.experts
@@ -257,15 +319,20 @@ impl Factors {
     }
 }
 
-/// Labels of dims that are cut in another way at each end: rows are not the batch, though they are cut as it is, and experts
-/// whose rows are known are all, whoever multiplies them. A vocabulary is whole unless it shall be cut.
+/// Labels of dims that are cut in another way at each end: experts whose rows are known are all, whoever multiplies them, and
+/// what is moved along a dim is another index there. A vocabulary is whole unless it shall be cut. Keys that a query looks at are
+/// all, however they come to it.
 fn set_apart(op: &Op, s: &mut Signature, cut_vocabulary: bool) {
     match op {
         Op::Embed | Op::EmbedGrad { .. } if !cut_vocabulary => s.whole.push('v'),
         Op::CrossEntropy | Op::CrossEntropyGrad if cut_vocabulary => s.whole.clear(),
-        Op::Dispatch { .. } => s.results[0][0] = 'R',
-        Op::Combine | Op::CombineDot => s.operands[0][0] = 'R',
         Op::GroupedEinsum { .. } => s.operands[2][0] = 'E',
+        Op::Attention { .. } | Op::AttentionGrad { .. } => s.whole.retain(|l| *l != 't'),
+        Op::Slice { dim, .. } | Op::Concat { dim } => {
+            s.whole.clear();
+            let sides = s.operands.iter_mut().chain(&mut s.results);
+            sides.zip('A'..).for_each(|(labels, own)| labels[*dim] = own);
+        }
         _ => {}
     }
 }

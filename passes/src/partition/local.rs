@@ -2,8 +2,11 @@
 
 use super::cannot;
 use super::factors::Factors;
+use super::fetch::Fetch;
+use super::held::Held;
+use super::sequence::Parts;
 use super::share::Shares;
-use super::spread::{Axes, Linear, form, labels, linear, together};
+use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{Binary, Builder, TensorType, ValueId};
 use athanor_ir::{Collective, CollectiveKind, Func, Loc, Module, Node, Op, ReduceKind, Result, Role, Sharding};
@@ -20,24 +23,26 @@ pub(super) fn cut(module: &Module, factors: &Factors) -> Result<Module> {
         params().filter(|p| matches!(p.role, Role::Weight { .. })).map(|p| p.name.as_str()).collect();
     let of_weight = |name: &str| name.strip_prefix("grad.").is_some_and(|w| weights.contains(w));
     let gradients = params().filter(|p| p.role == Role::Grad && of_weight(&p.name)).map(|p| p.name.as_str()).collect();
+    let shares = Shares::of(module, factors);
     for (f, func) in module.funcs.iter().enumerate() {
-        funcs.push(Cutter::new(module, factors, f, func).run(&gradients, &mut partial)?);
+        funcs.push(Cutter::new(module, factors, &shares, f, func).run(&gradients, &mut partial)?);
     }
     Ok(Module { funcs, ..module.clone() })
 }
 
 /// One function on its way to that of a rank.
 pub(super) struct Cutter<'a> {
-    module: &'a Module,
+    pub(super) module: &'a Module,
     factors: &'a Factors,
+    shares: &'a Shares<'a>,
     index: usize,
-    func: &'a Func,
+    pub(super) func: &'a Func,
     pub(super) out: Func,
     /// The new value of each old one.
-    new: Vec<Option<ValueId>>,
+    pub(super) new: Vec<Option<ValueId>>,
     /// Axes over which each old value is partial; `None` for gradients of earlier micro-batches until it is known what is
     /// added to them.
-    partial: Vec<Option<Axes>>,
+    pub(super) partial: Vec<Option<Axes>>,
     /// Axes over which each old value has the rows of some experts only, and zeros where those of others would be.
     window: Vec<Axes>,
     /// Values with sums over some axes taken.
@@ -48,36 +53,69 @@ pub(super) struct Cutter<'a> {
     spans: HashMap<ValueId, ValueId>,
     /// Ids counted from the first of the own part of a vocabulary, whose size it is.
     pub(super) ids: HashMap<(ValueId, usize), ValueId>,
-    /// What replicas share: the optimizer's state and steps of some weights.
-    shares: Shares,
+    /// What attention reads of values, as keys or not, and what it makes: some heads, and more tokens than the rank has.
+    pub(super) attended: HashMap<(ValueId, bool), ValueId>,
+    /// Parts of what replicas share.
+    pub(super) held: Held,
+    /// Weights that are gathered where they are read.
+    pub(super) fetch: Fetch,
+    /// Parts of sequences.
+    pub(super) parts: Parts,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(module: &'a Module, factors: &'a Factors, index: usize, func: &'a Func) -> Self {
+    fn new(module: &'a Module, factors: &'a Factors, shares: &'a Shares<'a>, index: usize, func: &'a Func) -> Self {
         let count = func.types.len();
         let (out, summed) = (Func::new(func.name.clone()), BTreeMap::new());
-        let (new, partial, shares) = (vec![None; count], vec![None; count], Shares::default());
+        let (new, partial) = (vec![None; count], vec![None; count]);
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
-        let ids = HashMap::new();
-        Self { module, factors, index, func, out, new, partial, window, summed, gathered, spans, ids, shares }
+        let (ids, attended, held) =
+            (HashMap::new(), HashMap::new(), Held::of(func, shares, module.mesh.size("pp") > 1));
+        let (fetch, parts) = (Fetch::of(func, shares), Parts::of(module, func));
+        Self {
+            module,
+            factors,
+            shares,
+            index,
+            func,
+            out,
+            new,
+            partial,
+            window,
+            summed,
+            gathered,
+            spans,
+            ids,
+            attended,
+            held,
+            fetch,
+            parts,
+        }
     }
 
     /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
     fn run(mut self, gradients: &HashSet<&str>, handed: &mut HashMap<String, Axes>) -> Result<Func> {
-        self.shares = Shares::of(self.module, self.func, |v| self.local(v), handed);
         for p in &self.func.params {
-            let value = self.out.param(p.name.clone(), self.local(p.value), p.role.clone(), p.loc.clone());
+            let value = self.out.param(p.name.clone(), self.held_type(p.value), p.role.clone(), p.loc.clone());
             self.new[p.value.0 as usize] = Some(value);
             let known =
                 if gradients.contains(p.name.as_str()) { handed.get(&p.name).copied() } else { Some(Axes::NONE) };
             self.partial[p.value.0 as usize] = known;
         }
-        for node in &self.func.nodes {
+        for (i, node) in self.func.nodes.iter().enumerate() {
+            self.parts.at(i, self.module.run.cut_sequence);
+            self.fetch.at(node);
             self.node(node)?;
+            self.take_due(node);
         }
         let left = self.summed_gradients();
         let defs = self.func.defs();
         for r in &self.func.results {
+            if let Some((part, partial)) = self.shares.parts(&r.name).and_then(|_| self.held.due(r.value)) {
+                self.out.result(r.name.clone(), part);
+                handed.insert(r.name.clone(), partial);
+                continue;
+            }
             let keep = if gradients.contains(r.name.as_str()) { self.partial_of(r.value) } else { Axes::NONE };
             let loc = defs[r.value.0 as usize].map(|n| &self.func.nodes[n].loc);
             let value = self.whole_but(r.value, keep, loc.unwrap_or(&Loc::default()));
@@ -91,7 +129,8 @@ impl<'a> Cutter<'a> {
         for (old, new) in self.func.params.iter().zip(0..) {
             self.out.params[new].sharding = self.sharding(old.value);
         }
-        Ok(self.out)
+        // All of what only parts are read of is made for nothing.
+        Ok(if self.parts.any() { self.out.without_dead_nodes() } else { self.out })
     }
 
     /// Gradients that this function summed over ranks: they are left whole where they were, under their names.
@@ -106,9 +145,6 @@ impl<'a> Cutter<'a> {
         let mut ty = self.func.ty(value).clone();
         for (d, size) in ty.dims.iter_mut().enumerate() {
             *size /= self.factors.axes_of(self.index, value, d).ranks(&self.module.mesh);
-        }
-        if let Some(replicas) = self.shares.states.get(&value) {
-            ty.dims[0] /= replicas.ranks(&self.module.mesh);
         }
         ty
     }
@@ -126,22 +162,52 @@ impl<'a> Cutter<'a> {
         let name = |a: usize| self.module.mesh.axes[a].name.clone();
         let axes = |d| self.factors.axes_of(self.index, value, d).iter().map(name).collect();
         let mut dims: Vec<Vec<String>> = (0..self.func.ty(value).rank()).map(axes).collect();
-        if let Some(replicas) = self.shares.states.get(&value) {
+        if let Some(replicas) = self.held.replicas(value) {
             dims[0].extend(replicas.iter().map(name));
         }
         let dims = if dims.iter().all(Vec::is_empty) { vec![] } else { dims };
         Sharding { dims, partial: self.partial_of(value).iter().map(name).collect() }
     }
 
-    fn partial_of(&self, value: ValueId) -> Axes {
+    pub(super) fn partial_of(&self, value: ValueId) -> Axes {
         self.partial[value.0 as usize].unwrap_or_default()
+    }
+
+    pub(super) fn set_partial(&mut self, value: ValueId, axes: Axes) {
+        self.partial[value.0 as usize] = Some(axes);
+    }
+
+    /// Whether there is a new value that is all of `value`, or a sum over axes that gives it.
+    pub(super) fn has_all(&self, value: ValueId) -> bool {
+        self.new[value.0 as usize].is_some()
+    }
+
+    /// Whether the sum over `axes` of `value` is there already.
+    pub(super) fn summed_over(&self, value: ValueId, axes: Axes) -> bool {
+        self.summed.contains_key(&(value, self.partial_of(value).without(axes)))
+    }
+
+    pub(super) fn type_of(&self, value: ValueId) -> &TensorType {
+        self.func.ty(value)
+    }
+
+    pub(super) fn node_of(&self, index: usize) -> &'a Node {
+        &self.func.nodes[index]
+    }
+
+    /// Ranks along `axes`.
+    pub(super) fn ranks(&self, axes: Axes) -> usize {
+        axes.ranks(&self.module.mesh)
     }
 
     /// The new value of `value`, summed over the axes over which it is partial but for `keep`.
     pub(super) fn whole_but(&mut self, value: ValueId, keep: Axes, loc: &Loc) -> ValueId {
+        if let Some(all) = self.fetched(value, loc).or_else(|| self.joined(value, keep, loc)) {
+            return all;
+        }
         let partial = self.partial_of(value);
         let missing = partial.without(keep);
-        let Some(new) = self.new[value.0 as usize] else { unreachable!("operands come before their uses") };
+        let new = self.new[value.0 as usize].unwrap_or_else(|| self.own_logarithms(value, loc));
         if missing.is_empty() {
             return new;
         }
@@ -158,12 +224,9 @@ impl<'a> Cutter<'a> {
     pub(super) fn collective(&mut self, kind: CollectiveKind, axes: Axes, x: ValueId, loc: &Loc) -> ValueId {
         let mesh = &self.module.mesh;
         let c = Collective { kind, axes: axes.names(mesh), ranks: axes.ranks(mesh) };
-        let mut ty = self.out.ty(x).clone();
-        match kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => {}
-            CollectiveKind::AllGather { dim } => ty.dims[dim] *= c.ranks,
-            CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => ty.dims[dim] /= c.ranks,
-        }
+        let ty = self.out.ty(x).clone();
+        let Ok(dims) = c.dims(&ty.dims) else { unreachable!("what is cut is divided") };
+        let ty = ty.with_dims(dims);
         self.out.push(Op::Collective(c), &[x], vec![ty], loc)[0]
     }
 
@@ -172,10 +235,25 @@ impl<'a> Cutter<'a> {
         self.factors.axes_of(self.index, value, dim)
     }
 
+    /// Whether dim `dim` of `value` is the sequence.
+    pub(super) fn is_sequence(&self, value: ValueId, dim: usize) -> bool {
+        self.factors.is_sequence(self.index, value, dim)
+    }
+
+    /// Those of the axes `names` that the mesh has.
+    pub(super) fn named(&self, names: &[&str]) -> Axes {
+        Axes::named(&self.module.mesh, names)
+    }
+
     /// Gives `old` its new value, which is whole.
     pub(super) fn define(&mut self, old: ValueId, new: ValueId) {
+        self.define_partial(old, new, Axes::NONE);
+    }
+
+    /// Gives `old` its new value, which is partial over `axes`.
+    pub(super) fn define_partial(&mut self, old: ValueId, new: ValueId, axes: Axes) {
         self.new[old.0 as usize] = Some(new);
-        self.partial[old.0 as usize] = Some(Axes::NONE);
+        self.partial[old.0 as usize] = Some(axes);
     }
 
     /// The dim of `value` that ranks which share experts bring together for sorting, if it has one.
@@ -215,12 +293,11 @@ impl<'a> Cutter<'a> {
             self.sum_squares(node);
             return Ok(());
         }
-        if let Some(replicas) = self.shares.steps.get(&node.outputs[0]).copied() {
-            self.shared_step(node, replicas);
+        if self.of_parts(node) || self.put_off(node) || self.part_loss(node) || self.along_sequence(node)? {
             return Ok(());
         }
-        if self.part_loss(node) {
-            return Ok(());
+        if self.in_parts(node) {
+            return self.node_in_parts(node);
         }
         self.learn_gradients(node);
         let keep = self.kept(node);
@@ -229,7 +306,7 @@ impl<'a> Cutter<'a> {
         for (i, v) in node.inputs.iter().enumerate() {
             let input = match self.gathered.get(v) {
                 // Where a token's rows are is known to those who sorted together.
-                Some(known) if self.new[v.0 as usize].is_none() => {
+                Some(known) if !self.has_all(*v) && !self.parts.have(*v) => {
                     if !together {
                         return cannot(format!("nn.{} in {:?} reads rows of experts", node.op.name(), node.loc.block));
                     }
@@ -318,7 +395,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Axes over which the operands of `node` may stay partial.
-    fn kept(&self, node: &Node) -> Axes {
+    pub(super) fn kept(&self, node: &Node) -> Axes {
         let of = |v: &ValueId| self.partial_of(*v);
         match linear(&node.op) {
             Linear::No => Axes::NONE,
@@ -328,7 +405,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Axes that cut operands of `node` and not its results, one by one: those are sums over them.
-    fn lost(&self, node: &Node) -> Vec<Axes> {
+    pub(super) fn lost(&self, node: &Node) -> Vec<Axes> {
         let types = |vs: &[ValueId]| vs.iter().map(|v| self.func.ty(*v).clone()).collect::<Vec<_>>();
         let Some(s) = labels(&node.op, &types(&node.inputs), &types(&node.outputs)) else { return vec![] };
         let together = together(&node.op);
@@ -348,9 +425,8 @@ impl<'a> Cutter<'a> {
         if form(&node.op).is_some() {
             cut.remove(&'e');
         }
-        // Where rows are is no sum: every part of the batch has its own.
-        if let Op::Assign { .. } = node.op {
-            cut.clear();
+        if together {
+            cut.retain(|label, _| is_summed(*label));
         }
         let lost = |labels: &Vec<char>| {
             let gone = cut.iter().filter(|(label, _)| !labels.contains(label));
@@ -363,12 +439,8 @@ impl<'a> Cutter<'a> {
     fn sum_squares(&mut self, node: &Node) {
         let mut groups: BTreeMap<Axes, Vec<ValueId>> = BTreeMap::new();
         for v in &node.inputs {
-            let cut = self.factors.axes(self.index, self.func, *v);
-            let (value, cut) = if let Some(replicas) = self.shares.gradients.get(v).copied() {
-                (self.scattered(*v, replicas, &node.loc), cut.or(replicas))
-            } else {
-                (self.whole_but(*v, Axes::NONE, &node.loc), cut)
-            };
+            let (value, replicas) = self.squared(*v, &node.loc);
+            let cut = self.factors.axes(self.index, self.func, *v).or(replicas);
             groups.entry(cut).or_default().push(value);
         }
         let mut total = None;
@@ -383,29 +455,5 @@ impl<'a> Cutter<'a> {
         }
         self.new[node.outputs[0].0 as usize] = total;
         self.partial[node.outputs[0].0 as usize] = Some(Axes::NONE);
-    }
-
-    /// The own part of a gradient, summed over the replicas.
-    fn scattered(&mut self, gradient: ValueId, replicas: Axes, loc: &Loc) -> ValueId {
-        if let Some(known) = self.shares.scattered.get(&gradient) {
-            return *known;
-        }
-        let partial = self.whole_but(gradient, replicas, loc);
-        let part = self.collective(CollectiveKind::ReduceScatter { dim: 0 }, replicas, partial, loc);
-        self.shares.scattered.insert(gradient, part);
-        part
-    }
-
-    /// The step of a part of a weight, which `replicas` share; the parts of all of them are the new weight.
-    fn shared_step(&mut self, node: &Node, replicas: Axes) {
-        let mut inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.whole_but(*v, replicas, &node.loc)).collect();
-        inputs[0] = self.collective(CollectiveKind::OwnPart { dim: 0 }, replicas, inputs[0], &node.loc);
-        inputs[1] = self.scattered(node.inputs[1], replicas, &node.loc);
-        let types = [0, 2, 3].map(|i| self.out.ty(inputs[i]).clone()).to_vec();
-        let mut outputs = self.out.push(node.op.clone(), &inputs, types, &node.loc);
-        outputs[0] = self.collective(CollectiveKind::AllGather { dim: 0 }, replicas, outputs[0], &node.loc);
-        for (old, new) in node.outputs.iter().zip(outputs) {
-            self.define(*old, new);
-        }
     }
 }

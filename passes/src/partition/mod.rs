@@ -1,9 +1,13 @@
 //! `partition`: from the program of all devices together to that of one rank, which is the same for every rank.
 
 mod check;
+mod context;
 mod experts;
 mod factors;
+mod fetch;
+mod held;
 mod local;
+mod sequence;
 mod share;
 mod spread;
 mod vocabulary;
@@ -34,8 +38,19 @@ use factors::Factors;
 /// With `cut_vocabulary` in the run axis `tp` cuts embedding and output layer by their rows: ids are counted from the first of the
 /// own part, rows of the others are zeros, and the loss is made of each part's logarithm of a sum and the one logit.
 ///
-/// With `shared_optimizer` in the run, replicas share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps
-/// the moments of that part, moves that part of the weight, and gathers the others'.
+/// With `cut_sequence` in the run ranks along `tp` share the tokens where they share nothing else: what a product by rows leaves
+/// partial becomes each rank's part of the sum (`reduce_scatter` of the sequence), norms, sums of the residual stream and routers
+/// run on parts, and parts are brought together (`all_gather`) before what needs all of them. The backward pass brings the
+/// same parts together again, so that no more than parts is kept for it. Gradients that are sums over tokens are partial.
+///
+/// Axes `cp` and `up` cut the sequence of every input `[batch, sequence]`. Gradients of weights are partial over them as over `dp`;
+/// what looks along the sequence is in `context.rs`.
+///
+/// With `sharing` in the run, ranks with other tokens share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps the
+/// moments of that part, moves that part of the weight, and gathers the others'. They may share gradients, too: each
+/// micro-batch's is summed into parts as soon as it is made. And they may share weights: `micro` gathers one where a block reads
+/// it, forward and again backward, and `update` gathers nothing. Replicas that share are those along axes `dp_shard` and `ep`
+/// if there is axis `dp_shard` or the run says so; along `dp` parts are then summed (`all_reduce`) where their step is.
 ///
 /// The result is checked by [`check`], which derives from the parameters alone where partial sums are and who reads them.
 #[derive(Debug, Default)]
@@ -67,8 +82,9 @@ impl Pass for Partition {
 pub const CANNOT_CUT: Code = Code {
     id: "P0501",
     title: "the module cannot be cut over the mesh",
-    explain: "`partition` runs on a module with a mesh that was not cut before: axes dp and ep cut the first dim of every \
-              input, the batch, and no op may need all of it, as experts with a capacity do; axis ep cuts the experts of every \
+    explain: "`partition` runs on a module with a mesh that was not cut before: axes dp, dp_shard and ep cut the first dim of \
+              every input, the batch, and no op may need all of it, as experts with a capacity do; axes cp and up cut the second \
+              one, the sequence, and axis up must divide attention's heads; axis ep cuts the experts of every \
               layer, which it must divide; axis tp cuts heads and inner widths, of which there must be some whose \
               size is a multiple of the axis. Other axes are not known here.",
 };
@@ -100,7 +116,9 @@ pub fn partition(module: &Module) -> Result<Module> {
     if module.mesh.ranks() == 1 {
         return Ok(module.clone());
     }
-    if let Some(axis) = module.mesh.axes.iter().find(|a| !["dp", "ep", "tp", "pp"].contains(&a.name.as_str())) {
+    if let Some(axis) =
+        module.mesh.axes.iter().find(|a| !["dp", "dp_shard", "ep", "cp", "up", "tp", "pp"].contains(&a.name.as_str()))
+    {
         return cannot(format!("there is no rule for what axis {:?} of the mesh cuts", axis.name));
     }
     let mut params = module.funcs.iter().flat_map(|f| &f.params);

@@ -77,14 +77,20 @@ pub(super) fn together(op: &Op) -> bool {
     matches!(op, Op::Assign { .. } | Op::Dispatch { .. } | Op::Combine | Op::CombineDot)
 }
 
+/// Whether an op for which [`together`] holds sums over the dim `label`: not over tokens and their rows, though results may lack
+/// them, since every part of the tokens has rows of its own.
+pub(super) fn is_summed(label: char) -> bool {
+    label == 'h'
+}
+
 /// Labels of the op's dims with those joined that are cut together, and those that must stay whole; `None` for a call.
 ///
 /// Query heads and key heads of attention are cut together: a block of key heads has the query heads that read it. The
 /// loss is a function of all logits; that of a part of the vocabulary is another op. Each operand of
 /// `nn.sum_squares` is summed for itself, so that its labels mean nothing.
 ///
-/// Tokens of a part of the batch can be sorted by expert among themselves, unless a capacity makes them compete. Their rows
-/// are those of that part: rows are cut as the batch is.
+/// Some of the tokens can be sorted by expert among themselves, unless a capacity makes them compete. Their rows are those of
+/// that part: rows are cut as batch and sequence are together.
 pub(super) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
     let mut s = op.signature(ins, outs)?;
     match op {
@@ -95,11 +101,8 @@ pub(super) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option
             }
         }
         Op::CrossEntropy | Op::CrossEntropyGrad => s.whole.extend(s.operands[0].last()),
-        Op::Assign { capacity: 0, .. } => s.whole.retain(|l| *l != 'a'),
-        Op::Dispatch { .. } | Op::Combine | Op::CombineDot => {
-            s.operands.iter_mut().chain(&mut s.results).flatten().filter(|l| **l == 'r').for_each(|l| *l = 'a');
-            s.whole.retain(|l| *l != 'a' && *l != 'r');
-        }
+        Op::Assign { capacity: 0, .. } => s.whole.retain(|l| ['k', 'e', 'z'].contains(l)),
+        Op::Dispatch { .. } | Op::Combine | Op::CombineDot => s.whole.retain(|l| *l == 'k'),
         Op::GroupedEinsum { .. } => s.whole.retain(|l| *l != 'r'),
         Op::Reduce { kind: ReduceKind::Max, dims } => s.whole.extend(dims.iter().map(|d| s.operands[0][*d])),
         _ => {}

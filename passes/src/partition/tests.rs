@@ -1,6 +1,9 @@
 //! A small model on a mesh: what is cut, where ranks add up, and that the check finds every sum that is missing or too many.
 
+mod context;
 mod experts;
+mod sequence;
+mod shared;
 mod vocabulary;
 
 use super::*;
@@ -17,6 +20,11 @@ fn mesh(axes: &[(&str, usize)]) -> Mesh {
 
 /// The loss Σ (x + down(silu(up(norm(x)))))² of x `[batch, 8]`, with an inner width of `inner`.
 fn module(mesh: Mesh, batch: usize, inner: usize, accumulation: usize) -> Module {
+    let run = RunSpec { max_grad_norm: Some(1.0), accumulation, ..RunSpec::for_tests() };
+    module_of_run(mesh, batch, inner, run)
+}
+
+fn module_of_run(mesh: Mesh, batch: usize, inner: usize, run: RunSpec) -> Module {
     let mut f = Func::new("forward");
     let f32s = |dims: &[usize]| TensorType::new(DType::F32, dims);
     let weight = || Role::Weight { init: Init::Normal { std: 0.02 }, decay: true };
@@ -32,7 +40,6 @@ fn module(mesh: Mesh, batch: usize, inner: usize, accumulation: usize) -> Module
     let y = b.unary(Unary::Square, y);
     let loss = b.reduce(ReduceKind::Sum, y, &[0, 1]);
     f.result("loss", loss);
-    let run = RunSpec { max_grad_norm: Some(1.0), accumulation, ..RunSpec::for_tests() };
     let module = Module { name: "small".into(), level: Level::Model, mesh, run, funcs: vec![f] };
     registry::build("autodiff,optimizer").unwrap().iter().fold(module, |m, p| p.run(&m).unwrap())
 }
@@ -105,7 +112,7 @@ fn what_cannot_be_cut_is_refused() {
     };
     refused(&[("dp", 3)], "the batch of x cannot be cut in 3");
     refused(&[("tp", 4)], "axis tp of 4 has nothing to cut");
-    refused(&[("cp", 2)], "axis \"cp\"");
+    refused(&[("xp", 2)], "axis \"xp\"");
     let twice = partition(&cut(&[("dp", 2)], 1)).unwrap_err();
     assert!(twice.message.contains("spread over the mesh already"), "{twice}");
 }
@@ -178,34 +185,4 @@ fn functions_hand_gradients_on_as_the_next_one_takes_them() {
     let mut weight = m.clone();
     weight.funcs[0].params.iter_mut().find(|p| p.name == "up").unwrap().sharding.partial.push("dp".into());
     assert!(check(&weight).is_err_and(|e| e.message.contains("no gradient")));
-}
-
-#[test]
-fn replicas_share_the_steps_of_large_weights() {
-    let mut m = module(mesh(&[("dp", 2), ("tp", 3)]), 4, 6, 1);
-    m.run.shared_optimizer = Some(64);
-    let m = partition(&m).unwrap_or_else(|e| panic!("{e}"));
-    athanor_ir::verify::verify(&m).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(spread(&m, "update", "up"), (vec![2, 8], "[tp ] ".into()));
-    assert_eq!(spread(&m, "update", "adam_m.up"), (vec![1, 8], "[tp,dp ] ".into()));
-    assert_eq!(spread(&m, "update", "adam_v.down"), (vec![4, 2], "[dp tp] ".into()));
-    assert_eq!(spread(&m, "update", "adam_v.gain"), (vec![8], "[] ".into()), "32 bytes are not worth it");
-    let update = m.func("update").unwrap();
-    let ops: Vec<&str> = update.nodes.iter().map(|n| n.op.name()).collect();
-    let count = |name: &str| ops.iter().filter(|o| **o == name).count();
-    assert_eq!([count("reduce_scatter"), count("own_part"), count("all_gather")], [2, 2, 2]);
-    // Squares of parts are added up over both axes, those of the gain not at all.
-    let scalars = sums(&m, "update").into_iter().filter(|(_, dims)| dims.is_empty()).collect::<Vec<_>>();
-    assert_eq!(scalars, [named("dp,tp", &[])]);
-    // A weight whose other part nobody brought, and a gradient that was not summed.
-    let without = |name: &str| {
-        let mut m = m.clone();
-        let f = m.funcs.iter_mut().find(|f| f.name == "update").unwrap();
-        let n = f.nodes.iter().position(|n| n.op.name() == name).unwrap();
-        bypass(f, n);
-        check(&m).unwrap_err()
-    };
-    for name in ["reduce_scatter", "own_part", "all_gather"] {
-        assert_eq!(without(name).code, &PARTIAL, "{name}");
-    }
 }

@@ -1,5 +1,6 @@
 //! One node to steps: a library product, a generated kernel, or the reference op.
 
+use super::collectives;
 use super::copies;
 use super::experts;
 use super::grouped::as_grouped;
@@ -34,6 +35,12 @@ pub(super) struct Site {
 }
 
 impl Site {
+    /// A part of a node that moves `from` to `to`.
+    pub fn moves(index: usize, from: (Place, TensorType), to: (Place, TensorType)) -> Self {
+        let bytes = (from.1.bytes() + to.1.bytes()) as u64;
+        Self { index, inputs: vec![from], outputs: vec![to], flops: 0, bytes }
+    }
+
     pub fn types(side: &[(Place, TensorType)]) -> Vec<TensorType> {
         side.iter().map(|x| x.1.clone()).collect()
     }
@@ -54,6 +61,9 @@ pub(crate) fn node(
     let callee = if let Op::Call { callee } = &node.op { module.func(callee) } else { None };
     let flops = callee.map_or_else(|| node.op.flops(&ins, &outs), func_flops);
     let site = Site { index: i, flops, bytes: node.op.bytes(&ins, &outs), inputs, outputs };
+    if let Op::Collective(c) = &node.op {
+        return collectives::lower(draft, kernels, options, &site, c);
+    }
     if options.reference {
         draft.push(i, Action::Op(node.op.clone()), site.inputs, site.outputs);
         return Ok(());
@@ -78,7 +88,7 @@ pub(crate) fn node(
             _,
         ) => experts::lower(draft, kernels, options, &site, &node.op)?,
         (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
-        (Op::Collective(_) | Op::ToHost | Op::FromHost, _) => false,
+        (Op::ToHost | Op::FromHost, _) => false,
         (_, Some(func)) => group(draft, kernels, options, &site, func)?,
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
         (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {
@@ -312,9 +322,12 @@ fn attend(
     };
     let [q, k, v] = [0, 1, 2].map(|i| &site.inputs[i].1.dims);
     let Some(dtype) = float(site.inputs[0].1.dtype) else { return Ok(false) };
+    let forward = matches!(op, Op::Attention { .. });
     let spec = AttentionSpec {
         batch: q[0],
         seq: q[1],
+        keys: k[1],
+        first: site.inputs.len() > if forward { 3 } else { 6 },
         heads: q[2],
         kv_heads: k[2],
         head_dim: q[3],
@@ -325,7 +338,6 @@ fn attend(
         dtype,
     };
     let key = format!("{} {spec:?}", op.name());
-    let forward = matches!(op, Op::Attention { .. });
     let kernel = generated(kernels, options, site, (key, op.name()), |symbol| {
         if forward {
             attention::forward(&spec, options.level, symbol)

@@ -2,6 +2,7 @@
 
 pub mod arena;
 mod assemble;
+mod collectives;
 mod copies;
 mod experts;
 mod grouped;

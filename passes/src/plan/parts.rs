@@ -118,7 +118,7 @@ fn of_logits(func: &Func) -> Vec<bool> {
     let (mut gradient, mut product) = (vec![false; func.types.len()], vec![false; func.types.len()]);
     for node in &func.nodes {
         let any = |of: &[bool]| node.inputs.iter().any(|v| of[v.0 as usize]);
-        let sums = matches!(node.op, Op::Binary(Binary::Add) | Op::Reshape | Op::Cast)
+        let sums = matches!(node.op, Op::Binary(Binary::Add) | Op::Reshape | Op::Cast | Op::Collective(_))
             || node.op.addend().and_then(|i| node.inputs.get(i)).is_some_and(|v| product[v.0 as usize]);
         let of = matches!(node.op, Op::CrossEntropyGrad | Op::PartEntropyGrad);
         let (of, sum) = (of, any(&gradient) || sums && any(&product));

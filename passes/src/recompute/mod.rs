@@ -113,8 +113,14 @@ impl Pass for Recompute {
 }
 
 /// The module whose backward part computes the values `again` (a flag for each) itself.
+///
+/// Weights that replicas share are gathered for copies: none is kept from the forward part.
 fn carried_out(program: &Program<'_>, again: &[bool]) -> Module {
-    let (funcs, done) = order::ordered(program, again);
+    let mut again = again.to_vec();
+    for n in (0..program.func.nodes.len()).filter(|n| program.gathers(*n)) {
+        again[program.func.nodes[n].outputs[0].0 as usize] = true;
+    }
+    let (funcs, done) = order::ordered(program, &again);
     let module = program.module;
     let before = module.run.recompute.done.unwrap_or_default();
     let recompute = Choice { done: Some(before.and(done)), ..module.run.recompute.clone() };

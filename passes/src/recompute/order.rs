@@ -4,7 +4,7 @@ use super::program::Program;
 use super::split::{Again, Parts, again};
 use athanor_ir::func::{Func, Node, ValueId};
 use athanor_ir::op::Op;
-use athanor_ir::recompute::Recomputed;
+use athanor_ir::recompute::{Recomputed, layer_of};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// When a node is placed.
@@ -190,6 +190,12 @@ impl<'a, 'm> Order<'a, 'm> {
         if let Some(copy) = self.copies.get(&v) {
             return *copy;
         }
+        if let Some(gathered) = self.gathered_again(d) {
+            self.place(gathered);
+            let copy = self.program.func.nodes[gathered].outputs[0];
+            self.copies.insert(v, copy);
+            return copy;
+        }
         let node = &self.program.func.nodes[d];
         let Again { inputs, outputs, part } = again(self.program, node, self.chosen);
         let inputs: Vec<ValueId> = inputs.iter().map(|u| self.value(*u)).collect();
@@ -206,5 +212,20 @@ impl<'a, 'm> Order<'a, 'm> {
         }
         self.layers.extend(self.program.makers[v.0 as usize].as_ref().and_then(|m| m.layer));
         self.copies[&v]
+    }
+
+    /// The node of the backward part that gathers the weight that node `n` of the forward part does, for the same layer.
+    fn gathered_again(&self, n: usize) -> Option<usize> {
+        if !self.program.gathers(n) {
+            return None;
+        }
+        let nodes = &self.program.func.nodes;
+        let layer = layer_of(&nodes[n].loc.block).map(|l| l.0);
+        let same = |m: &usize| {
+            let late = self.when[*m] == When::Late;
+            let same = nodes[*m].op == nodes[n].op && nodes[*m].inputs == nodes[n].inputs;
+            late && same && layer_of(&nodes[*m].loc.block).map(|l| l.0) == layer
+        };
+        (n + 1..nodes.len()).find(same)
     }
 }

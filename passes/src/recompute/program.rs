@@ -1,7 +1,8 @@
 //! What `recompute` and `offload` know of `micro`, or of a position of a pipeline: which nodes are forward, and which operator of which layer makes and reads a value.
 
 use crate::blocks::absolute;
-use athanor_ir::func::{Func, Node, ValueId};
+use athanor_ir::collective::{Collective, CollectiveKind};
+use athanor_ir::func::{Func, Node, Param, Role, ValueId};
 use athanor_ir::module::Module;
 use athanor_ir::op::Op;
 use athanor_ir::recompute::{layer_of, operator_path};
@@ -80,6 +81,19 @@ impl<'a> Program<'a> {
     /// Floating-point operations of all nodes.
     pub fn all_flops(&self) -> u64 {
         self.func.nodes.iter().map(|n| self.flops(n)).sum()
+    }
+
+    /// Whether forward node `n`, of a layer, gathers a weight that replicas share, as it is or converted.
+    pub fn gathers(&self, n: usize) -> bool {
+        let node = &self.func.nodes[n];
+        let made = |v: ValueId| self.defs[v.0 as usize].map(|d| &self.func.nodes[d]);
+        let is_weight = |v: ValueId| {
+            let shared = |p: &Param| p.value == v && matches!(p.role, Role::Weight { .. });
+            self.func.params.iter().any(shared)
+        };
+        let Op::Collective(Collective { kind: CollectiveKind::AllGather { .. }, .. }) = node.op else { return false };
+        let x = made(node.inputs[0]).filter(|n| n.op == Op::Cast).map_or(node.inputs[0], |n| n.inputs[0]);
+        self.forward[n] && is_weight(x) && layer_of(&node.loc.block).is_some()
     }
 
     /// Takes in the operators of node `node`.

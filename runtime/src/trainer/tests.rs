@@ -5,6 +5,7 @@ use crate::metrics::json::Line;
 use crate::toy::{self, Counting, Toy};
 use athanor_ir::run::LossScale;
 use std::fs;
+use std::sync::atomic::Ordering;
 
 /// Batches of the toy; stops the run, or spoils the loss, at a step.
 struct Source {

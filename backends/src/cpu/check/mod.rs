@@ -11,7 +11,7 @@ mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use athanor_ir::collective::Collective;
+use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::infer;
 use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step};
 use athanor_ir::{Code, Diagnostic, Op, Result, TensorType};
@@ -167,7 +167,7 @@ fn step(
     }
 }
 
-/// Parts of a gathered or scattered value lie side by side, and a result takes its operand's place or none of it.
+/// A result takes its operand's place or none of it.
 fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result::Result<(), String> {
     let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
     infer::check(&Op::Collective(c.clone()), &types(ins), &types(outs)).map_err(|e| e.to_string())?;
@@ -175,11 +175,15 @@ fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result:
     if share(from, to) && range(from) != range(to) {
         return Err(format!("`{}` and `{}` overlap", from.name, to.name));
     }
-    match c.dim() {
-        Some(dim) if from.dims[..dim].iter().any(|d| *d != 1) => {
-            Err(format!("the parts of dim {dim} of {:?} do not lie side by side", from.dims))
-        }
-        _ => Ok(()),
+    let apart = match c.kind {
+        // Copied run by run.
+        CollectiveKind::OwnPart { .. } => None,
+        CollectiveKind::AllToAll { cut, join } if cut != join => Some(join),
+        _ => c.moved().find(|dim| from.dims[..*dim].iter().any(|d| *d != 1)),
+    };
+    match apart {
+        Some(dim) => Err(format!("the parts of dim {dim} of {:?} do not lie side by side", from.dims)),
+        None => Ok(()),
     }
 }
 

@@ -41,12 +41,27 @@ pub(super) unsafe fn collective(
         (CollectiveKind::ReduceScatter { .. }, Some(ins)) => {
             group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out)
         }
-        (CollectiveKind::OwnPart { .. }, Some(ins)) => {
-            let start = group.rank() * out.len();
-            out.copy_from_slice(&ins[start..start + out.len()]);
+        (CollectiveKind::AllToAll { .. }, Some(ins)) => group.all_to_all(ins, out),
+        (CollectiveKind::OwnPart { dim }, Some(ins)) => {
+            for (ins, out) in rows(dim, from, ins, out) {
+                let start = group.rank() * out.len();
+                out.copy_from_slice(&ins[start..start + out.len()]);
+            }
             Ok(())
         }
     }
+}
+
+/// Operand and result for each index of the dims outside of `dim`: in a row the parts of the ranks lie side by side.
+fn rows<'a>(
+    dim: usize,
+    from: &Place<'_>,
+    ins: &'a [u8],
+    out: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [u8], &'a mut [u8])> {
+    let rows: usize = from.ty.dims[..dim].iter().product();
+    let each = |bytes: usize| (bytes / rows.max(1)).max(1);
+    ins.chunks_exact(each(ins.len())).zip(out.chunks_exact_mut(each(out.len())))
 }
 
 /// Counts ids from `first`; those that are too far below stay below.
@@ -54,5 +69,57 @@ fn own_ids(ids: &mut [u8], first: usize) {
     let first = i32::try_from(first).unwrap_or(i32::MAX);
     for id in ids.as_chunks_mut().0 {
         *id = i32::from_ne_bytes(*id).saturating_sub(first).to_ne_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::Engine;
+    use crate::comm::local::run;
+    use athanor_ir::{DType, Memory, TensorType};
+    use std::time::Duration;
+
+    /// What rank `rank` of `ranks` makes of the f32s `x` of dims `dims`.
+    fn of(kind: CollectiveKind, group: &mut dyn Communicator, dims: &[usize], x: &[f32]) -> Result<Vec<f32>> {
+        let op = Collective { kind, axes: "tp".into(), ranks: group.size() };
+        let types = [dims.to_vec(), op.dims(dims).unwrap()].map(|d| TensorType::new(DType::F32, d));
+        let bytes = types.clone().map(|t| t.bytes());
+        let mut arena = vec![0.0f32; (bytes[0] + bytes[1]) / 4];
+        arena[..x.len()].copy_from_slice(x);
+        let from = Place { ty: &types[0], memory: Memory::Device, range: 0..bytes[0] };
+        let to = Place { ty: &types[1], memory: Memory::Device, range: bytes[0]..bytes[0] + bytes[1] };
+        // SAFETY: both lie in the arena, one behind the other.
+        unsafe { collective(arena.as_mut_ptr().cast(), &op, group, &from, &to)? };
+        Ok(arena.split_off(x.len()))
+    }
+
+    #[test]
+    fn the_own_part_of_an_inner_dim_is_cut_out_of_every_row() {
+        let x: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let done = run(2, Duration::from_mins(1), |m| {
+            let part = of(CollectiveKind::OwnPart { dim: 1 }, &mut *m.group(&[0, 1])?, &[3, 4, 2], &x)?;
+            Ok((m.rank(), part))
+        });
+        for (rank, part) in done.unwrap() {
+            let rows = |r: usize| (0..4).map(move |i| (r * 8 + rank * 4 + i) as f32);
+            assert_eq!(part, (0..3).flat_map(rows).collect::<Vec<f32>>());
+        }
+    }
+
+    #[test]
+    fn parts_of_a_sum_have_its_bits() {
+        let done = run(2, Duration::from_mins(1), |m| {
+            let mut group = m.group(&[0, 1])?;
+            let own: Vec<f32> = (0..24).map(|i| 1.0 / (i * 3 + 1 + m.rank()) as f32).collect();
+            let mut of = |kind, dims: &[usize], x: &[f32]| of(kind, &mut *group, dims, x);
+            let sum = of(CollectiveKind::AllReduce { reduce: ReduceKind::Sum }, &[4, 6], &own)?;
+            let part = of(CollectiveKind::ReduceScatter { dim: 0 }, &[4, 6], &own)?;
+            let joined = of(CollectiveKind::AllGather { dim: 0 }, &[2, 6], &part)?;
+            Ok((sum, joined))
+        });
+        for (sum, joined) in done.unwrap() {
+            assert_eq!(joined, sum);
+        }
     }
 }

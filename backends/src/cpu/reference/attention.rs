@@ -33,6 +33,10 @@ pub(super) fn rope(ins: &[Array], interleaved: bool, inverse: bool) -> Vec<f64> 
 struct Heads {
     b: usize,
     s: usize,
+    /// Keys.
+    t: usize,
+    /// Position of the first query among the keys.
+    start: usize,
     n: usize,
     g: usize,
     d: usize,
@@ -43,16 +47,18 @@ struct Heads {
 }
 
 impl Heads {
-    fn new(ins: &[Array], causal: bool, alibi: bool) -> Self {
+    /// `first` is where the first key is, counted from the first query.
+    fn new(ins: &[Array], first: Option<&Array>, causal: bool, alibi: bool) -> Self {
         let (q, k, v) = (&ins[0].dims, &ins[1].dims, &ins[2].dims);
         let slopes = if alibi { slopes(q[2]) } else { vec![0.0; q[2]] };
-        Self { b: q[0], s: q[1], n: q[2], g: k[2], d: q[3], e: v[3], causal, slopes }
+        let start = first.map_or(0.0, |f| -f.data[0]) as usize;
+        Self { b: q[0], s: q[1], t: k[1], start, n: q[2], g: k[2], d: q[3], e: v[3], causal, slopes }
     }
 
     /// Every (batch, query head, query position), with the key/value head and the number of visible positions.
     fn rows(&self) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
-        let &Self { b, s, n, g, causal, .. } = self;
-        let seen = move |i: usize| if causal { i + 1 } else { s };
+        let &Self { b, s, t, start, n, g, causal, .. } = self;
+        let seen = move |i: usize| if causal { (start + i + 1).min(t) } else { t };
         (0..b).flat_map(move |b| (0..n).flat_map(move |h| (0..s).map(move |i| (b, h, i, h * g / n, seen(i)))))
     }
 
@@ -63,12 +69,12 @@ impl Heads {
 
     /// What distance adds to the score of query i and key j.
     fn bias(&self, h: usize, i: usize, j: usize) -> f64 {
-        self.slopes[h] * (j as f64 - i as f64)
+        self.slopes[h] * (j as f64 - (self.start + i) as f64)
     }
 
     /// Start of a row of k-like data.
     fn kv(&self, w: usize, b: usize, j: usize, h: usize) -> usize {
-        ((b * self.s + j) * self.g + h) * w
+        ((b * self.t + j) * self.g + h) * w
     }
 }
 
@@ -79,11 +85,11 @@ fn axpy(y: &mut [f64], a: f64, x: &[f64]) {
 
 /// out and the log of the sum of exponentials of each row of scores.
 pub(super) fn forward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> Vec<Vec<f64>> {
-    let t = Heads::new(ins, causal, alibi);
+    let t = Heads::new(ins, ins.get(3), causal, alibi);
     let (q, k, v) = (&ins[0].data, &ins[1].data, &ins[2].data);
     let mut out = vec![0.0; t.b * t.s * t.n * t.e];
     let mut lse = vec![0.0; t.b * t.n * t.s];
-    let mut scores = vec![0.0; t.s];
+    let mut scores = vec![0.0; t.t];
     for (b, h, i, kh, seen) in t.rows() {
         let row = t.q(q, t.d, b, i, h);
         for (j, score) in scores[..seen].iter_mut().enumerate() {
@@ -103,7 +109,7 @@ pub(super) fn forward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> V
 
 /// With p the probabilities: dv = pᵀ·dout, ds = p·(dout·vᵀ − Σ dout·out)·scale, dq = ds·k, dk = dsᵀ·q.
 pub(super) fn backward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> Vec<Vec<f64>> {
-    let t = Heads::new(ins, causal, alibi);
+    let t = Heads::new(ins, ins.get(6), causal, alibi);
     let [q, k, v, out, lse, dout] = [0, 1, 2, 3, 4, 5].map(|i| &ins[i].data);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for (b, h, i, kh, seen) in t.rows() {

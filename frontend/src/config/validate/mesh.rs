@@ -2,6 +2,7 @@
 
 use athanor_ir::Diagnostic;
 
+use super::context;
 use crate::config::span::{Span, Spanned};
 use crate::config::{Config, Moe, UpdateRule, codes, pipeline};
 
@@ -17,7 +18,7 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
     let mut found = vec![];
     let p = &config.parallel_config;
     // The degree that makes it a mesh.
-    let degrees = [&p.model_parallel, &p.data_parallel, &p.pipeline_stage];
+    let degrees = [&p.model_parallel, &p.data_parallel, &p.pipeline_stage, &p.context_parallel];
     let degree = degrees.into_iter().find(|d| d.value > 1).unwrap_or(&p.data_parallel);
     let mut refuse = |what: &str, span: Option<Span>, help: &str| {
         let d = Diagnostic::error(&codes::NOT_SUPPORTED, format!("{what} on several devices is not supported yet"));
@@ -25,9 +26,13 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
         found.push(if d.labels.is_empty() { mark(d, degree.span, "several devices") } else { d });
     };
     let m = &config.model;
-    if let Some(capacity) = m.moe.as_ref().and_then(|moe| moe.capacity.as_ref()).filter(|_| mesh.replicas() > 1) {
+    if let Some(capacity) = m.moe.as_ref().and_then(|moe| moe.capacity.as_ref()).filter(|_| {
+        let parts = mesh.replicas() * p.context_parallel.value;
+        parts > 1
+    }) {
         // Which tokens are dropped depends on all of the batch.
-        refuse("a capacity of experts", capacity.factor.span, "leave the capacity out, or write `data_parallel: 1`");
+        let help = "leave the capacity out, or write `data_parallel: 1` and `context_parallel: 1`";
+        refuse("a capacity of experts", capacity.factor.span, help);
     }
     let rule = &config.optimizer;
     if matches!(rule.rule, UpdateRule::Muon(_)) {
@@ -46,6 +51,8 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
             .help("the first number of its first list is `data_parallel`");
         found.push(mark(mark(d, strategy.span, "the strategy"), p.data_parallel.span, "replicas"));
     }
+    found.extend(context::limits(config, mark));
+    found.extend(super::sharing::limits(config, mark));
     if p.pipeline_stage.value > 1 {
         found.extend(pipeline::limits(config, mark));
     }
@@ -73,6 +80,14 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
             let d = Diagnostic::error(&codes::CONTRADICTION, format!("{what} cannot be cut in {tp} equal parts"))
                 .help("lower `model_parallel`, or change the model");
             found.push(mark(mark(d, size.span, "of the model"), p.model_parallel.span, "parts"));
+        }
+        let tokens = m.seq_length;
+        if p.use_seq_parallel.value && !tokens.value.is_multiple_of(tp) {
+            let message = format!("a sequence of {} tokens cannot be cut in {tp} equal parts", tokens.value);
+            let d = Diagnostic::error(&codes::CONTRADICTION, message)
+                .help("lower `model_parallel`, or write `use_seq_parallel: False`");
+            let d = mark(mark(d, tokens.span, "tokens"), p.model_parallel.span, "parts");
+            found.push(mark(d, p.use_seq_parallel.span, "sequences are cut"));
         }
     }
     found

@@ -1,7 +1,9 @@
 //! Rules between sections: each value is fine on its own, and they cannot hold together.
 
+mod context;
 mod experts;
 mod mesh;
+mod sharing;
 
 use athanor_ir::Diagnostic;
 pub(super) use mesh::{Mark, limits as mesh_limits};
@@ -167,7 +169,7 @@ pub(super) fn mesh(
         }
         return;
     }
-    let supported = ["data_parallel", "model_parallel", "pipeline_stage", "expert_parallel"];
+    let supported = ["data_parallel", "model_parallel", "pipeline_stage", "expert_parallel", "context_parallel"];
     for (name, degree) in degrees(p).into_iter().filter(|(name, d)| d.value > 1 && !supported.contains(name)) {
         let message = format!("`{name}: {}` is not supported yet", degree.value);
         let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)

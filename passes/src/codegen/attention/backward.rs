@@ -43,12 +43,12 @@ struct Bufs {
 
 pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
     let plan = Plan::new(spec, level, symbol, (64, 64));
-    let rows = plan.rows;
+    let (rows, key_rows) = (plan.rows, plan.key_rows);
     let bufs = Bufs {
-        k: Buf::arg("k", &[rows, plan.d], F32),
-        v: Buf::arg("v", &[rows, plan.dv], F32),
-        dk: Buf::arg("dk", &[rows, plan.d], F32),
-        dv: Buf::arg("dv", &[rows, plan.dv], F32),
+        k: Buf::arg("k", &[key_rows, plan.d], F32),
+        v: Buf::arg("v", &[key_rows, plan.dv], F32),
+        dk: Buf::arg("dk", &[key_rows, plan.d], F32),
+        dv: Buf::arg("dv", &[key_rows, plan.dv], F32),
         q: Buf::arg("q", &[rows, plan.d], F32),
         qt: Buf::arg("qt", &plan.panels(rows, spec.head_dim), F32),
         go: Buf::arg("go", &[rows, plan.dv], F32),
@@ -69,7 +69,8 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     plan.emit_unpack(&mut e, "unpack_q", &bufs.dq, &spec.q("dst"), spec.scale);
     plan.emit_unpack(&mut e, "unpack_k", &bufs.dk, &spec.k("dst"), spec.scale);
     plan.emit_unpack(&mut e, "unpack_v", &bufs.dv, &spec.v("dst"), 1.0);
-    plan.emit_zero(&mut e, "zero_d", &bufs.dk);
+    plan.emit_zero(&mut e, "zero_dk", &bufs.dk);
+    plan.emit_zero(&mut e, "zero_dq", &bufs.dq);
     plan.emit_zero(&mut e, "zero_dv", &bufs.dv);
     plan.emit_rowsums(&mut e, &bufs.go, &bufs.lse2, &bufs.delta);
     plan.emit_probabilities(&mut e, &bufs);
@@ -78,7 +79,7 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     plan.emit_by_query(&mut e, &bufs);
     let scratch = plan.emit_backward(&mut e, &bufs);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 + usize::from(spec.first) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch,
     }
@@ -107,23 +108,25 @@ impl Plan {
         let at = order.map(|b| scratch.reserve(&b.dims));
         let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
         let (dout, dq, dk, dv) = (spec.out("dout"), spec.q("dq"), spec.k("dk"), spec.v("dv"));
-        let bytes = scratch.buf();
-        let params = [&q, &k, &v, &out, &lse, &dout, &dq, &dk, &dv, &bytes];
+        let (bytes, origin) = (scratch.buf(), spec.origin());
+        let operands = [&q, &k, &v, &out, &lse, &dout].into_iter().chain(&origin);
+        let params: Vec<&Buf> = operands.chain([&dq, &dk, &dv, &bytes]).collect();
         e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
+            let start = Self::start(e, origin.as_ref());
             let [pk, pv, sk, sv, pq, qt, go, gt, sq, lse2, delta, p, ds] = std::array::from_fn(|i| {
                 let from = e.idx_c("addi", base, at[i]);
                 e.view(&bytes, from, &order[i].dims, F32)
             });
             let (zero, rows, seq) = (e.index(0), e.index(self.rows), e.index(spec.seq));
-            let keys = e.index(self.keys);
+            let (keys, key_rows, all_keys) = (e.index(self.keys), e.index(self.key_rows), e.index(spec.keys));
             let call = |e: &mut Emit, name: &str, bufs: &[&Buf], at: &[Val]| e.call(&self.helper(name), bufs, at);
             e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, item| {
                 let b = e.idx_c("divui", item, spec.kv_heads);
                 let g = e.idx_c("remui", item, spec.kv_heads);
-                call(e, "pack_k", &[&k, &pk], &[b, g, zero, rows]);
-                call(e, "pack_v", &[&v, &pv], &[b, g, zero, rows]);
-                call(e, "zero_d", &[&sk], &[]);
+                call(e, "pack_k", &[&k, &pk], &[b, g, zero, key_rows]);
+                call(e, "pack_v", &[&v, &pv], &[b, g, zero, key_rows]);
+                call(e, "zero_dk", &[&sk], &[]);
                 call(e, "zero_dv", &[&sv], &[]);
                 let first = e.idx_c("muli", g, spec.group());
                 let last = e.idx_c("addi", first, spec.group());
@@ -133,15 +136,20 @@ impl Plan {
                     call(e, "pack_g", &[&dout, &go], &[b, h, zero, rows]);
                     call(e, "transpose_g", &[&go, &gt], &[]);
                     call(e, "rowsums", &[&out, &lse, &go, &lse2, &delta], &[b, h]);
-                    call(e, "zero_d", &[&sq], &[]);
+                    call(e, "zero_dq", &[&sq], &[]);
                     e.each(zero, keys, self.k_block, |e, k0| {
                         let k1 = e.idx_c("addi", k0, self.k_block);
                         let k1 = e.idx("minsi", k1, keys);
-                        let from = if spec.causal { e.floor_to(k0, self.q_block) } else { zero };
+                        let from = if spec.causal {
+                            let from = Self::seen_from(e, k0, zero, start);
+                            e.floor_to(from, self.q_block)
+                        } else {
+                            zero
+                        };
                         e.each(from, rows, self.q_block, |e, q0| {
                             let q1 = e.idx_c("addi", q0, self.q_block);
                             let q1 = e.idx("minsi", q1, rows);
-                            let at = [q0, q1, k0, k1];
+                            let at = spec.with_start(&[q0, q1, k0, k1], start);
                             let with_head = spec.with_head(&at, h);
                             call(e, "probabilities", &[&pk, &qt, &pv, &gt, &lse2, &delta, &p, &ds], &with_head);
                             call(e, "grad_v", &[&p, &go, &sv], &at);
@@ -151,8 +159,8 @@ impl Plan {
                     });
                     call(e, "unpack_q", &[&sq, &dq], &[b, h, zero, seq]);
                 });
-                call(e, "unpack_k", &[&sk, &dk], &[b, g, zero, seq]);
-                call(e, "unpack_v", &[&sv, &dv], &[b, g, zero, seq]);
+                call(e, "unpack_k", &[&sk, &dk], &[b, g, zero, all_keys]);
+                call(e, "unpack_v", &[&sv, &dv], &[b, g, zero, all_keys]);
             });
         });
         scratch.bytes()
@@ -218,7 +226,7 @@ impl Plan {
     fn emit_probabilities(&self, e: &mut Emit, bufs: &Bufs) {
         let simd = self.simd;
         let params = [&bufs.k, &bufs.qt, &bufs.v, &bufs.gt, &bufs.lse2, &bufs.delta, &bufs.p, &bufs.ds];
-        let indices = self.spec.with_head(&["q0", "q1", "k0", "k1"], "h");
+        let indices = self.spec.with_head(&self.spec.with_start(&["q0", "q1", "k0", "k1"], Some("start")), "h");
         e.func(&self.helper("probabilities"), true, &params, &indices, |e| {
             let slope = self.slope(e);
             let (q0, q1, k0, k1) = (Val::Arg("q0"), Val::Arg("q1"), Val::Arg("k0"), Val::Arg("k1"));
@@ -264,12 +272,13 @@ impl Plan {
     /// `sums[key] += Σ left[key, query] · rows[query]`: the gradient of values or of keys.
     fn emit_by_key(&self, e: &mut Emit, name: &str, left: &Buf, rows: &Buf, sums: &Buf) {
         let simd = self.simd;
-        e.func(&self.helper(name), true, &[left, rows, sums], &["q0", "q1", "k0", "k1"], |e| {
+        let indices = self.spec.with_start(&["q0", "q1", "k0", "k1"], Some("start"));
+        e.func(&self.helper(name), true, &[left, rows, sums], &indices, |e| {
             let (q0, q1, k0, k1) = (Val::Arg("q0"), Val::Arg("q1"), Val::Arg("k0"), Val::Arg("k1"));
             let seq = e.index(self.spec.seq);
             let end = e.idx("minsi", q1, seq);
             e.each(k0, k1, simd.rows, |e, kk| {
-                let from = if self.spec.causal { e.idx("maxsi", kk, q0) } else { q0 };
+                let from = if self.spec.causal { Self::seen_from(e, kk, q0, self.given_start()) } else { q0 };
                 let row = e.idx("subi", kk, k0);
                 let row: Vec<Val> = (0..simd.rows).map(|i| e.idx_c("addi", row, i)).collect();
                 let scalar = |e: &mut Emit, query: Val, i: usize| {
@@ -285,12 +294,19 @@ impl Plan {
     fn emit_by_query(&self, e: &mut Emit, bufs: &Bufs) {
         let simd = self.simd;
         let params = [&bufs.ds, &bufs.k, &bufs.dq];
-        e.func(&self.helper("grad_q"), true, &params, &["q0", "q1", "k0", "k1"], |e| {
+        let indices = self.spec.with_start(&["q0", "q1", "k0", "k1"], Some("start"));
+        e.func(&self.helper("grad_q"), true, &params, &indices, |e| {
             let (q0, q1, k0, k1) = (Val::Arg("q0"), Val::Arg("q1"), Val::Arg("k0"), Val::Arg("k1"));
-            let from = if self.spec.causal { e.idx("maxsi", q0, k0) } else { q0 };
+            let from = if self.spec.causal {
+                let from = Self::seen_from(e, k0, q0, self.given_start());
+                e.floor_to(from, simd.rows)
+            } else {
+                q0
+            };
             e.each(from, q1, simd.rows, |e, qq| {
                 let end = if self.spec.causal {
                     let end = e.idx_c("addi", qq, simd.rows);
+                    let end = self.seen(e, end, self.given_start());
                     e.idx("minsi", end, k1)
                 } else {
                     k1

@@ -70,21 +70,23 @@ struct Block {
     q1: Val,
     k0: Val,
     k1: Val,
+    /// Position of the first query of all among the keys, if it is not the first key's.
+    start: Option<Val>,
 }
 
 pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
     let plan = Plan { q_block: Q_BLOCK, ..Plan::for_tiles(spec, symbol, 128) };
     let plan = Plan { q_block: plan.q_block.min(plan.rows), ..plan };
     let mut scratch = Scratch::default();
-    let (rows, d, dv) = (plan.rows, plan.d, plan.dv);
+    let (rows, key_rows, d, dv) = (plan.rows, plan.key_rows, plan.d, plan.dv);
     let (panels, blocks) = (rows / DEPTH, plan.q_block / DEPTH);
     let parts = Parts {
-        k: scratch.part(&[rows, d], "bf16"),
-        k_pairs: scratch.part(&[rows / 2, d], "f32"),
-        kt: scratch.part(&[panels, d, DEPTH / 2], "f32"),
-        v: scratch.part(&[rows, dv], "bf16"),
-        dk: scratch.part(&[rows, d], "f32"),
-        dv: scratch.part(&[rows, dv], "f32"),
+        k: scratch.part(&[key_rows, d], "bf16"),
+        k_pairs: scratch.part(&[key_rows / 2, d], "f32"),
+        kt: scratch.part(&[key_rows / DEPTH, d, DEPTH / 2], "f32"),
+        v: scratch.part(&[key_rows, dv], "bf16"),
+        dk: scratch.part(&[key_rows, d], "f32"),
+        dv: scratch.part(&[key_rows, dv], "f32"),
         q: scratch.part(&[rows, d], "bf16"),
         q_pairs: scratch.part(&[rows / 2, d], "f32"),
         qt: scratch.part(&[panels, d / 2, DEPTH], "f32"),
@@ -117,12 +119,13 @@ pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
     plan.emit_unpack(&mut e, "unpack_q", &parts.dq.param("src"), &spec.q("dst"), spec.scale);
     plan.emit_unpack(&mut e, "unpack_k", &parts.dk.param("src"), &spec.k("dst"), spec.scale);
     plan.emit_unpack(&mut e, "unpack_v", &parts.dv.param("src"), &spec.v("dst"), 1.0);
-    plan.emit_zero(&mut e, "zero_d", &parts.dk.param("sums"));
+    plan.emit_zero(&mut e, "zero_dk", &parts.dk.param("sums"));
+    plan.emit_zero(&mut e, "zero_dq", &parts.dqt.cast(&[rows, d], "f32").param("sums"));
     plan.emit_zero(&mut e, "zero_dv", &parts.dv.param("sums"));
     plan.emit_rowsums(&mut e, &parts.go.param("go"), &parts.lse2.param("lse2"), &parts.delta.param("delta"));
     plan.emit_tile_kernel(&mut e, &parts, &scratch);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 + usize::from(spec.first) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch.bytes(),
     }
@@ -133,16 +136,18 @@ impl Plan {
         let spec = &self.spec;
         let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
         let (dout, dq, dk, dv) = (spec.out("dout"), spec.q("dq"), spec.k("dk"), spec.v("dv"));
-        let bytes = scratch.buf();
-        let params = [&q, &k, &v, &out, &lse, &dout, &dq, &dk, &dv, &bytes];
+        let (bytes, origin) = (scratch.buf(), spec.origin());
+        let operands = [&q, &k, &v, &out, &lse, &dout].into_iter().chain(&origin);
+        let params: Vec<&Buf> = operands.chain([&dq, &dk, &dv, &bytes]).collect();
         e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
-            let panels = self.rows / DEPTH;
+            let start = Self::start(e, origin.as_ref());
+            let (panels, key_panels) = (self.rows / DEPTH, self.key_rows / DEPTH);
             let pairs = |part: &Part, width: usize| part.cast(&[self.rows / 2, 2 * width], "bf16");
             let transposed = |part: &Part, width: usize| part.cast(&[panels * width / 2, 2 * DEPTH], "bf16");
             let open = Open {
                 k: parts.k.open(e, &bytes, base),
-                kt: parts.kt.cast(&[panels * self.d, DEPTH], "bf16").open(e, &bytes, base),
+                kt: parts.kt.cast(&[key_panels * self.d, DEPTH], "bf16").open(e, &bytes, base),
                 v: parts.v.open(e, &bytes, base),
                 dk: parts.dk.open(e, &bytes, base),
                 dv: parts.dv.open(e, &bytes, base),
@@ -170,15 +175,16 @@ impl Plan {
             let dqt_zero = parts.dqt.cast(&[self.rows, self.d], "f32").open(e, &bytes, base);
             let dq_rows = parts.dq.open(e, &bytes, base);
             let (zero, rows, seq) = (e.index(0), e.index(self.rows), e.index(spec.seq));
+            let (key_rows, keys) = (e.index(self.key_rows), e.index(spec.keys));
             let call = |e: &mut Emit, name: &str, bufs: &[&Buf], at: &[Val]| e.call(&self.helper(name), bufs, at);
             e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, item| {
                 let b = e.idx_c("divui", item, spec.kv_heads);
                 let g = e.idx_c("remui", item, spec.kv_heads);
-                call(e, "pack_k", &[&k, &open.k], &[b, g, zero, rows]);
+                call(e, "pack_k", &[&k, &open.k], &[b, g, zero, key_rows]);
                 call(e, "pairs_k", &[&open.k, &k_pairs], &[]);
                 call(e, "transpose_k", &[&k_pairs, &kt], &[]);
-                call(e, "pack_v", &[&v, &open.v], &[b, g, zero, rows]);
-                call(e, "zero_d", &[&open.dk], &[]);
+                call(e, "pack_v", &[&v, &open.v], &[b, g, zero, key_rows]);
+                call(e, "zero_dk", &[&open.dk], &[]);
                 call(e, "zero_dv", &[&open.dv], &[]);
                 let first = e.idx_c("muli", g, spec.group());
                 let last = e.idx_c("addi", first, spec.group());
@@ -190,15 +196,15 @@ impl Plan {
                     call(e, "pairs_g", &[&go_rows, &go_pairs], &[]);
                     call(e, "transpose_g", &[&go_as_pairs, &gt], &[]);
                     call(e, "rowsums", &[&out, &lse, &go_rows, &open.lse2, &open.delta], &[b, h]);
-                    call(e, "zero_d", &[&dqt_zero], &[]);
-                    e.each(zero, rows, self.k_block, |e, k0| {
+                    call(e, "zero_dq", &[&dqt_zero], &[]);
+                    e.each(zero, key_rows, self.k_block, |e, k0| {
                         let k1 = e.idx_c("addi", k0, self.k_block);
-                        let k1 = e.idx("minsi", k1, rows);
-                        let from = if spec.causal { k0 } else { zero };
+                        let k1 = e.idx("minsi", k1, key_rows);
+                        let from = if spec.causal { Self::block_from(e, k0, zero, start) } else { zero };
                         e.each(from, rows, self.q_block, |e, q0| {
                             let q1 = e.idx_c("addi", q0, self.q_block);
                             let q1 = e.idx("minsi", q1, rows);
-                            let block = Block { q0, q1, k0, k1 };
+                            let block = Block { q0, q1, k0, k1, start };
                             self.write_probabilities(e, &open, block);
                             self.add_by_key(e, (&open.p, &open.go_pairs, &open.dv), block);
                             self.add_by_key(e, (&open.ds, &open.q_pairs, &open.dk), block);
@@ -208,8 +214,8 @@ impl Plan {
                     call(e, "rows_q", &[&dqt, &dq_rows], &[]);
                     call(e, "unpack_q", &[&dq_rows, &dq], &[b, h, zero, seq]);
                 });
-                call(e, "unpack_k", &[&open.dk, &dk], &[b, g, zero, seq]);
-                call(e, "unpack_v", &[&open.dv, &dv], &[b, g, zero, seq]);
+                call(e, "unpack_k", &[&open.dk, &dk], &[b, g, zero, keys]);
+                call(e, "unpack_v", &[&open.dv, &dv], &[b, g, zero, keys]);
             });
         });
     }
@@ -225,7 +231,7 @@ impl Plan {
 
     /// First query of the block that sees key `kk`.
     fn query_from(&self, e: &mut Emit, block: Block, kk: Val) -> Val {
-        if self.spec.causal { e.idx("maxsi", block.q0, kk) } else { block.q0 }
+        if self.spec.causal { Self::block_from(e, kk, block.q0, block.start) } else { block.q0 }
     }
 
     fn write_probabilities(&self, e: &mut Emit, open: &Open, block: Block) {
@@ -241,12 +247,12 @@ impl Plan {
                 let sums = score_block(e, (&open.v, kk), (&open.gt, pair), self.dv);
                 store_sums(e, &sums, &open.dp, zero, zero);
                 if self.spec.causal {
-                    let diagonal = e.test("eq", kk, qq);
-                    e.when(diagonal, |e| self.hide_unseen(e, &open.s, zero));
-                } else if self.spec.seq != self.rows {
-                    let edge = e.index(self.rows - DEPTH);
+                    let (crosses, ahead) = Self::crosses(e, kk, qq, block.start);
+                    e.when(crosses, |e| self.hide_unseen(e, &open.s, zero, ahead));
+                } else if self.spec.keys != self.key_rows {
+                    let edge = e.index(self.key_rows - DEPTH);
                     let last = e.test("eq", kk, edge);
-                    e.when(last, |e| self.hide_unseen(e, &open.s, zero));
+                    e.when(last, |e| self.hide_unseen(e, &open.s, zero, None));
                 }
                 let row = self.block_row(e, block, kk, qq);
                 self.write_square(e, open, row, qq);
@@ -320,6 +326,7 @@ impl Plan {
         e.each(block.q0, block.q1, DEPTH, |e, qq| {
             let end = if self.spec.causal {
                 let end = e.idx_c("addi", qq, DEPTH);
+                let end = Self::blocks_seen(e, end, block.start);
                 e.idx("minsi", end, block.k1)
             } else {
                 block.k1

@@ -39,8 +39,8 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     let plan = Plan::new(spec, level, symbol, (64, 128));
     let (qb, kb) = (plan.q_block, plan.k_block);
     let bufs = Bufs {
-        k: Buf::arg("k", &[plan.rows, plan.d], F32),
-        v: Buf::arg("v", &[plan.rows, plan.dv], F32),
+        k: Buf::arg("k", &[plan.key_rows, plan.d], F32),
+        v: Buf::arg("v", &[plan.key_rows, plan.dv], F32),
         q: Buf::arg("q", &[qb, plan.d], F32),
         qt: Buf::arg("qt", &plan.panels(qb, spec.head_dim), F32),
         s: Buf::arg("s", &[kb, qb], F32),
@@ -62,7 +62,7 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     plan.emit_end(&mut e, &bufs);
     let scratch = plan.emit_forward(&mut e, &bufs);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 + usize::from(spec.first) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch,
     }
@@ -77,14 +77,16 @@ impl Plan {
             [&bufs.k, &bufs.v, &bufs.q, &bufs.qt, &bufs.s, &bufs.o, &bufs.max, &bufs.before, &bufs.sum, &bufs.alpha];
         let at = order.map(|b| scratch.reserve(&b.dims));
         let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
-        let bytes = scratch.buf();
-        e.func(&self.symbol, false, &[&q, &k, &v, &out, &lse, &bytes], &["lo", "hi", "worker"], |e| {
+        let (bytes, origin) = (scratch.buf(), spec.origin());
+        let params: Vec<&Buf> = [&q, &k, &v].into_iter().chain(&origin).chain([&out, &lse, &bytes]).collect();
+        e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
+            let start = Self::start(e, origin.as_ref());
             let [pk, pv, pq, qt, s, o, max, before, sum, alpha] = std::array::from_fn(|i| {
                 let from = e.idx_c("addi", base, at[i]);
                 e.view(&bytes, from, &order[i].dims, F32)
             });
-            let (zero, rows, seq) = (e.index(0), e.index(self.rows), e.index(spec.seq));
+            let (zero, rows, seq) = (e.index(0), e.index(self.key_rows), e.index(spec.seq));
             let (block, keys) = (e.index(self.q_block), e.index(self.keys));
             e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, item| {
                 let b = e.idx_c("divui", item, spec.kv_heads);
@@ -100,6 +102,7 @@ impl Plan {
                         e.call(&self.helper("start"), &[&o, &max, &before, &sum], &[]);
                         let end = if spec.causal {
                             let end = e.idx_c("addi", q0, self.q_block);
+                            let end = self.seen(e, end, start);
                             e.idx("minsi", end, keys)
                         } else {
                             keys
@@ -107,10 +110,10 @@ impl Plan {
                         e.each(zero, end, self.k_block, |e, k0| {
                             let k1 = e.idx_c("addi", k0, self.k_block);
                             let k1 = e.idx("minsi", k1, end);
-                            let at = spec.with_head(&[q0, k0, k1], h);
-                            e.call(&self.helper("scores"), &[&pk, &qt, &s, &max], &at);
-                            e.call(&self.helper("softmax"), &[&s, &max, &before, &sum, &alpha], &[q0, k0, k1]);
-                            e.call(&self.helper("values"), &[&s, &pv, &o, &alpha], &[q0, k0, k1]);
+                            let at = spec.with_start(&[q0, k0, k1], start);
+                            e.call(&self.helper("scores"), &[&pk, &qt, &s, &max], &spec.with_head(&at, h));
+                            e.call(&self.helper("softmax"), &[&s, &max, &before, &sum, &alpha], &at);
+                            e.call(&self.helper("values"), &[&s, &pv, &o, &alpha], &at);
                         });
                         e.call(&self.helper("end"), &[&o, &max, &before, &sum, &out, &lse], &[b, h, q0]);
                     });
@@ -139,7 +142,7 @@ impl Plan {
 
     /// First query of the first tile that sees key `kk`, relative to the block at `q0`.
     pub(super) fn first_query(&self, e: &mut Emit, kk: Val, q0: Val) -> Val {
-        let from = e.idx("maxsi", kk, q0);
+        let from = Self::seen_from(e, kk, q0, self.given_start());
         let from = e.idx("subi", from, q0);
         e.floor_to(from, self.wide)
     }
@@ -161,7 +164,8 @@ impl Plan {
     pub(super) fn biased(&self, e: &mut Emit, tile: Vec<Val>, slope: Option<Val>, kk: Val, qq: Val) -> Vec<Val> {
         let Some(slope) = slope else { return tile };
         let simd = self.simd;
-        let apart = e.idx("subi", kk, qq);
+        let position = Self::position(e, qq, self.given_start());
+        let apart = e.idx("subi", kk, position);
         let apart = e.val(format_args!("arith.index_cast {apart} : index to i32"));
         let apart = e.val(format_args!("arith.sitofp {apart} : i32 to f32"));
         let apart = simd.broadcast(e, apart);
@@ -180,11 +184,12 @@ impl Plan {
     /// unseen keys at their lowest; elsewhere `tile` itself.
     pub(super) fn masked(&self, e: &mut Emit, tile: &[Val], kk: Val, qq: Val) -> Vec<Val> {
         let simd = self.simd;
-        if !self.spec.causal && self.keys == self.spec.seq {
+        if !self.spec.causal && self.keys == self.spec.keys {
             return tile.to_vec();
         }
         let last = e.idx_c("addi", kk, simd.rows - 1);
-        let bound = if self.spec.causal { qq } else { e.index(self.spec.seq - 1) };
+        let bound =
+            if self.spec.causal { Self::position(e, qq, self.given_start()) } else { e.index(self.spec.keys - 1) };
         let crosses = e.test("sgt", last, bound);
         e.amend(crosses, tile, &simd.ty(), |e| {
             let ints = format!("vector<{}xi32>", simd.lanes);
@@ -220,7 +225,7 @@ impl Plan {
     /// Scores of keys `k0..k1` against the block of queries at `q0`, and the new maxima.
     fn emit_scores(&self, e: &mut Emit, bufs: &Bufs) {
         let simd = self.simd;
-        let indices = self.spec.with_head(&["q0", "k0", "k1"], "h");
+        let indices = self.spec.with_head(&self.spec.with_start(&["q0", "k0", "k1"], Some("start")), "h");
         e.func(&self.helper("scores"), true, &[&bufs.k, &bufs.qt, &bufs.s, &bufs.max], &indices, |e| {
             let slope = self.slope(e);
             let (q0, k0, k1) = (Val::Arg("q0"), Val::Arg("k0"), Val::Arg("k1"));
@@ -287,7 +292,8 @@ impl Plan {
     fn emit_softmax(&self, e: &mut Emit, bufs: &Bufs) {
         let simd = self.simd;
         let params = [&bufs.s, &bufs.max, &bufs.before, &bufs.sum, &bufs.alpha];
-        e.func(&self.helper("softmax"), true, &params, &["q0", "k0", "k1"], |e| {
+        let indices = self.spec.with_start(&["q0", "k0", "k1"], Some("start"));
+        e.func(&self.helper("softmax"), true, &params, &indices, |e| {
             let (q0, k0, k1) = (Val::Arg("q0"), Val::Arg("k0"), Val::Arg("k1"));
             let zero = e.index(0);
             let columns = self.columns_from(e, q0);
@@ -335,6 +341,7 @@ impl Plan {
         }
         let end = e.idx("addi", q0, qi);
         let end = e.idx_c("addi", end, count);
+        let end = self.seen(e, end, self.given_start());
         e.idx("minsi", end, k1)
     }
 
@@ -342,7 +349,8 @@ impl Plan {
     fn emit_values(&self, e: &mut Emit, bufs: &Bufs) {
         let simd = self.simd;
         let params = [&bufs.s, &bufs.v, &bufs.o, &bufs.alpha];
-        e.func(&self.helper("values"), true, &params, &["q0", "k0", "k1"], |e| {
+        let indices = self.spec.with_start(&["q0", "k0", "k1"], Some("start"));
+        e.func(&self.helper("values"), true, &params, &indices, |e| {
             let (q0, k0, k1) = (Val::Arg("q0"), Val::Arg("k0"), Val::Arg("k1"));
             let zero = e.index(0);
             let seq = e.index(self.spec.seq);

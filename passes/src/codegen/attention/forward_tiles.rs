@@ -52,12 +52,12 @@ struct Open {
 pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
     let plan = Plan::for_tiles(spec, symbol, 256);
     let mut scratch = Scratch::default();
-    let (rows, d, dv, kb) = (plan.rows, plan.d, plan.dv, plan.k_block);
+    let (rows, key_rows, d, dv, kb) = (plan.rows, plan.key_rows, plan.d, plan.dv, plan.k_block);
     let parts = Parts {
-        k: scratch.part(&[rows, d], "bf16"),
-        v: scratch.part(&[rows, dv], "bf16"),
-        v_pairs: scratch.part(&[rows / 2, dv], "f32"),
-        vt: scratch.part(&[rows / DEPTH, dv, DEPTH / 2], "f32"),
+        k: scratch.part(&[key_rows, d], "bf16"),
+        v: scratch.part(&[key_rows, dv], "bf16"),
+        v_pairs: scratch.part(&[key_rows / 2, dv], "f32"),
+        vt: scratch.part(&[key_rows / DEPTH, dv, DEPTH / 2], "f32"),
         q: scratch.part(&[rows, d], "bf16"),
         qt: scratch.part(&[rows / DEPTH, d / 2, DEPTH], "f32"),
         s: scratch.part(&[kb, DEPTH], "f32"),
@@ -82,7 +82,7 @@ pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
     plan.emit_store_lse(&mut e, &parts.lse);
     plan.emit_kernel(&mut e, &parts, &scratch);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 + usize::from(spec.first) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch.bytes(),
     }
@@ -110,13 +110,15 @@ impl Plan {
     fn emit_kernel(&self, e: &mut Emit, parts: &Parts, scratch: &Scratch) {
         let spec = &self.spec;
         let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
-        let bytes = scratch.buf();
-        e.func(&self.symbol, false, &[&q, &k, &v, &out, &lse, &bytes], &["lo", "hi", "worker"], |e| {
+        let (bytes, origin) = (scratch.buf(), spec.origin());
+        let params: Vec<&Buf> = [&q, &k, &v].into_iter().chain(&origin).chain([&out, &lse, &bytes]).collect();
+        e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
-            let panels = self.rows / DEPTH;
+            let start = Self::start(e, origin.as_ref());
+            let (panels, key_panels) = (self.rows / DEPTH, self.key_rows / DEPTH);
             let open = Open {
                 k: parts.k.open(e, &bytes, base),
-                vt: parts.vt.cast(&[panels * self.dv, DEPTH], "bf16").open(e, &bytes, base),
+                vt: parts.vt.cast(&[key_panels * self.dv, DEPTH], "bf16").open(e, &bytes, base),
                 qt: parts.qt.cast(&[panels * self.d / 2, 2 * DEPTH], "bf16").open(e, &bytes, base),
                 s: parts.s.open(e, &bytes, base),
                 p: parts.p.open(e, &bytes, base),
@@ -131,12 +133,13 @@ impl Plan {
                     .map(|part| part.open(e, &bytes, base));
             let q_pairs = parts.q.cast(&[self.rows, self.d / 2], "f32").open(e, &bytes, base);
             let (zero, rows, seq) = (e.index(0), e.index(self.rows), e.index(spec.seq));
+            let key_rows = e.index(self.key_rows);
             let call = |e: &mut Emit, name: &str, bufs: &[&Buf], at: &[Val]| e.call(&self.helper(name), bufs, at);
             e.each(Val::Arg("lo"), Val::Arg("hi"), 1, |e, item| {
                 let b = e.idx_c("divui", item, spec.kv_heads);
                 let g = e.idx_c("remui", item, spec.kv_heads);
-                call(e, "pack_k", &[&k, &open.k], &[b, g, zero, rows]);
-                call(e, "pack_v", &[&v, &v_rows], &[b, g, zero, rows]);
+                call(e, "pack_k", &[&k, &open.k], &[b, g, zero, key_rows]);
+                call(e, "pack_v", &[&v, &v_rows], &[b, g, zero, key_rows]);
                 call(e, "pairs_v", &[&v_rows, &v_pairs], &[]);
                 call(e, "transpose_v", &[&v_pairs, &vt], &[]);
                 let first = e.idx_c("muli", g, spec.group());
@@ -144,7 +147,7 @@ impl Plan {
                 e.each(first, last, 1, |e, h| {
                     call(e, "pack_q", &[&q, &q_rows], &[b, h, zero, rows]);
                     call(e, "transpose_q", &[&q_pairs, &qt], &[]);
-                    e.each(zero, rows, DEPTH, |e, q0| self.query_block(e, &open, q0));
+                    e.each(zero, rows, DEPTH, |e, q0| self.query_block(e, &open, q0, start));
                     call(e, "rows_o", &[&ot, &o], &[]);
                     call(e, "unpack_o", &[&o, &out], &[b, h, zero, seq]);
                     call(e, "store_lse", &[&open.lse, &lse], &[b, h]);
@@ -154,7 +157,7 @@ impl Plan {
     }
 
     /// The 32 queries at `q0`. Written in place: a call would cost a configuration of the tile registers.
-    fn query_block(&self, e: &mut Emit, open: &Open, q0: Val) {
+    fn query_block(&self, e: &mut Emit, open: &Open, q0: Val, start: Option<Val>) {
         let simd = self.simd;
         let zero = e.index(0);
         let columns: Vec<Val> = [0, simd.lanes].map(|c| e.index(c)).into();
@@ -179,7 +182,14 @@ impl Plan {
                 simd.store(e, nought, &open.ot, &[r, c]);
             }
         });
-        let end = if self.spec.causal { e.idx_c("addi", q0, DEPTH) } else { e.index(self.rows) };
+        let keys = e.index(self.key_rows);
+        let end = if self.spec.causal {
+            let end = e.idx_c("addi", q0, DEPTH);
+            let end = Self::blocks_seen(e, end, start);
+            e.idx("minsi", end, keys)
+        } else {
+            keys
+        };
         e.each(zero, end, self.k_block, |e, k0| {
             let k1 = e.idx_c("addi", k0, self.k_block);
             let k1 = e.idx("minsi", k1, end);
@@ -188,12 +198,16 @@ impl Plan {
                 let key = e.idx("addi", k0, r);
                 let sums = score_block(e, (&open.k, key), (&open.qt, first_pair), self.d);
                 store_sums(e, &sums, &open.s, r, zero);
+                if start.is_some() {
+                    let (crosses, ahead) = Self::crosses(e, key, q0, start);
+                    e.when(crosses, |e| self.hide_unseen(e, &open.s, r, ahead));
+                }
             });
-            if self.spec.causal || self.spec.seq != self.rows {
+            if start.is_none() && (self.spec.causal || self.spec.keys != self.key_rows) {
                 let last = e.test("eq", k1, end);
                 e.when(last, |e| {
                     let row = e.idx_c("subi", count, DEPTH);
-                    self.hide_unseen(e, &open.s, row);
+                    self.hide_unseen(e, &open.s, row, None);
                 });
             }
             let alpha = self.softmax(e, open, &columns, count);

@@ -21,9 +21,11 @@ pub(super) struct Plan {
     pub q_block: usize,
     /// Keys of a block, a multiple of `wide`.
     pub k_block: usize,
-    /// Rows of packed matrices: the sequence rounded up to `wide`.
+    /// Rows of packed queries: their number rounded up to `wide`.
     pub rows: usize,
-    /// The sequence rounded up to the rows of a register tile: no key at or above it is touched.
+    /// Rows of packed keys and values: their number rounded up to `wide`.
+    pub key_rows: usize,
+    /// The keys rounded up to the rows of a register tile: no key at or above it is touched.
     pub keys: usize,
     /// Packed row of q or k, in f32.
     pub d: usize,
@@ -35,16 +37,17 @@ impl Plan {
     pub fn new(spec: &AttentionSpec, level: CpuLevel, symbol: &str, (q_block, k_block): (usize, usize)) -> Self {
         let simd = Simd::of(level);
         let wide = simd.lanes * simd.cols;
-        let rows = spec.seq.next_multiple_of(wide);
+        let (rows, key_rows) = (spec.seq.next_multiple_of(wide), spec.keys.next_multiple_of(wide));
         Self {
             spec: *spec,
             simd,
             symbol: symbol.to_owned(),
             wide,
             q_block: q_block.next_multiple_of(wide).min(rows),
-            k_block: k_block.next_multiple_of(wide).min(rows),
+            k_block: k_block.next_multiple_of(wide).min(key_rows),
             rows,
-            keys: spec.seq.next_multiple_of(simd.rows),
+            key_rows,
+            keys: spec.keys.next_multiple_of(simd.rows),
             d: spec.head_dim.next_multiple_of(simd.lanes),
             dv: spec.v_head_dim.next_multiple_of(simd.lanes),
         }
@@ -53,16 +56,17 @@ impl Plan {
     /// The plan of a kernel on tile registers: every size is a multiple of 32, the depth of one tile product.
     pub fn for_tiles(spec: &AttentionSpec, symbol: &str, k_block: usize) -> Self {
         let simd = Simd::of(CpuLevel::Amx);
-        let rows = spec.seq.next_multiple_of(DEPTH);
+        let (rows, key_rows) = (spec.seq.next_multiple_of(DEPTH), spec.keys.next_multiple_of(DEPTH));
         Self {
             spec: *spec,
             simd,
             symbol: symbol.to_owned(),
             wide: DEPTH,
             q_block: DEPTH,
-            k_block: k_block.next_multiple_of(DEPTH).min(rows),
+            k_block: k_block.next_multiple_of(DEPTH).min(key_rows),
             rows,
-            keys: rows,
+            key_rows,
+            keys: key_rows,
             d: spec.head_dim.next_multiple_of(DEPTH),
             dv: spec.v_head_dim.next_multiple_of(DEPTH),
         }

@@ -11,6 +11,7 @@ mod forward;
 mod forward_tiles;
 mod layout;
 mod pack;
+mod start;
 mod tile;
 mod tiles;
 
@@ -25,8 +26,12 @@ use super::simd::Float;
 pub struct AttentionSpec {
     /// Sequences.
     pub batch: usize,
-    /// Tokens of a sequence.
+    /// Queries of a sequence.
     pub seq: usize,
+    /// Keys of a sequence: as many as queries, unless `first` says where they begin.
+    pub keys: usize,
+    /// Where the first key is, counted from the first query (0 or below), is an operand: query i sees keys up to i − first.
+    pub first: bool,
     /// Query heads; a multiple of `kv_heads`.
     pub heads: usize,
     /// Key and value heads; query head `h` uses key head `h / (heads / kv_heads)`.
@@ -53,7 +58,7 @@ impl AttentionSpec {
 
     /// Pairs of a query and a key that it sees, over all sequences and heads.
     pub fn pairs(&self) -> usize {
-        let per_head = if self.causal { self.seq * (self.seq + 1) / 2 } else { self.seq * self.seq };
+        let per_head = if self.causal { self.seq * (self.keys + 1) / 2 } else { self.seq * self.keys };
         self.batch * self.heads * per_head
     }
 
@@ -77,16 +82,26 @@ impl AttentionSpec {
         base.iter().copied().chain(self.alibi.then_some(h)).collect()
     }
 
+    /// `base` and, where keys begin elsewhere, `start`: the position of the first query among the keys.
+    fn with_start<T: Copy>(&self, base: &[T], start: Option<T>) -> Vec<T> {
+        base.iter().copied().chain(start.filter(|_| self.first)).collect()
+    }
+
+    /// The operand that says where the first key is, if there is one.
+    fn origin(&self) -> Option<Buf> {
+        self.first.then(|| Buf::arg("first", &[1], "i32"))
+    }
+
     fn q(&self, name: &'static str) -> Buf {
         Buf::arg(name, &[self.batch, self.seq, self.heads, self.head_dim], self.dtype.name())
     }
 
     fn k(&self, name: &'static str) -> Buf {
-        Buf::arg(name, &[self.batch, self.seq, self.kv_heads, self.head_dim], self.dtype.name())
+        Buf::arg(name, &[self.batch, self.keys, self.kv_heads, self.head_dim], self.dtype.name())
     }
 
     fn v(&self, name: &'static str) -> Buf {
-        Buf::arg(name, &[self.batch, self.seq, self.kv_heads, self.v_head_dim], self.dtype.name())
+        Buf::arg(name, &[self.batch, self.keys, self.kv_heads, self.v_head_dim], self.dtype.name())
     }
 
     fn out(&self, name: &'static str) -> Buf {
@@ -100,7 +115,7 @@ impl AttentionSpec {
 
 /// The forward kernel.
 ///
-/// Buffers: q `[b,s,n,d]`, k `[b,s,g,d]`, v `[b,s,g,dv]` → out `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the
+/// Buffers: q `[b,s,n,d]`, k `[b,t,g,d]`, v `[b,t,g,dv]`, first i32 if the spec has it → out `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the
 /// sum of exponentials of the scaled scores), scratch bytes. A grid item is a (sequence, key head) pair.
 pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
     if spec.on_tiles(level) { forward_tiles::generate(spec, symbol) } else { forward::generate(spec, level, symbol) }
@@ -108,7 +123,7 @@ pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated
 
 /// The backward kernel.
 ///
-/// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]` → dq, dk, dv like q, k, v, scratch bytes. A grid item
+/// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]`, first i32 if the spec has it → dq, dk, dv like q, k, v, scratch bytes. A grid item
 /// is a (sequence, key head) pair, so the sums over the query heads of a group have one writer and a fixed order.
 pub fn backward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
     if spec.on_tiles(level) { backward_tiles::generate(spec, symbol) } else { backward::generate(spec, level, symbol) }

@@ -25,7 +25,7 @@ impl Plan {
         let (src, dst) = (Buf { val: Val::Arg("src"), ..src.clone() }, Buf { val: Val::Arg("dst"), ..dst.clone() });
         e.func(&self.helper(name), true, &[&src, &dst], &["b", "head", "first", "count"], |e| {
             let (b, head, first) = (Val::Arg("b"), Val::Arg("head"), Val::Arg("first"));
-            let (zero, seq) = (e.index(0), e.index(self.spec.seq));
+            let (zero, seq) = (e.index(0), e.index(src.dims[1]));
             let left = e.idx("subi", seq, first);
             let real = e.idx("minsi", left, Val::Arg("count"));
             let zeros = format!("vector<{}x{}>", simd.lanes, dst.element);

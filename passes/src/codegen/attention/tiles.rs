@@ -158,14 +158,15 @@ impl Plan {
     }
 
     /// Gives scores of keys that a query does not see their lowest value, in the block of scores whose first row is `row`:
-    /// keys after the query on the diagonal, or keys past the sequence.
-    pub fn hide_unseen(&self, e: &mut Emit, scores: &Buf, row: Val) {
+    /// keys after the query on the diagonal, or keys past the sequence. The block's first query is `ahead` positions after its
+    /// first key; without that the two are one position.
+    pub fn hide_unseen(&self, e: &mut Emit, scores: &Buf, row: Val, ahead: Option<Val>) {
         let simd = self.simd;
         let lowest = simd.splat(e, HIDDEN);
         let zero = e.index(0);
         let depth = e.index(DEPTH);
         if !self.spec.causal {
-            let first = e.index(self.spec.seq % DEPTH);
+            let first = e.index(self.spec.keys % DEPTH);
             e.each(first, depth, 1, |e, i| {
                 let r = e.idx("addi", row, i);
                 for c in [0, HALF] {
@@ -178,7 +179,8 @@ impl Plan {
         let ints = format!("vector<{}xi32>", simd.lanes);
         e.each(zero, depth, 1, |e, i| {
             let r = e.idx("addi", row, i);
-            let key = e.val(format_args!("arith.index_cast {i} : index to i32"));
+            let position = ahead.map_or(i, |ahead| e.idx("subi", i, ahead));
+            let key = e.val(format_args!("arith.index_cast {position} : index to i32"));
             let key = e.val(format_args!("vector.broadcast {key} : i32 to {ints}"));
             for c in [0, HALF] {
                 let lanes: Vec<String> = (c..c + HALF).map(|l| l.to_string()).collect();

@@ -1,7 +1,7 @@
 //! A layer of experts on a mesh: who sorts with whom, what is cut, and that the check finds every operation that is missing.
 
 use super::*;
-use athanor_ir::RouteMask;
+use athanor_ir::{RouteMask, Shared};
 
 /// A loss of x `[batch, 3, 8]` plus four experts of width 6 of norm(x), of which each token meets two, with their load.
 fn layer(mesh: Mesh, batch: usize, accumulation: usize, capacity: usize) -> Module {
@@ -87,10 +87,27 @@ fn ranks_that_share_experts_bring_tokens_together() {
 #[test]
 fn replicas_with_the_same_experts_share_their_steps() {
     let mut m = layer(mesh(&[("dp", 2), ("ep", 2)]), 8, 1, 0);
-    m.run.shared_optimizer = Some(1);
+    m.run.sharing = Some(shared::sharing(Shared::Moments, 1));
     let m = partition(&m).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(spread(&m, "update", "adam_m.up"), (vec![1, 6, 8], "[ep,dp  ] ".into()));
     assert_eq!(spread(&m, "update", "adam_m.router"), (vec![1, 8], "[dp,ep ] ".into()));
+}
+
+/// Weights of experts are with the replicas that have the same ones, the router's with all; both are gathered twice.
+#[test]
+fn replicas_share_experts_and_what_belongs_to_them() {
+    let mut m = layer(mesh(&[("dp", 2), ("ep", 2)]), 8, 2, 0);
+    m.run.sharing = Some(shared::sharing(Shared::Weights, 1));
+    let m = partition(&m).unwrap_or_else(|e| panic!("{e}"));
+    athanor_ir::verify::verify(&m).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(spread(&m, "micro", "up"), (vec![1, 6, 8], "[ep,dp  ] ".into()));
+    assert_eq!(spread(&m, "micro", "grad.up"), (vec![1, 6, 8], "[ep,dp  ] ".into()));
+    assert_eq!(spread(&m, "micro", "grad.router"), (vec![1, 8], "[dp,ep ] ".into()));
+    // Gathered beside what brings tokens together: router, up and down twice, the gain of a norm, which nothing backward
+    // takes from the forward part, twice too.
+    assert_eq!(count(&m, "micro", "all_gather"), 4 + 2 * 4);
+    assert_eq!(count(&m, "update", "all_gather"), 0);
+    shared::everything_is_needed(&m);
 }
 
 #[test]

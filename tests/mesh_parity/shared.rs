@@ -1,0 +1,142 @@
+//! What replicas share of weights: moments, gradients, the weights themselves; by all of them and by two at a time.
+
+use super::{Changes, Compiled, OptLevel, Resume, SAVES, Spread, agree, compile, files_agree, parity};
+use crate::support::mesh::{BY_TWO, DEEPSEEK, zero};
+use athanor_ir::plan::BufferRole;
+
+type Change = (&'static str, &'static str);
+
+fn with(parts: &[&[Change]]) -> Vec<Change> {
+    parts.concat()
+}
+
+const EXPERTS_BY_TWO: (&str, &str) = ("parallel_config.expert_parallel", "2");
+const TIED: [(&str, &str); 2] = [("load_checkpoint", ""), ("model.model_config.tie_word_embeddings", "True")];
+
+#[test]
+fn gradients_in_parts_follow_one_device() {
+    parity(OptLevel::O0, 1, &zero(2), &[[2, 1], [2, 2]]);
+    parity(OptLevel::O1, 2, &zero(2), &[[2, 1], [2, 2]]);
+    parity(OptLevel::O1, 1, &zero(2), &[[4, 1]]);
+}
+
+#[test]
+fn weights_in_parts_follow_one_device() {
+    parity(OptLevel::O0, 1, &zero(3), &[[2, 1], [2, 2]]);
+    parity(OptLevel::O1, 2, &zero(3), &[[2, 1], [2, 2]]);
+    parity(OptLevel::O1, 1, &zero(3), &[[4, 1]]);
+}
+
+#[test]
+fn two_replicas_of_four_share() {
+    for stage in 1..=3 {
+        parity(OptLevel::O0, 1, &with(&[&zero(stage), &[BY_TWO]]), &[[4, 1]]);
+    }
+    parity(OptLevel::O1, 1, &with(&[&zero(3), &[BY_TWO]]), &[[4, 2]]);
+}
+
+/// Experts are shared by replicas, and so is what is left of them.
+#[test]
+fn experts_in_parts_follow_one_device() {
+    for stage in 2..=3 {
+        parity(OptLevel::O0, 1, &with(&[&DEEPSEEK, &zero(stage), &[EXPERTS_BY_TWO]]), &[[4, 1]]);
+        parity(OptLevel::O1, 2, &with(&[&DEEPSEEK, &zero(stage), &[EXPERTS_BY_TWO]]), &[[2, 2]]);
+    }
+    parity(OptLevel::O1, 1, &with(&[&DEEPSEEK, &zero(3), &[EXPERTS_BY_TWO, BY_TWO]]), &[[4, 1]]);
+}
+
+#[test]
+fn a_vocabulary_in_parts_is_cut_further() {
+    let rows = [("parallel_config.vocab_emb_dp", "False")];
+    for stage in 2..=3 {
+        parity(OptLevel::O1, 2, &with(&[&zero(stage), &rows, &TIED]), &[[2, 2]]);
+    }
+}
+
+#[test]
+fn a_scaled_loss_with_gradients_in_parts_follows_one_device() {
+    let scale = [("runner_wrapper.scale_sense", "1024.0"), ("runner_wrapper.use_clip_grad", "True")];
+    for stage in 1..=3 {
+        parity(OptLevel::O1, 2, &with(&[&zero(stage), &scale]), &[[2, 1]]);
+    }
+    parity(OptLevel::O0, 1, &with(&[&zero(2), &scale, &[BY_TWO]]), &[[4, 1]]);
+}
+
+/// Embeddings are with the first and the last stage; what they share is summed between both.
+#[test]
+fn stages_share_among_their_replicas() {
+    let on = Spread { pp: 2, dp: 2, tp: 1, micro: 4, sequences: 8 };
+    let layers = ("model.model_config.num_layers", "4");
+    let further = [("load_checkpoint", ""), layers, ("model.model_config.mtp_num_layers", "1")];
+    for (model, experts) in [(with(&[&TIED]), "1"), (with(&[&DEEPSEEK, &further]), "2")] {
+        let alone = model.clone();
+        let model = [&model[..], &[("parallel_config.expert_parallel", experts)]].concat();
+        let serial = Compiled::new(on.alone(), OptLevel::O1, &alone).train(4, Resume::No);
+        for stage in 2..=3 {
+            let changes = [&model[..], &zero(stage)].concat();
+            agree(&format!("{changes:?}"), &Compiled::new(on, OptLevel::O1, &changes).train(4, Resume::No), &serial);
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_recomputed_gathers_its_weights_for_it() {
+    let again: [Changes<'static>; 2] =
+        [&[("recompute_config.recompute", "True")], &[("recompute_config.select_recompute", "True")]];
+    for recompute in again {
+        parity(OptLevel::O1, 2, &with(&[&zero(3), recompute]), &[[2, 2]]);
+    }
+}
+
+#[test]
+fn other_rules_share_what_they_can() {
+    let kinds: [Changes<'static>; 3] = [
+        &[("optimizer.type", "Lamb")],
+        &[("optimizer.type", "Adam")],
+        &[("optimizer.type", "PmaAdamW"), ("optimizer.fused_num", "2"), ("optimizer.interleave_step", "2")],
+    ];
+    for kind in kinds {
+        parity(OptLevel::O0, 1, &with(&[&zero(3), kind]), &[[2, 1]]);
+    }
+}
+
+/// Bytes of weights, gradients and moments of a rank, and those of all it needs.
+fn bytes(compiled: &Compiled) -> [usize; 4] {
+    let stage = &compiled.plan.stages[0];
+    let of = |wanted: fn(&BufferRole) -> bool| -> usize {
+        stage.buffers.iter().filter(|b| wanted(&b.role)).map(|b| b.bytes).sum()
+    };
+    [
+        of(|r| matches!(r, BufferRole::Weight { .. })),
+        of(|r| *r == BufferRole::Grad),
+        of(|r| *r == BufferRole::Moment),
+        stage.arena_bytes,
+    ]
+}
+
+#[test]
+fn memory_falls_with_what_is_shared() {
+    let of = |stage: usize| bytes(&compile([2, 1, 1], OptLevel::O1, &zero(stage)));
+    let [none, moments, gradients, weights] = [0, 1, 2, 3].map(of);
+    let halved = |less: usize, whole: usize| less * 2 < whole + whole / 50;
+    for (kind, (less, whole)) in [(2, (moments, none)), (1, (gradients, moments)), (0, (weights, gradients))] {
+        assert!(halved(less[kind], whole[kind]), "{kind}: {less:?} of {whole:?}");
+        assert!(less[3] < whole[3], "{less:?} of {whole:?}");
+    }
+    // A weight that was kept from forward to backward would be in the arena whole.
+    assert!(none[3] - weights[3] > (none[0] + none[1] + none[2]) * 2 / 5, "{weights:?} of {none:?}");
+}
+
+#[test]
+fn files_of_weights_in_parts_are_those_of_one_device() {
+    let serial = compile([1, 1, 1], OptLevel::O1, &[SAVES]);
+    let straight = serial.train(6, Resume::No);
+    for (dp, changes) in [(2, with(&[&zero(3), &[SAVES]])), (4, with(&[&zero(3), &[BY_TWO, SAVES]]))] {
+        let mesh = compile([dp, 1, 1], OptLevel::O1, &changes);
+        agree("weights in parts", &mesh.train(3, Resume::No), &straight[..3]);
+        let (ours, theirs) = (mesh.saved(3), serial.saved(3));
+        files_agree(&ours, &theirs);
+        agree("on the mesh from one device", &mesh.train(6, Resume::From(theirs)), &straight[3..]);
+        agree("on one device from the mesh", &serial.train(6, Resume::From(ours)), &straight[3..]);
+    }
+}
