@@ -1,6 +1,6 @@
 //! `athanor check`: everything that is wrong with a configuration, or what it would cost.
 
-use crate::compile::{Job, Options, Planned, recomputed};
+use crate::compile::{Job, Options, Planned, offloaded, recomputed};
 use crate::config_args::{Overrides, read};
 use crate::failure::{Failure, print};
 use crate::output::{emit, say};
@@ -173,9 +173,14 @@ fn memory(planned: &Planned) -> String {
         out.push_str(&pipeline.text());
     }
     for stage in plan.stages.iter().filter(|s| s.pipeline.is_none()) {
+        let host = if stage.host_bytes == 0 {
+            String::new()
+        } else {
+            format!(", and {} on the host", bytes(stage.host_bytes as u64))
+        };
         let _ = writeln!(
             out,
-            "\nMemory of a rank ({} {}, {}): {}",
+            "\nMemory of a rank ({} {}, {}): {}{host}",
             plan.target.device,
             plan.target.cpu,
             count(plan.target.threads as u64, "thread"),
@@ -188,13 +193,21 @@ fn memory(planned: &Planned) -> String {
     if let Some(done) = &plan.run.recompute.done {
         let _ = writeln!(out, "  {}", recomputed(done));
     }
+    if let Some(done) = &plan.run.offload.done {
+        let _ = writeln!(out, "  {}", offloaded(done));
+    }
     out
 }
 
-/// Bytes by role; what lives within a program is the rest of the arena.
+/// Bytes of the device by role; what lives within a program is the rest of the arena. The host's are behind.
 fn by_role(stage: &Stage) -> Vec<(&'static str, u64)> {
     let sum = |f: fn(&BufferRole) -> bool| -> u64 {
-        stage.buffers.iter().filter(|b| f(&b.role)).map(|b| b.bytes.next_multiple_of(64) as u64).sum()
+        stage
+            .buffers
+            .iter()
+            .filter(|b| b.memory.is_device() && f(&b.role))
+            .map(|b| b.bytes.next_multiple_of(64) as u64)
+            .sum()
     };
     let mut rows = vec![
         ("weights", sum(|r| matches!(r, BufferRole::Weight { .. }))),
@@ -204,6 +217,12 @@ fn by_role(stage: &Stage) -> Vec<(&'static str, u64)> {
     ];
     let kept: u64 = rows.iter().map(|r| r.1).sum();
     rows.push(("activations and scratch", (stage.arena_bytes as u64).saturating_sub(kept)));
+    if stage.host_bytes > 0 {
+        let on_host = stage.buffers.iter().filter(|b| !b.memory.is_device() && b.role == BufferRole::Moment);
+        let moments: u64 = on_host.map(|b| b.bytes.next_multiple_of(64) as u64).sum();
+        rows.push(("moments on the host", moments));
+        rows.push(("activations on the host", (stage.host_bytes as u64).saturating_sub(moments)));
+    }
     rows
 }
 

@@ -8,7 +8,9 @@ use crate::stages::PipelineSummary;
 use crate::text::{bytes, count};
 use athanor_backends::cpu::features;
 use athanor_frontend::{config, model, run as run_section};
+use athanor_ir::Memory;
 use athanor_ir::mlir::Context;
+use athanor_ir::offload::Offloaded;
 use athanor_ir::recompute::Recomputed;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Module, Plan};
@@ -130,6 +132,7 @@ impl<'a> Job<'a> {
         let module = model::build(config, run, forward)?;
         if let Some(func) = module.func("forward") {
             print(&model::recompute::notes(config, func));
+            print(&model::offload::notes(config, func));
         }
         let level = if options.opt_level == 0 { OptLevel::O0 } else { OptLevel::O1 };
         let target =
@@ -216,12 +219,15 @@ fn times(looking: &Looking, passes: &Timings, kernels: Option<&BuildReport>) {
 
 /// What there is to say about a plan that was made.
 pub fn one_line(plan: &Plan, took: Duration) -> String {
-    let arena: u64 = plan.stages.iter().map(|s| s.arena_bytes as u64).max().unwrap_or(0);
+    let [arena, host]: [u64; 2] =
+        Memory::ALL.map(|m| plan.stages.iter().map(|s| s.bytes_in(m) as u64).max().unwrap_or(0));
+    let host = if host == 0 { String::new() } else { format!(" and {} on the host", bytes(host)) };
     let steps: usize = plan.stages.iter().flat_map(|s| &s.programs).map(|p| p.steps.len()).sum();
     let pipeline = PipelineSummary::of(plan).map_or_else(String::new, |p| format!(", {}", p.line()));
     let again = plan.run.recompute.done.map_or_else(String::new, |d| format!(", {}", recomputed(&d)));
+    let away = plan.run.offload.done.map_or_else(String::new, |d| format!(", {}", offloaded(&d)));
     format!(
-        "{} for {} {} with {}: {}, {}, {} of memory{pipeline}{again}, compiled in {:.2} s",
+        "{} for {} {} with {}: {}, {}, {} of memory{host}{pipeline}{again}{away}, compiled in {:.2} s",
         plan.model,
         plan.target.device,
         plan.target.cpu,
@@ -231,6 +237,18 @@ pub fn one_line(plan: &Plan, took: Duration) -> String {
         bytes(arena),
         took.as_secs_f64()
     )
+}
+
+/// What goes to the host: `12 values (3.1 MiB a micro-batch) and 40 states of the optimizer swapped`.
+pub fn offloaded(done: &Offloaded) -> String {
+    let values = || format!("{} ({} a micro-batch)", count(done.values as u64, "value"), bytes(done.bytes));
+    let states = || format!("{} of the optimizer", count(done.moments as u64, "state"));
+    let what = match (done.values, done.moments) {
+        (0, _) => states(),
+        (_, 0) => values(),
+        _ => format!("{} and {}", values(), states()),
+    };
+    format!("{what} swapped")
 }
 
 /// What is computed again: `12 values of 6 layers recomputed (24.1 % more FLOPs)`.

@@ -32,6 +32,8 @@ struct StageMemory {
     /// Inputs, tables, and what lives within programs.
     buffers: usize,
     arena: usize,
+    /// On the host.
+    host: usize,
 }
 
 impl PipelineSummary {
@@ -71,7 +73,10 @@ impl PipelineSummary {
     pub fn text(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "\nPipeline: {}", self.line());
-        let head = ["stage", "layers", "weights", "gradients", "optimizer", "in flight", "", "buffers", "arena"];
+        let mut head =
+            vec!["stage", "layers", "weights", "gradients", "optimizer", "in flight", "", "buffers", "arena"];
+        let swaps = self.stages.iter().any(|s| s.host > 0);
+        head.extend(swaps.then_some("host"));
         let row = |(i, s): (usize, &StageMemory)| {
             let layers: Vec<String> = s.layers.iter().map(usize::to_string).collect();
             let size = |n: usize| bytes(n as u64);
@@ -79,9 +84,11 @@ impl PipelineSummary {
             cells.extend([s.weights, s.gradients, s.optimizer, s.slot * s.slots].map(size));
             cells.push(format!("{} × {}", s.slots, size(s.slot)));
             cells.extend([s.buffers, s.arena].map(size));
+            cells.extend(swaps.then(|| size(s.host)));
             cells
         };
-        let rows = std::iter::once(head.map(String::from).to_vec()).chain(self.stages.iter().enumerate().map(row));
+        let rows = std::iter::once(head.into_iter().map(String::from).collect())
+            .chain(self.stages.iter().enumerate().map(row));
         out.push_str(&table(&rows.collect::<Vec<_>>(), &[]));
         out
     }
@@ -89,12 +96,17 @@ impl PipelineSummary {
 
 fn memory(stage: &Stage, layers: Vec<usize>) -> StageMemory {
     let sum = |wanted: fn(&BufferRole) -> bool| -> usize {
-        stage.buffers.iter().filter(|b| wanted(&b.role)).map(|b| b.bytes.next_multiple_of(64)).sum()
+        stage
+            .buffers
+            .iter()
+            .filter(|b| b.memory.is_device() && wanted(&b.role))
+            .map(|b| b.bytes.next_multiple_of(64))
+            .sum()
     };
     let weights = sum(|r| matches!(r, BufferRole::Weight { .. }));
     let (gradients, optimizer) = (sum(|r| *r == BufferRole::Grad), sum(|r| *r == BufferRole::Moment));
     let (slots, slot) = stage.pipeline.as_ref().map_or((0, 0), |p| (p.slots, p.slot_bytes));
     let known = weights + gradients + optimizer + slots.saturating_mul(slot);
     let (arena, buffers) = (stage.arena_bytes, stage.arena_bytes.saturating_sub(known));
-    StageMemory { layers, weights, gradients, optimizer, slot, slots, buffers, arena }
+    StageMemory { layers, weights, gradients, optimizer, slot, slots, buffers, arena, host: stage.host_bytes }
 }

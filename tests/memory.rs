@@ -50,18 +50,35 @@ fn the_process_grows_by_the_arena_and_a_stated_constant() {
     let loads = dir.path().join("loads");
     let load = format!("load_checkpoint={}", weights.display());
     athanor(&["compile", "examples/w1_tiny.yaml", "--set", &load, "--set", wide[3], "--threads", "2", "-o"], &loads);
+    // So does one that keeps values and the optimizer's state on the host, in a smaller arena.
+    let swaps = dir.path().join("swaps");
+    let swap = ["--set", "swap_config.swap=True", "--set", "optimizer.swap=True"];
+    athanor(&[&["compile", "examples/w1_tiny.yaml"], &swap[..], &wide[..]].concat(), &swaps);
+    let mib_of = |plan: &Path, what: &str| {
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(plan.join("plan.json")).unwrap()).unwrap();
+        json["stages"][0][what].as_u64().unwrap_or(0) as f64 / f64::from(1 << 20)
+    };
+    let host = mib_of(&swaps, "host_bytes");
+    assert!(host > 30.0 && mib_of(&swaps, "arena_bytes") < arena - 10.0, "{host} MiB on the host");
     for (plan, args, most) in [
         (&plan, &["--no-library"][..], BESIDE_ARENA),
         (&plan, &[], BESIDE_ARENA_WITH_LIBRARY),
         (&loads, &["--no-library"], BESIDE_ARENA),
+        (&swaps, &["--no-library"], BESIDE_ARENA),
     ] {
         let out = ["train", plan.to_str().unwrap(), "--steps", "3"];
         let text = athanor(&[&out[..], args, &["--output-dir"]].concat(), &dir.path().join("out"));
         let line = text.lines().find(|l| l.starts_with("memory: ")).unwrap_or_else(|| panic!("{text}"));
         let grown = mib(line, " at its peak") - mib(line, " before");
         let most = most as f64 / f64::from(1 << 20);
-        // Every page of the arena is resident: the process cannot have grown by less.
-        assert!(grown >= arena - 0.5 && grown <= arena + most, "{line}: at most {most} MiB beside {arena:.1} MiB");
+        let (arena, host) = (mib_of(plan, "arena_bytes"), mib_of(plan, "host_bytes"));
+        let planned = arena + host;
+        // Every page of the arenas is resident: the process cannot have grown by less.
+        assert!(
+            grown >= planned - 0.5 && grown <= planned + most,
+            "{line}: at most {most} MiB beside {planned:.1} MiB"
+        );
+        assert_eq!(line.contains("on the host"), host > 0.0, "{line}");
         assert!((mib(line, " as planned") - arena).abs() < 0.1, "{line}");
     }
 }

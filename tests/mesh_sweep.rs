@@ -73,6 +73,10 @@ struct Draw {
     vocabulary: bool,
     sequence: bool,
     recompute: bool,
+    /// Values on the host between the forward and the backward part.
+    swap: bool,
+    /// The optimizer's state on the host between steps.
+    swap_optimizer: bool,
     fused: bool,
 }
 
@@ -132,6 +136,12 @@ impl Draw {
         if self.recompute {
             all.push(("recompute_config.recompute", "True"));
         }
+        if self.swap {
+            all.push(("swap_config.swap", "True"));
+        }
+        if self.swap_optimizer {
+            all.push(("optimizer.swap", "True"));
+        }
         let number = |n: usize| ["1", "2", "4"][n.ilog2() as usize];
         let algorithm = match self.keys {
             Keys::Gathered => "colossalai_cp",
@@ -161,21 +171,28 @@ fn draws() -> impl Strategy<Value = Draw> {
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
     let context = (sizes(), select(vec![Keys::Gathered, Keys::Exchanged, Keys::Both]));
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (model, spread, sizes(), context, order, (0..=3_usize, flags))
-        .prop_map(|(model, on, ep, (cp, keys), order, (zero, (by_two, vocabulary, sequence, recompute, fused)))| Draw {
-            model,
-            on,
-            ep,
-            cp,
-            keys,
-            order,
-            zero,
-            by_two,
-            vocabulary,
-            sequence,
-            recompute,
-            fused,
-        })
+    let on_host = (any::<bool>(), any::<bool>());
+    (model, spread, sizes(), context, order, (0..=3_usize, flags), on_host)
+        .prop_map(
+            |(model, on, ep, (cp, keys), order, (zero, (by_two, vocabulary, sequence, recompute, fused)), on_host)| {
+                Draw {
+                    model,
+                    on,
+                    ep,
+                    cp,
+                    keys,
+                    order,
+                    zero,
+                    by_two,
+                    vocabulary,
+                    sequence,
+                    recompute,
+                    swap: on_host.0,
+                    swap_optimizer: on_host.1,
+                    fused,
+                }
+            },
+        )
         .prop_filter("there is no such run", |d| d.exists() && d.on.pp * d.on.dp * d.on.tp * d.cp > 1)
 }
 

@@ -3,80 +3,16 @@
 mod support;
 
 use athanor_backends::cpu::features;
+use athanor_ir::Module;
 use athanor_ir::recompute::{Recompute, Recomputed};
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{Module, Role};
-use athanor_passes::compile::OptLevel;
-use support::device::{Compilation, Compiled};
-use support::{config, golden, module, run_spec, stacked, tensors};
-
-const SEQ: usize = 32;
-const BATCH: usize = 2;
-
-/// A tiny model of `tests/golden/curves` with more lines in its configuration.
-fn tiny(folder: &str, extra: &[&str]) -> Module {
-    let config = config(&golden("curves").join(folder), SEQ, extra);
-    module(&config, run_spec(&config), false)
-}
+use support::bits::{BF16, F32, How, REFERENCE, compiled, generated, layers, tiny, trained};
+use support::device::Compiled;
 
 fn with(m: &Module, recompute: Recompute) -> Module {
     let mut m = m.clone();
     m.run.recompute = recompute;
     m
-}
-
-/// How a module is compiled and run.
-#[derive(Clone, Copy)]
-struct How {
-    opt: OptLevel,
-    level: CpuLevel,
-    library: bool,
-}
-
-const REFERENCE: How = How { opt: OptLevel::O0, level: CpuLevel::Portable, library: false };
-
-fn generated(level: CpuLevel) -> How {
-    How { opt: OptLevel::O1, level, library: false }
-}
-
-/// What a run leaves behind, bit by bit.
-#[derive(Debug, PartialEq)]
-struct Left {
-    losses: Vec<[u64; 2]>,
-    /// Last weights, by name.
-    weights: Vec<(String, Vec<u8>)>,
-}
-
-fn compiled(m: &Module, how: How) -> Compiled {
-    Compiled::new(m, Compilation { opt: how.opt, level: how.level, train: true, threads: 2 })
-}
-
-/// Trains on the first tokens in `folder`.
-fn trained(folder: &str, m: &Module, plan: &Compiled, how: How, steps: usize) -> Left {
-    let dir = golden("curves").join(folder);
-    let mut device = plan.start(2, how.library, &stacked(tensors(&dir.join("init.safetensors"))));
-    let bytes = std::fs::read(dir.join("tokens.bin")).unwrap();
-    let tokens: Vec<i32> = bytes.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
-    let mut losses = vec![];
-    for step in 0..steps {
-        let rows = step * BATCH..(step + 1) * BATCH;
-        for (name, by) in [("tokens", 0), ("labels", 1)] {
-            let part = |r: usize| tokens[r * (SEQ + 1) + by..r * (SEQ + 1) + by + SEQ].to_vec();
-            device.put(name, bytemuck::cast_slice(&rows.clone().flat_map(part).collect::<Vec<i32>>()));
-        }
-        device.put("loss_mask", bytemuck::cast_slice(&vec![1.0f32; BATCH * SEQ]));
-        for (name, value) in m.run.step_scalars(step as u64) {
-            device.put_scalar(&name, value);
-        }
-        device.program("micro");
-        let loss = device.scalar("micro", "loss");
-        device.program("update");
-        losses.push([loss, device.scalar("update", "grad_norm")].map(f64::to_bits));
-    }
-    let params = m.funcs.iter().flat_map(|f| &f.params);
-    let trained = params.filter(|p| matches!(p.role, Role::Weight { .. } | Role::ExpertBias { .. }));
-    let weights = trained.map(|p| (p.name.clone(), device.buffer(&p.name).bytes)).collect();
-    Left { losses, weights }
 }
 
 /// What the plan of `m` recomputes, and the bytes of its arena.
@@ -98,13 +34,8 @@ fn same_bits(folder: &str, m: &Module, recompute: &Recompute, how: How, steps: u
 }
 
 fn all_layers(m: &Module) -> Recompute {
-    let block = |i: usize| format!("model.layers.{i}");
-    let there = |i: &usize| m.funcs[0].nodes.iter().any(|n| n.loc.block.starts_with(&block(*i)));
-    Recompute { layers: (0..9).take_while(there).map(block).collect(), ..Recompute::default() }
+    Recompute { layers: layers(m), ..Recompute::default() }
 }
-
-const F32: &[&str] = &["compute_dtype: float32"];
-const BF16: &[&str] = &["compute_dtype: bfloat16"];
 
 #[test]
 fn a_plan_of_reference_ops_gives_the_same_bits() {

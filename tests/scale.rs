@@ -5,9 +5,9 @@ mod support;
 
 use athanor_frontend::config::load;
 use athanor_frontend::{model, run};
-use athanor_ir::Plan;
 use athanor_ir::plan::BufferRole;
 use athanor_ir::target::CpuLevel;
+use athanor_ir::{Memory, Plan};
 use athanor_passes::compile::{OptLevel, pipeline};
 use athanor_passes::plan::{PlanOptions, build};
 use support::{apply, golden};
@@ -45,6 +45,10 @@ const ALL: usize = 671_026_404_352 + 11_610_067_968;
 fn work_is_that_of_stages_and_layers_whatever_the_number_of_ranks() {
     let small = plan(MCORE, &[]);
     assert_eq!((small.mesh.ranks(), small.stages.len(), parameters(&small)), (256, 8, ALL));
+    // As the file says, the optimizer's state is on the host.
+    let moments = || small.stages.iter().flat_map(|s| &s.buffers).filter(|b| b.role == BufferRole::Moment);
+    assert!(moments().count() > 0 && moments().all(|b| b.memory == Memory::Host));
+    assert!(small.stages.iter().all(|s| s.host_bytes > s.arena_bytes / 10));
     let large = plan(MCORE, &[("parallel_config.data_parallel", "128")]);
     assert_eq!((large.mesh.ranks(), large.stages.len(), parameters(&large)), (8192, 8, ALL));
     assert!(steps(&large) * 20 <= steps(&small) * 21, "{} steps become {}", steps(&small), steps(&large));

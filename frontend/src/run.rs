@@ -4,6 +4,7 @@ use std::path::Path;
 
 use athanor_ir::diag::{Code, Diagnostic, Result};
 use athanor_ir::lr::{LrSchedule, Shape};
+use athanor_ir::offload::Offload;
 use athanor_ir::recompute::Recompute;
 use athanor_ir::run::{Joined, LossScale, LrGroup, RunSpec};
 use serde_json::{Value, json};
@@ -91,6 +92,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         weights: names::tables(&hf_config, m.layouts),
         // Operators are known when the model is built.
         recompute: Recompute::default(),
+        offload: Offload::default(),
         pipeline: config.pipeline(),
         hf_config,
     })

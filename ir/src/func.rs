@@ -1,6 +1,7 @@
 //! A function in decoded form: the shape in which a pass reads and builds programs.
 
 use crate::infer::{InferError, infer};
+use crate::memory::Memory;
 use crate::op::{Binary, F64, Op, ReduceKind, Unary};
 use crate::sharding::Sharding;
 use crate::types::{DType, TensorType};
@@ -94,6 +95,8 @@ pub struct Param {
     pub role: Role,
     /// How it is spread over the mesh; its type is that of one rank's part.
     pub sharding: Sharding,
+    /// Which memory it lies in: the optimizer's state may lie on the host.
+    pub memory: Memory,
     /// YAML line or block.
     pub loc: Loc,
 }
@@ -143,7 +146,8 @@ impl Func {
     /// Adds a parameter.
     pub fn param(&mut self, name: impl Into<String>, ty: TensorType, role: Role, loc: Loc) -> ValueId {
         let value = self.new_value(ty);
-        self.params.push(Param { name: name.into(), value, role, sharding: Sharding::default(), loc });
+        let (name, sharding, memory) = (name.into(), Sharding::default(), Memory::Device);
+        self.params.push(Param { name, value, role, sharding, memory, loc });
         value
     }
 

@@ -241,6 +241,10 @@ pub enum Op {
         /// Whether this is the last position.
         last: bool,
     },
+    /// (x) → x in the host's memory, where nothing but `from_host` reads it. Inserted by `offload`.
+    ToHost,
+    /// (x on the host) → x in the device's memory. Inserted by `offload`.
+    FromHost,
     /// Runs another function of the module on the operands.
     Call {
         /// Name of the function.
@@ -299,6 +303,8 @@ impl Op {
             Self::AdamW { .. } => "adam_w",
             Self::Collective(c) => c.name(),
             Self::Handover { .. } => "handover",
+            Self::ToHost => "to_host",
+            Self::FromHost => "from_host",
             Self::Call { .. } => "call",
         }
     }

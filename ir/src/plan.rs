@@ -4,6 +4,7 @@
 //! `ir/NN_pass.mlir`. A backend executes steps over buffers at fixed arena offsets; it knows nothing of the model.
 
 use crate::func::{Init, Loc, Role};
+use crate::memory::Memory;
 use crate::module::Mesh;
 use crate::op::Op;
 use crate::pipeline::Act;
@@ -14,7 +15,7 @@ use crate::types::DType;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; a runner refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// [`Target::device`] of a plan that runs on a CPU.
 pub const CPU: &str = "cpu";
@@ -67,7 +68,7 @@ impl From<&Role> for BufferRole {
     }
 }
 
-/// A place in the arena.
+/// A place in the arena of a memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Buffer {
@@ -77,7 +78,10 @@ pub struct Buffer {
     pub dtype: DType,
     /// Dims, row-major.
     pub dims: Vec<usize>,
-    /// Byte offset in the arena, a multiple of 64 unless the buffer is a view into another.
+    /// Which memory it lies in.
+    #[serde(default, skip_serializing_if = "Memory::is_device")]
+    pub memory: Memory,
+    /// Byte offset in that memory's arena, a multiple of 64 unless the buffer is a view into another.
     pub offset: usize,
     /// Size in bytes.
     pub bytes: usize,
@@ -235,6 +239,12 @@ pub struct StagePipeline {
     pub slots_at: usize,
     /// Size of a slot.
     pub slot_bytes: usize,
+    /// Offset of the first slot's part on the host.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub host_slots_at: usize,
+    /// Size of a slot's part on the host.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub host_slot_bytes: usize,
     /// By chunk.
     pub chunks: Vec<Chunk>,
     /// In order.
@@ -245,9 +255,12 @@ pub struct StagePipeline {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Exact size of the one arena that holds every buffer: the peak memory of the stage.
+    /// Exact size of the one arena that holds every buffer of the device: its peak memory.
     pub arena_bytes: usize,
-    /// Places in the arena.
+    /// Exact size of the arena that holds every buffer of the host.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub host_bytes: usize,
+    /// Places in the arenas.
     pub buffers: Vec<Buffer>,
     /// Programs.
     pub programs: Vec<Program>,
@@ -257,7 +270,30 @@ pub struct Stage {
     pub pipeline: Option<StagePipeline>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+impl StagePipeline {
+    /// Offset of the first slot and size of a slot in `memory`.
+    pub fn slots_in(&self, memory: Memory) -> (usize, usize) {
+        match memory {
+            Memory::Device => (self.slots_at, self.slot_bytes),
+            Memory::Host => (self.host_slots_at, self.host_slot_bytes),
+        }
+    }
+}
+
 impl Stage {
+    /// Size of the arena in `memory`.
+    pub fn bytes_in(&self, memory: Memory) -> usize {
+        match memory {
+            Memory::Device => self.arena_bytes,
+            Memory::Host => self.host_bytes,
+        }
+    }
+
     /// The program called `name`.
     pub fn program(&self, name: &str) -> Option<&Program> {
         self.programs.iter().find(|p| p.name == name)

@@ -15,7 +15,8 @@ pub struct Operators {
 }
 
 impl Operators {
-    fn has(&self, layer: &str, path: &str) -> bool {
+    /// Whether operator `path` of `layer` is one of them.
+    pub fn has(&self, layer: &str, path: &str) -> bool {
         self.layers.iter().any(|l| l == layer) && self.paths.iter().any(|p| p == path)
     }
 }

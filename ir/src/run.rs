@@ -4,6 +4,7 @@
 
 use crate::lr::LrSchedule;
 use crate::names::NameTable;
+use crate::offload::Offload;
 use crate::optimizer::OptimizerSpec;
 use crate::pipeline::Pipeline;
 use crate::recompute::Recompute;
@@ -128,6 +129,9 @@ pub struct RunSpec {
     /// What the backward pass computes again.
     #[serde(default, skip_serializing_if = "Recompute::is_none")]
     pub recompute: Recompute,
+    /// What lies on the host.
+    #[serde(default, skip_serializing_if = "Offload::is_none")]
+    pub offload: Offload,
     /// How layers lie on the ranks along axis pp; `None` without that axis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<Pipeline>,
@@ -186,6 +190,7 @@ impl RunSpec {
             hf_config: serde_json::Value::Null,
             weights: vec![],
             recompute: Recompute::default(),
+            offload: Offload::default(),
             pipeline: None,
         }
     }

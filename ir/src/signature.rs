@@ -95,7 +95,7 @@ impl Op {
         Some(match self {
             Self::Call { .. } => return None,
             Self::Constant { .. } => same(0),
-            Self::Unary(_) | Self::Cast => same(1),
+            Self::Unary(_) | Self::Cast | Self::ToHost | Self::FromHost => same(1),
             Self::Binary(_) => same(2),
             Self::Reshape => reshape_signature(&ins[0].dims, &outs[0].dims),
             Self::Transpose { perm } => {
@@ -237,7 +237,9 @@ impl Op {
             | Self::Transpose { .. }
             | Self::Embed
             | Self::Collective(_)
-            | Self::Handover { .. } => 0,
+            | Self::Handover { .. }
+            | Self::ToHost
+            | Self::FromHost => 0,
             Self::Reduce { .. } | Self::SumSquares => sum(ins),
             _ => sum(outs),
         }

@@ -3,6 +3,7 @@
 use crate::diag::{Code, Diagnostic, Result};
 use crate::func::{Func, ValueId};
 use crate::infer::check;
+use crate::memory;
 use crate::module::{Level, Module};
 use crate::op::Op;
 use crate::types::TensorType;
@@ -100,5 +101,5 @@ fn verify_func(module: &Module, func: &Func) -> Result<()> {
             return broken(format!("two results are called {}", r.name));
         }
     }
-    Ok(())
+    memory::check(func).or_else(broken)
 }

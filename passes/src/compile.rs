@@ -50,5 +50,8 @@ pub fn pipeline(
     } else if train && !recompute.is_none() {
         passes.push("recompute".into());
     }
+    if train && !module.run.offload.is_none() {
+        passes.push("offload".into());
+    }
     passes.join(",")
 }

@@ -10,6 +10,7 @@ mod egraph;
 pub mod fuse;
 pub mod manager;
 pub mod observe;
+pub mod offload;
 pub mod opt;
 pub mod optimizer;
 pub mod options;

@@ -2,7 +2,7 @@
 
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
-use crate::{autodiff, bucket, dce, fuse, optimizer, partition, pipeline, recompute, simplify, split_stages};
+use crate::{autodiff, bucket, dce, fuse, offload, optimizer, partition, pipeline, recompute, simplify, split_stages};
 use athanor_ir::{Code, Diagnostic, Result};
 
 /// Every pass, in the order in which a compilation meets them.
@@ -15,6 +15,7 @@ pub const PASSES: &[&Entry] = &[
     &bucket::ENTRY,
     &fuse::ENTRY,
     &recompute::ENTRY,
+    &offload::ENTRY,
     &dce::ENTRY,
 ];
 

@@ -198,7 +198,7 @@ fn reads(device: &CpuDevice, inputs: &Inputs, program: &str) -> bool {
     // Steps may read an input under another shape: through a view.
     let holds = |i: usize, b: &Buffer| {
         let input = &buffers[i];
-        (input.offset..input.offset + input.bytes).contains(&b.offset)
+        b.memory == input.memory && (input.offset..input.offset + input.bytes).contains(&b.offset)
     };
     read.any(|b| inputs.of_batch().any(|i| holds(i, b)))
 }

@@ -7,7 +7,7 @@ use athanor_ir::optimizer::{AdamWSpec, OptimizerSpec};
 use athanor_ir::plan::{Action, Buffer, BufferRole, Plan, Program, Stage, Step, Target, VERSION};
 use athanor_ir::run::{LossScale, RunSpec};
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{Binary, Builder, DType, F64, Loc, Mesh, Op, ReduceKind, Result, Sharding, TensorType, Unary};
+use athanor_ir::{Binary, Builder, DType, F64, Loc, Memory, Mesh, Op, ReduceKind, Result, Sharding, TensorType, Unary};
 use std::collections::HashMap;
 
 /// Batch, sequence, vocabulary, embedding and hidden sizes.
@@ -185,6 +185,7 @@ fn lower(f: &Func, stage: &mut Stage, names: &mut HashMap<String, usize>) {
             name,
             dtype: ty.dtype,
             dims,
+            memory: Memory::Device,
             offset,
             bytes,
             role,
@@ -251,7 +252,7 @@ pub fn run(toy: &Toy) -> RunSpec {
 
 /// The plan of a toy.
 pub fn plan(toy: &Toy) -> Plan {
-    let mut stage = Stage { arena_bytes: 0, buffers: vec![], programs: vec![], pipeline: None };
+    let mut stage = Stage { arena_bytes: 0, host_bytes: 0, buffers: vec![], programs: vec![], pipeline: None };
     let mut names = HashMap::new();
     lower(&micro(toy), &mut stage, &mut names);
     if toy.loss_scale.is_some() {

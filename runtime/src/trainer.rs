@@ -15,7 +15,7 @@ use athanor_backends::cpu::device::DeviceOptions;
 use athanor_backends::cpu::profile::Profile;
 use athanor_ir::plan::{BufferRole, Plan};
 use athanor_ir::run::RunSpec;
-use athanor_ir::{Diagnostic, Result};
+use athanor_ir::{Diagnostic, Memory, Result};
 use job::Job;
 use std::collections::HashSet;
 use std::fmt;
@@ -88,8 +88,10 @@ pub struct Summary {
     pub interrupted: bool,
     /// Newest checkpoint that this part has written.
     pub checkpoint: Option<PathBuf>,
-    /// Size of the arenas of this process.
+    /// Size of the devices' arenas of this process.
     pub arena_bytes: u64,
+    /// Size of the host's.
+    pub host_bytes: u64,
     /// Resident memory before the plan was loaded, and at the end.
     pub resident: Option<(Resident, Resident)>,
     /// Time by kernel, if it was measured.
@@ -105,8 +107,12 @@ impl fmt::Display for Summary {
             write!(f, ": loss {first:.4} → {last:.4}, {:.0} tokens/s", self.tokens_per_s)?;
         }
         write!(f, "\nmemory: arena {:.1} MiB as planned", mib(self.arena_bytes))?;
+        if self.host_bytes > 0 {
+            write!(f, ", {:.1} MiB on the host", mib(self.host_bytes))?;
+        }
         if let Some((before, after)) = self.resident {
-            let beside = after.peak.saturating_sub(before.now).saturating_sub(self.arena_bytes);
+            let arenas = self.arena_bytes + self.host_bytes;
+            let beside = after.peak.saturating_sub(before.now).saturating_sub(arenas);
             write!(
                 f,
                 "; process {:.1} MiB at its peak, {:.1} MiB before, {:.1} MiB beside the arena",
@@ -186,8 +192,9 @@ pub fn train_as(
     } else {
         let mut all = local::run(ranks, local::TIMEOUT, |member| rank(Some(&member)))?;
         let each = (ranks / plan.stages.len().max(1)) as u64;
-        let arena_bytes = plan.stages.iter().map(|s| s.arena_bytes as u64 * each).sum();
-        Summary { arena_bytes, ..all.swap_remove(0) }
+        let all_of = |memory| plan.stages.iter().map(|s| s.bytes_in(memory) as u64 * each).sum();
+        let [arena_bytes, host_bytes] = Memory::ALL.map(all_of);
+        Summary { arena_bytes, host_bytes, ..all.swap_remove(0) }
     };
     summary.resident = before.zip(resident());
     Ok(summary)
@@ -247,6 +254,7 @@ fn train_rank(
             interrupted: false,
             checkpoint: None,
             arena_bytes: 0,
+            host_bytes: 0,
             resident: None,
             profile: None,
         },
@@ -257,7 +265,8 @@ fn train_rank(
     let drawn = reporter.finish();
     done?;
     drawn?;
-    summary.arena_bytes = executor.device().stage().arena_bytes as u64;
+    let stage = executor.device().stage();
+    [summary.arena_bytes, summary.host_bytes] = Memory::ALL.map(|memory| stage.bytes_in(memory) as u64);
     summary.profile = executor.device().profile().cloned();
     Ok(summary)
 }
@@ -306,8 +315,12 @@ fn opening(executor: &Executor, resumed: Option<&Path>, finished: u64) -> Vec<St
     let count: usize = weights.map(|b| b.slice(mesh, 0).dims.iter().product::<usize>()).sum();
     let library = if device.uses_library() { ", oneDNN" } else { "" };
     let ranks = if mesh.ranks() == 1 { String::new() } else { format!("{} ranks, each: ", mesh.ranks()) };
+    let host = match device.stage().host_bytes {
+        0 => String::new(),
+        bytes => format!(" and {bytes} on the host"),
+    };
     let mut lines = vec![format!(
-        "{}: {count} parameters, {} sequences of {} tokens per step, {ranks}arena {} bytes, {} threads{library}",
+        "{}: {count} parameters, {} sequences of {} tokens per step, {ranks}arena {} bytes{host}, {} threads{library}",
         device.plan().model,
         batch(executor),
         run.seq_length,

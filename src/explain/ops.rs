@@ -184,6 +184,8 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "own_part" => collective(CollectiveKind::OwnPart { dim: 0 }),
         "own_ids" => collective(CollectiveKind::OwnIds { size: 2 }),
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
+        "to_host" => (Op::ToHost, vec![2], vec![2]),
+        "from_host" => (Op::FromHost, vec![2], vec![2]),
         "handover" => (Op::Handover { last: true }, vec![2], vec![2]),
         "adam_w" => {
             let op = Op::AdamW { beta1: one, beta2: one, eps: one, decay: one };

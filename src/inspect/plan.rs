@@ -40,6 +40,7 @@ struct Summary<'a> {
 #[derive(Serialize)]
 struct StageSummary<'a> {
     arena_bytes: usize,
+    host_bytes: usize,
     memory: Vec<Memory>,
     largest: Vec<&'a Buffer>,
     programs: Vec<ProgramRow<'a>>,
@@ -111,6 +112,7 @@ fn summarise<'a>(plan: &'a Plan, args: &Args) -> Summary<'a> {
         .iter()
         .map(|stage| StageSummary {
             arena_bytes: stage.arena_bytes,
+            host_bytes: stage.host_bytes,
             memory: memory(stage),
             largest: largest(stage, args.top),
             programs: stage.programs.iter().filter(wanted).map(|p| program(plan, stage, p)).collect(),
@@ -152,7 +154,7 @@ fn summarise<'a>(plan: &'a Plan, args: &Args) -> Summary<'a> {
 fn memory(stage: &Stage) -> Vec<Memory> {
     let mut rows: Vec<Memory> = ROLES.iter().map(|role| Memory { role, buffers: 0, bytes: 0 }).collect();
     let (mut end, mut shared) = (0, 0);
-    for b in &stage.buffers {
+    for b in stage.buffers.iter().filter(|b| b.memory.is_device()) {
         match place(&b.role) {
             Some(i) => {
                 rows[i].buffers += 1;
@@ -165,6 +167,10 @@ fn memory(stage: &Stage) -> Vec<Memory> {
     rows.retain(|r| r.buffers > 0);
     let bytes = stage.arena_bytes.saturating_sub(end.next_multiple_of(64));
     rows.push(Memory { role: "activations and scratch", buffers: shared, bytes });
+    if stage.host_bytes > 0 {
+        let buffers = stage.buffers.iter().filter(|b| !b.memory.is_device()).count();
+        rows.push(Memory { role: "on the host", buffers, bytes: stage.host_bytes });
+    }
     rows
 }
 
@@ -308,7 +314,13 @@ fn dot(plan: &Plan, only: Option<&str>) -> String {
     for (s, stage) in plan.stages.iter().enumerate() {
         for p in stage.programs.iter().filter(|p| only.is_none_or(|o| o == p.name)) {
             let _ = writeln!(out, "  subgraph \"cluster_{s}_{0}\" {{\n    label={1};", p.name, quoted(&p.name));
-            let range = |b: usize| stage.buffers.get(b).map(|b| b.offset..b.offset.saturating_add(b.bytes));
+            // Places of both memories one behind the other.
+            let range = |b: usize| {
+                let of = |b: &Buffer| {
+                    if b.memory.is_device() { b.offset } else { stage.arena_bytes.saturating_add(b.offset) }
+                };
+                stage.buffers.get(b).map(|b| of(b)..of(b).saturating_add(b.bytes))
+            };
             let mut writes: Vec<(usize, std::ops::Range<usize>)> = vec![];
             for (i, step) in p.steps.iter().enumerate() {
                 let name = match &step.action {

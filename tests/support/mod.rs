@@ -1,6 +1,7 @@
 //! What the tests of whole models share: goldens from disk, configurations, modules, compiled plans on the CPU device.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod bits;
 pub mod device;
 pub mod mesh;
 

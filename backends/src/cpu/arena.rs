@@ -1,5 +1,10 @@
-//! The one block of memory that holds every buffer of a stage.
+//! The two blocks of memory that hold every buffer of a stage: the device's and the host's.
+//!
+//! On a CPU both are the machine's memory. They are kept apart as two mappings, so that a plan's device memory is what a device
+//! with memory of its own would need.
 
+use athanor_ir::Memory;
+use athanor_ir::plan::Stage;
 use memmap2::{Advice, MmapMut, MmapOptions};
 use std::io;
 
@@ -59,5 +64,48 @@ impl Arena {
     /// Start of the arena; it does not move.
     pub(super) fn base(&mut self) -> *mut u8 {
         self.map.as_mut_ptr()
+    }
+}
+
+/// The arenas of a stage.
+pub(super) struct Arenas([Arena; 2]);
+
+/// Starts of the arenas; they do not move.
+#[derive(Clone, Copy)]
+pub(super) struct Bases([*mut u8; 2]);
+
+impl Arenas {
+    /// Reserves what `stage` needs.
+    pub(super) fn new(stage: &Stage) -> io::Result<Self> {
+        let [device, host] = Memory::ALL.map(|memory| Arena::new(stage.bytes_in(memory)));
+        Ok(Self([device?, host?]))
+    }
+
+    /// The arena in `memory`.
+    pub(super) fn of(&self, memory: Memory) -> &Arena {
+        &self.0[memory as usize]
+    }
+
+    /// The arena in `memory`, to write.
+    pub(super) fn of_mut(&mut self, memory: Memory) -> &mut Arena {
+        &mut self.0[memory as usize]
+    }
+
+    /// As [`Arena::populate`], of both.
+    pub(super) fn populate(&self, share: usize, shares: usize) {
+        self.0.iter().for_each(|arena| arena.populate(share, shares));
+    }
+
+    /// Where they start.
+    pub(super) fn bases(&mut self) -> Bases {
+        let [device, host] = &mut self.0;
+        Bases([device.base(), host.base()])
+    }
+}
+
+impl Bases {
+    /// Start of the arena in `memory`.
+    pub(super) fn of(self, memory: Memory) -> *mut u8 {
+        self.0[memory as usize]
     }
 }

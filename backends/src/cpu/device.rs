@@ -1,6 +1,6 @@
-//! The CPU as a device: one arena, the plan's kernels, and the execution of programs step by step.
+//! The CPU as a device: its arenas, the plan's kernels, and the execution of programs step by step.
 
-use super::arena::Arena;
+use super::arena::Arenas;
 use super::check::{check, overlap, range, stride};
 use super::onednn::OneDnn;
 use super::pool::Pool;
@@ -10,7 +10,7 @@ use super::{features, gemm};
 use crate::comm::{self, Communicator};
 use athanor_ir::collective::Collective;
 use athanor_ir::plan::{BufferRole, GemmSpec, KernelKind, Plan, Program, Stage};
-use athanor_ir::{Code, Diagnostic, Op, Result};
+use athanor_ir::{Code, Diagnostic, Memory, Op, Result};
 use libloading::Library;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -20,10 +20,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 mod collectives;
+mod copies;
 mod load;
 mod operands;
 
 use collectives::collective;
+use copies::copy;
 use load::Loader;
 use operands::{Addresses, Given, Operand, Place};
 
@@ -123,6 +125,11 @@ enum Work {
         spec: GemmSpec,
         buffers: Addresses,
     },
+    /// From one memory to the other.
+    Copy {
+        from: Operand,
+        to: Operand,
+    },
     /// Group of [`CpuDevice::groups`].
     Collective {
         op: Collective,
@@ -142,12 +149,12 @@ struct Prepared {
 
 /// Executes the programs of one stage of a plan.
 pub struct CpuDevice {
-    // Steps hold addresses into the arena and the library: they are dropped first.
+    // Steps hold addresses into the arenas and the library: they are dropped first.
     programs: HashMap<String, Vec<Prepared>>,
     plan: Arc<Plan>,
     stage: usize,
     names: HashMap<String, usize>,
-    arena: Arena,
+    arenas: Arenas,
     pool: Pool,
     onednn: Option<OneDnn>,
     profile: Option<Profile>,
@@ -157,13 +164,13 @@ pub struct CpuDevice {
 
 impl std::fmt::Debug for CpuDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (bytes, threads) = (self.arena.len(), self.pool.threads());
+        let (bytes, threads) = (self.arenas.of(Memory::Device).len(), self.pool.threads());
         f.debug_struct("CpuDevice").field("arena", &bytes).field("threads", &threads).finish_non_exhaustive()
     }
 }
 
 impl CpuDevice {
-    /// Checks stage `stage` of `plan`, loads its kernels and reserves its arena, filled with zeros.
+    /// Checks stage `stage` of `plan`, loads its kernels and reserves its arenas, filled with zeros.
     ///
     /// # Errors
     /// [`super::check::BAD_PLAN`], [`super::UNSUPPORTED_CPU`], [`KERNELS`], [`NO_MEMORY`], [`BAD_THREADS`].
@@ -191,8 +198,9 @@ impl CpuDevice {
             _ => None,
         };
         let s = &plan.stages[stage];
-        let mut arena = Arena::new(s.arena_bytes).or_else(|e| {
-            Diagnostic::error(&NO_MEMORY, format!("cannot reserve the arena of {} bytes: {e}", s.arena_bytes))
+        let mut arenas = Arenas::new(s).or_else(|e| {
+            let host = if s.host_bytes == 0 { String::new() } else { format!(" and {} on the host", s.host_bytes) };
+            Diagnostic::error(&NO_MEMORY, format!("cannot reserve the arena of {} bytes{host}: {e}", s.arena_bytes))
                 .help("use a smaller batch_size or seq_length, or a machine with more memory")
                 .err()
         })?;
@@ -202,11 +210,11 @@ impl CpuDevice {
         let mut profile = Profile::default();
         // What loading asks of communicators: they themselves are not for other threads to look at.
         let sizes: Vec<(String, usize)> = groups.iter().map(|(axes, c)| (axes.clone(), c.size())).collect();
-        let base = arena.base();
+        let base = arenas.bases().of(Memory::Device);
         let mut loader =
             Loader { plan: &plan, stage: s, base, library: library.as_ref(), onednn: onednn.as_ref(), groups: &sizes };
-        // The library compiles its products on one thread; the pages of the arena come meanwhile.
-        let programs = while_populating(&arena, threads, || {
+        // The library compiles its products on one thread; the pages of the arenas come meanwhile.
+        let programs = while_populating(&arenas, threads, || {
             let program = |p: &Program| -> Result<(String, Vec<Prepared>)> {
                 let steps = p.steps.iter().map(|step| loader.prepare(step, threads, &mut profile));
                 Ok((p.name.clone(), steps.collect::<Result<Vec<_>>>()?))
@@ -215,7 +223,7 @@ impl CpuDevice {
         })?;
         let names = s.buffers.iter().enumerate().map(|(i, b)| (b.name.clone(), i)).collect();
         let profile = options.profile.then_some(profile);
-        Ok(Self { programs, plan, stage, names, arena, pool, onednn, profile, groups, _library: library })
+        Ok(Self { programs, plan, stage, names, arenas, pool, onednn, profile, groups, _library: library })
     }
 
     /// The plan.
@@ -258,7 +266,8 @@ impl CpuDevice {
     /// # Panics
     /// If there is no such buffer.
     pub fn bytes(&self, index: usize) -> &[u8] {
-        &self.arena.bytes()[range(&self.stage().buffers[index])]
+        let b = &self.stage().buffers[index];
+        &self.arenas.of(b.memory).bytes()[range(b)]
     }
 
     /// Contents of buffer `index`, to write.
@@ -266,8 +275,8 @@ impl CpuDevice {
     /// # Panics
     /// If there is no such buffer.
     pub fn bytes_mut(&mut self, index: usize) -> &mut [u8] {
-        let range = range(&self.stage().buffers[index]);
-        &mut self.arena.bytes_mut()[range]
+        let b = &self.plan.stages[self.stage].buffers[index];
+        &mut self.arenas.of_mut(b.memory).bytes_mut()[range(b)]
     }
 
     /// Contents of buffer `index` in slot `slot`: a [`BufferRole::Stash`]; other buffers lie in no slot.
@@ -275,7 +284,7 @@ impl CpuDevice {
     /// # Panics
     /// If there is no such buffer or slot.
     pub fn bytes_in_slot(&self, index: usize, slot: usize) -> &[u8] {
-        &self.arena.bytes()[self.range_in_slot(index, slot)]
+        &self.arenas.of(self.memory(index)).bytes()[self.range_in_slot(index, slot)]
     }
 
     /// As [`Self::bytes_in_slot`], to write.
@@ -283,8 +292,8 @@ impl CpuDevice {
     /// # Panics
     /// If there is no such buffer or slot.
     pub fn bytes_in_slot_mut(&mut self, index: usize, slot: usize) -> &mut [u8] {
-        let range = self.range_in_slot(index, slot);
-        &mut self.arena.bytes_mut()[range]
+        let (range, memory) = (self.range_in_slot(index, slot), self.memory(index));
+        &mut self.arenas.of_mut(memory).bytes_mut()[range]
     }
 
     /// Copies buffer `from.0` in slot `from.1` to a buffer of its size, `to.0` in slot `to.1`.
@@ -293,7 +302,12 @@ impl CpuDevice {
     /// If there is no such buffer or slot.
     pub fn copy_in_slots(&mut self, from: (usize, usize), to: (usize, usize)) {
         let (from, to) = (self.range_in_slot(from.0, from.1), self.range_in_slot(to.0, to.1));
-        self.arena.bytes_mut().copy_within(from, to.start);
+        // What passes from chunk to chunk is on the device.
+        self.arenas.of_mut(Memory::Device).bytes_mut().copy_within(from, to.start);
+    }
+
+    fn memory(&self, index: usize) -> Memory {
+        self.stage().buffers[index].memory
     }
 
     fn range_in_slot(&self, index: usize, slot: usize) -> Range<usize> {
@@ -307,16 +321,14 @@ impl CpuDevice {
     /// # Panics
     /// If there is no such buffer.
     pub fn bytes_and_pool(&mut self, index: usize) -> (&mut [u8], &Pool) {
-        let range = range(&self.plan.stages[self.stage].buffers[index]);
-        (&mut self.arena.bytes_mut()[range], &self.pool)
+        let b = &self.plan.stages[self.stage].buffers[index];
+        (&mut self.arenas.of_mut(b.memory).bytes_mut()[range(b)], &self.pool)
     }
 
     /// Fills every gradient with zeros.
     pub fn zero_gradients(&mut self) {
-        let grads: Vec<Range<usize>> =
-            self.stage().buffers.iter().filter(|b| b.role == BufferRole::Grad).map(range).collect();
-        for r in grads {
-            self.arena.bytes_mut()[r].fill(0);
+        for b in self.plan.stages[self.stage].buffers.iter().filter(|b| b.role == BufferRole::Grad) {
+            self.arenas.of_mut(b.memory).bytes_mut()[range(b)].fill(0);
         }
     }
 
@@ -372,7 +384,8 @@ impl CpuDevice {
                 .help("compile the configuration for training")
                 .err();
         };
-        let base = self.arena.base();
+        let bases = self.arenas.bases();
+        let base = bases.of(Memory::Device);
         let stage = &self.plan.stages[self.stage];
         let program = stage.programs.iter().position(|p| p.name == name).unwrap_or_default();
         for (i, s) in steps.iter().enumerate() {
@@ -404,6 +417,10 @@ impl CpuDevice {
                     let p = buffers.in_slot(slot);
                     // SAFETY: as above, and no two elements of C coincide.
                     unsafe { gemm::run(&self.pool, spec, [p[0], p[1], p[2]])? }
+                }
+                Work::Copy { from, to } => {
+                    // SAFETY: `check` found the operands inside the arenas, each in its own.
+                    unsafe { copy(&self.pool, bases, &from.in_slot(slot), &to.in_slot(slot))? }
                 }
                 Work::Collective { op, group, from, to } => {
                     let group = self.groups[*group].1.as_mut();
@@ -446,13 +463,13 @@ fn open(path: &Path) -> Result<Library> {
     })
 }
 
-/// The result of `work`, during which `threads` threads take the pages of the arena from the system.
-fn while_populating<T>(arena: &Arena, threads: usize, work: impl FnOnce() -> T) -> T {
+/// The result of `work`, during which `threads` threads take the pages of the arenas from the system.
+fn while_populating<T>(arenas: &Arenas, threads: usize, work: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {
         for share in 0..threads {
             let thread = std::thread::Builder::new().name(format!("athanor-pages-{share}"));
             // Without the thread its share is taken at the first touch.
-            let _ = thread.spawn_scoped(scope, move || arena.populate(share, threads));
+            let _ = thread.spawn_scoped(scope, move || arenas.populate(share, threads));
         }
         work()
     })

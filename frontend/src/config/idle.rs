@@ -21,9 +21,6 @@ pub(super) fn note(report: &Report, config: &Config) {
     say("", "data_skip_steps", g.data_skip_steps.and_then(|s| s.span), true);
     let memory = config.context.max_device_memory.and_then(|m| m.span);
     say("context", "max_device_memory", memory, config.recompute.recompute.value != Selection::Auto);
-    // A CPU's memory is the host's: there is nowhere to go from it.
-    say("optimizer", "swap", config.optimizer.swap.span, config.optimizer.swap.value);
-    say("swap_config", "swap", config.swap.span, config.swap.value);
     let w = &config.wrapper;
     say("runner_wrapper", "local_norm", w.local_norm.span, w.local_norm.value);
     let r = &config.recompute;
@@ -114,8 +111,6 @@ mod tests {
             ("model.model_config.softmax_compute_dtype", "bfloat16"),
             ("callbacks", "[{type: CheckpointMonitor, checkpoint_format: ckpt}]"),
             ("context.max_device_memory", "58GB"),
-            ("optimizer.swap", "True"),
-            ("swap_config.swap", "True"),
         ] {
             let help = noted(&[(key, value)]).unwrap_or_else(|| panic!("nothing about {key}"));
             let last = if key == "callbacks" { "checkpoint_format" } else { key.rsplit('.').next().unwrap() };
@@ -127,6 +122,8 @@ mod tests {
     fn what_is_off_or_as_it_is_done_here_is_not_worth_a_word() {
         let quiet = [
             ("recompute_config.recompute", "True"),
+            ("optimizer.swap", "True"),
+            ("swap_config.swap", "True"),
             ("recompute_config.select_recompute", "['mlp']"),
             ("recompute_config.select_comm_recompute", "[0, 0]"),
             ("recompute_config.mp_comm_recompute", "True"),

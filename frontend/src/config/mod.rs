@@ -38,6 +38,7 @@ mod scalar;
 mod sharing;
 mod sources;
 mod span;
+mod swap;
 #[cfg(test)]
 mod testing;
 mod validate;
@@ -70,6 +71,7 @@ pub use recompute::{Amount, RecomputeConfig, Selection};
 pub use runner_config::RunnerConfig;
 pub use runner_wrapper::{LossScale, RunnerWrapper};
 pub use span::{Span, Spanned};
+pub use swap::{Numbers, SwapConfig, SwapEntry, layers_by_number};
 
 use reader::{Field, Rule, Section};
 use report::Report;
@@ -105,8 +107,8 @@ pub struct Config {
     pub parallel: Parallel,
     /// `recompute_config`.
     pub recompute: RecomputeConfig,
-    /// `swap_config.swap`: activations are kept on the host.
-    pub swap: Spanned<bool>,
+    /// `swap_config`.
+    pub swap: SwapConfig,
     /// `context`.
     pub context: Context,
     /// `callbacks`.
@@ -216,7 +218,7 @@ fn assemble(report: &Report, root: &Arc<node::Node>, dir: Option<&Path>) -> Opti
     let parallel_config = parallel_config::read(top.section("parallel_config"));
     let parallel = parallel::read(top.section("parallel"));
     let recompute = recompute::read(top.section("recompute_config"), generation == Generation::G2);
-    let swap = recompute::read_swap(top.section("swap_config"));
+    let swap = swap::read(top.section("swap_config"));
     let context = context::read(top.section("context"));
     let callbacks = callbacks::read(report, &mut top);
     for idle in ["monitor_config", "tensorboard"] {

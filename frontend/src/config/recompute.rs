@@ -1,4 +1,4 @@
-//! `recompute_config` and `swap_config`: activations that are computed again, or kept on the host.
+//! `recompute_config`: activations that are computed again.
 
 use athanor_ir::Diagnostic;
 
@@ -137,13 +137,6 @@ pub(super) fn read(mut s: Section<'_>, mcore: bool) -> RecomputeConfig {
     }
     s.finish(Rule::Strict);
     config
-}
-
-/// Whether activations are kept on the host: `swap_config.swap`. What and when is taken as a hint.
-pub(super) fn read_swap(mut s: Section<'_>) -> Spanned<bool> {
-    let on = s.get("swap", false);
-    s.finish(Rule::Strict);
-    on
 }
 
 #[cfg(test)]

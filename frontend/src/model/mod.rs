@@ -10,6 +10,7 @@ mod gpt2;
 pub mod hf;
 mod llama;
 pub mod names;
+pub mod offload;
 pub mod parameters;
 mod params;
 pub mod recompute;
@@ -50,7 +51,8 @@ pub fn build(config: &Config, mut run: RunSpec, logits: bool) -> Result<Module> 
     let batch = run.batch_size.saturating_mul(mesh.replicas());
     let mut func = forward(&config.model, &config.sources, batch, outputs)?;
     params::assign(config, &mut func, &mut run)?;
-    run.recompute = recompute::choice(config, &func)?;
+    run.offload = offload::choice(config, &func)?;
+    run.recompute = offload::kept(config, &func, &run.offload, recompute::choice(config, &func)?);
     let name = config.model.model_type.value.clone();
     Ok(Module { name, level: Level::Model, mesh, run, funcs: vec![func] })
 }

@@ -9,7 +9,7 @@ use athanor_ir::{Code, Diagnostic, Func, Result};
 use regex::Regex;
 
 use crate::block::training_name;
-use crate::config::{Amount, Config, Generation, Selection, Spanned};
+use crate::config::{Amount, Config, Generation, Selection, Spanned, layers_by_number};
 
 /// A pattern over operators that is no regular expression.
 pub const BAD_OPERATOR_PATTERN: Code = Code {
@@ -44,7 +44,7 @@ fn default_patterns(generation: Generation) -> &'static [&'static str] {
 }
 
 /// The layers of a model and the operators that each has, in their order, and the pipeline that they lie on.
-struct Model(Vec<(String, Vec<String>)>, Option<Pipeline>);
+pub(super) struct Model(pub(super) Vec<(String, Vec<String>)>, Option<Pipeline>);
 
 impl Amount {
     /// So many of the first of `layers`.
@@ -77,11 +77,12 @@ impl Model {
     }
 
     /// The model of `config`.
-    fn of_config(config: &Config, forward: &Func) -> Self {
+    pub(super) fn of_config(config: &Config, forward: &Func) -> Self {
         Self(Self::of(forward).0, config.pipeline())
     }
 
-    fn layers(&self) -> Vec<String> {
+    /// The layers in their order.
+    pub(super) fn layers(&self) -> Vec<String> {
         self.0.iter().map(|l| l.0.clone()).collect()
     }
 
@@ -117,7 +118,7 @@ impl Model {
     }
 
     /// The operators of `layers` that `pattern` fits, of each layer what it has.
-    fn fitting(&self, pattern: &Pattern, layers: &[String]) -> Vec<Operators> {
+    pub(super) fn fitting(&self, pattern: &Pattern, layers: &[String]) -> Vec<Operators> {
         let mut found: Vec<Operators> = vec![];
         for (layer, paths) in self.0.iter().filter(|l| layers.contains(&l.0)) {
             let paths: Vec<String> = paths.iter().filter(|p| pattern.fits(p)).cloned().collect();
@@ -132,7 +133,7 @@ impl Model {
 }
 
 /// The parts of a pattern, each for the whole of a part of a path.
-struct Pattern(Vec<Regex>);
+pub(super) struct Pattern(Vec<Regex>);
 
 impl Pattern {
     fn new(text: &str) -> std::result::Result<Self, regex::Error> {
@@ -228,16 +229,38 @@ fn patterns(config: &Config, model: &Model, selection: &Selection) -> Vec<(Strin
 fn operators(config: &Config, model: &Model, selection: &Spanned<Selection>) -> Result<Vec<Operators>> {
     let mut out = vec![];
     for (text, layers) in patterns(config, model, &selection.value) {
-        let pattern = Pattern::new(&text).map_err(|e| {
-            let why = e.to_string();
-            let why = why.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
-            let found = Diagnostic::error(&BAD_OPERATOR_PATTERN, format!("`{text}` is not a pattern: {why}"))
-                .help(r"write the parts of a path with `\.` between them, such as `mlp\.mul`");
-            Box::new(marked(config, found, selection, "in these"))
-        })?;
-        out.extend(model.fitting(&pattern, &layers));
+        out.extend(model.fitting(&pattern(config, &text, selection)?, &layers));
     }
     Ok(out)
+}
+
+/// The pattern `text`, which stands at `at`.
+///
+/// # Errors
+/// [`BAD_OPERATOR_PATTERN`].
+pub(super) fn pattern<T>(config: &Config, text: &str, at: &Spanned<T>) -> Result<Pattern> {
+    Pattern::new(text).map_err(|e| {
+        let why = e.to_string();
+        let why = why.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
+        let found = Diagnostic::error(&BAD_OPERATOR_PATTERN, format!("`{text}` is not a pattern: {why}"))
+            .help(r"write the parts of a path with `\.` between them, such as `mlp\.mul`");
+        Box::new(marked(config, found, at, "in these"))
+    })
+}
+
+/// The note that the pattern `text` of `key`, which stands at `at`, fits no operator of `model`, if it fits none.
+pub(super) fn unfit<T>(config: &Config, model: &Model, key: &str, text: &str, at: &Spanned<T>) -> Option<Diagnostic> {
+    let fits = |pattern: &Pattern| model.0.iter().any(|(_, paths)| paths.iter().any(|p| pattern.fits(p)));
+    // What is no pattern is an error elsewhere.
+    if Pattern::new(text).is_ok_and(|p| fits(&p)) || Pattern::new(text).is_err() {
+        return None;
+    }
+    let mut known: Vec<&str> = model.0.iter().flat_map(|l| &l.1).map(String::as_str).collect();
+    known.sort_unstable();
+    known.dedup();
+    let found = Diagnostic::note(&NO_OPERATOR, format!("`{text}` of `{key}` fits no operator"))
+        .help(format!("the operators of a layer are {}", known.join(", ")));
+    Some(marked(config, found, at, "has no effect"))
 }
 
 fn marked<T>(config: &Config, found: Diagnostic, at: &Spanned<T>, text: &str) -> Diagnostic {
@@ -254,12 +277,22 @@ fn marked<T>(config: &Config, found: Diagnostic, at: &Spanned<T>, text: &str) ->
 pub(super) fn choice(config: &Config, forward: &Func) -> Result<Recompute> {
     let c = &config.recompute;
     let auto = c.recompute.value == Selection::Auto;
-    if !auto && c.recompute.value.is_none() && c.select_recompute.value.is_none() {
+    // [0] names the first layer where layers are named.
+    let numbered = config.swap.swap.value && matches!(c.recompute.value, Selection::PerStage(_));
+    if !auto && !numbered && c.recompute.value.is_none() && c.select_recompute.value.is_none() {
         return Ok(Recompute::default());
     }
     let model = Model::of_config(config, forward);
+    let layers = match &c.recompute.value {
+        // Beside what is swapped, layers are named one by one.
+        Selection::PerStage(list) if config.swap.swap.value => {
+            let (layers, numbers) = (model.layers(), layers_by_number(list).unwrap_or_default());
+            numbers.iter().filter_map(|l| layers.get(*l).cloned()).collect()
+        }
+        other => of_layers(&model, other).unwrap_or_default(),
+    };
     Ok(Recompute {
-        layers: of_layers(&model, &c.recompute.value).unwrap_or_default(),
+        layers,
         operators: operators(config, &model, &c.select_recompute)?,
         keep: operators(config, &model, &c.select_recompute_exclude)?,
         budget: config.context.max_device_memory.filter(|_| auto).map(|m| m.value),
@@ -279,15 +312,7 @@ pub fn notes(config: &Config, forward: &Func) -> Vec<Diagnostic> {
             continue;
         }
         for (text, _) in patterns(config, &model, &selection.value) {
-            let fits = |pattern: &Pattern| model.0.iter().any(|(_, paths)| paths.iter().any(|p| pattern.fits(p)));
-            if Pattern::new(&text).is_ok_and(|p| !fits(&p)) {
-                let mut known: Vec<&str> = model.0.iter().flat_map(|l| &l.1).map(String::as_str).collect();
-                known.sort_unstable();
-                known.dedup();
-                let found = Diagnostic::note(&NO_OPERATOR, format!("`{text}` of `{key}` fits no operator"))
-                    .help(format!("the operators of a layer are {}", known.join(", ")));
-                out.push(marked(config, found, selection, "has no effect"));
-            }
+            out.extend(unfit(config, &model, key, &text, selection));
         }
     }
     out

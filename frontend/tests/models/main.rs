@@ -1,6 +1,7 @@
 //! What the model builders make of a configuration: names, roles, places, dtypes, frequencies, counts, refusals.
 
 mod counts;
+mod offload;
 mod params;
 mod recompute;
 mod refusals;

@@ -6,6 +6,7 @@ use super::table::{Fields, build};
 use super::{NOT_NN, bare_run, json};
 use crate::diag::{Diagnostic, SourceFile};
 use crate::func::{Func, FuncResult, Init, Loc, Node, Param, Role, ValueId};
+use crate::memory::Memory;
 use crate::module::{Axis, Level, Mesh, Module};
 use crate::op::{F64, Op};
 use crate::run::RunSpec;
@@ -132,8 +133,9 @@ impl<'c> Decoder<'c> {
             let mut name = format!("arg{i}");
             let mut attrs = arg_attrs.next().unwrap_or_default();
             let sharding = sharding(&mut attrs).map_err(|text| Broken { text, loc: loc.clone() })?;
+            let memory = memory(&mut attrs).map_err(|text| Broken { text, loc: loc.clone() })?;
             let role = self.role(&attrs, &mut name, &loc)?;
-            func.params.push(Param { name, value: id, role, sharding, loc });
+            func.params.push(Param { name, value: id, role, sharding, memory, loc });
         }
         let mut returned = None;
         for inner in block.operations() {
@@ -349,6 +351,13 @@ fn sharding(attrs: &mut Vec<(&str, Attr<'_>)>) -> Result<Sharding, String> {
         (Some(dims), Some(partial)) => Ok(Sharding { dims, partial }),
         _ => Err("nn.cut is no list of axes for each dim such as [[], [\"tp\"]], or nn.partial no list of axes".into()),
     }
+}
+
+/// Takes the memory of a parameter out of its attributes.
+fn memory(attrs: &mut Vec<(&str, Attr<'_>)>) -> Result<Memory, String> {
+    let Some(i) = attrs.iter().position(|(n, _)| *n == "nn.memory") else { return Ok(Memory::Device) };
+    let found = attrs.remove(i).1.as_text().and_then(Memory::of_name);
+    found.ok_or_else(|| "nn.memory is neither \"device\" nor \"host\"".into())
 }
 
 fn mesh<'c>(cx: Cx<'c>, value: Attr<'c>) -> Option<Mesh> {

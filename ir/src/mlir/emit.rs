@@ -141,6 +141,9 @@ impl<'c> Emitter<'c> {
             let mut attrs = vec![cx.named("nn.name", cx.text(&p.name))];
             attrs.extend(self.role(&p.role));
             attrs.extend(self.sharding(&p.sharding));
+            if !p.memory.is_device() {
+                attrs.push(cx.named("nn.memory", cx.text(p.memory.name())));
+            }
             arg_attrs.push(cx.dict(&attrs));
         }
         let (block, region) = BlockRef::in_new_region(&args);

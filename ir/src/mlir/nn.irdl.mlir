@@ -547,6 +547,18 @@ irdl.dialect @nn {
     %last = irdl.any_of(%last_0, %last_1)
     irdl.attributes {"last" = %last}
   }
+  irdl.operation @to_host {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
+  irdl.operation @from_host {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
   irdl.operation @own_ids {
     %operand_0 = irdl.base "!builtin.tensor"
     irdl.operands(operand_0: %operand_0)

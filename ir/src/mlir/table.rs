@@ -37,7 +37,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
     match op {
         Op::Constant { value } => see("value", Field::Float(value.0)),
         Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Embed => {}
-        Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares => {}
+        Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares | Op::ToHost | Op::FromHost => {}
         Op::PartEntropy | Op::PartEntropyGrad => {}
         Op::Pick | Op::Combine | Op::CombineDot => {}
         Op::Route { k, groups, group_k, group_top, mask } => {
@@ -183,6 +183,8 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "sum_ends" => collective(CollectiveKind::SumEnds, f)?,
         "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
         "handover" => Op::Handover { last: f.bool("last")? },
+        "to_host" => Op::ToHost,
+        "from_host" => Op::FromHost,
         "own_ids" => collective(CollectiveKind::OwnIds { size: f.int("size")? }, f)?,
         "call" => Op::Call { callee: f.text("callee")? },
         _ => {
@@ -204,7 +206,7 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::Rope { .. } => 1,
         Op::CrossEntropyGrad | Op::PartEntropyGrad | Op::SumSquares | Op::Collective(_) => 1,
         Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
-        Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } => 1,
+        Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } | Op::ToHost | Op::FromHost => 1,
         Op::Assign { .. } => 2,
         Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } => 2,
         Op::CrossEntropy | Op::PartEntropy => 2,
@@ -269,7 +271,7 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::ReduceScatter { dim: 0 }));
     ops.push(collective(CollectiveKind::SumEnds));
     ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
-    ops.push(Op::Handover { last: false });
+    ops.extend([Op::Handover { last: false }, Op::ToHost, Op::FromHost]);
     ops.push(collective(CollectiveKind::OwnIds { size: 1 }));
     ops.push(collective(CollectiveKind::AllToAll { cut: 0, join: 0 }));
     ops.push(Op::Call { callee: "f".into() });

@@ -48,6 +48,8 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::SumSquares
         | Op::Collective(_)
         | Op::Handover { .. }
+        | Op::ToHost
+        | Op::FromHost
         | Op::AdamW { .. } => return no_derivative(node, ""),
         // Calls are inlined before.
         Op::Call { .. } => return no_derivative(node, ""),

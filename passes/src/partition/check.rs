@@ -140,7 +140,9 @@ impl<'a> Checker<'a> {
         if let Some(label) = s.whole.iter().find(|l| cut.get(l).copied().flatten().is_some_and(|a| !a.is_empty())) {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
-        let cuts = |label: &char| cut.get(label).copied().flatten().unwrap_or_default();
+        // Rows of experts are cut as their tokens are.
+        let of_tokens = |label: &char| *label == 'r' && together(&node.op);
+        let cuts = |label: &char| cut.get(label).copied().flatten().filter(|_| !of_tokens(label)).unwrap_or_default();
         let mut labels = cut.keys().enumerate();
         let twice = |(i, a): (usize, &char)| {
             cut.keys().skip(i + 1).find(|b| !cuts(a).and(cuts(b)).is_empty()).map(|b| (*a, *b))

@@ -99,10 +99,13 @@ impl Cutter<'_> {
         if !own.gathered.is_empty() && !causal {
             return cannot(format!("keys are gathered for causal attention only {}", here()));
         }
+        let forward = matches!(node.op, Op::Attention { .. });
         let mut inputs = vec![];
         for (i, v) in node.inputs.iter().enumerate() {
             let keys = i == 1 || i == 2;
-            inputs.push(self.attended(*v, keys, own));
+            let read =
+                if keys && !own.gathered.is_empty() { self.keys(*v, forward, own) } else { self.attended(*v, own) };
+            inputs.push(read);
         }
         if !own.gathered.is_empty() {
             let size = self.out.ty(inputs[0]).dims[SEQUENCE];
@@ -114,11 +117,10 @@ impl Cutter<'_> {
         let Ok(results) = infer(&node.op, &types) else {
             return cannot(format!("attention has no such parts {}", here()));
         };
-        let forward = matches!(node.op, Op::Attention { .. });
         let outputs = self.out.push(node.op.clone(), &inputs, results, &node.loc);
         for (i, (old, new)) in node.outputs.iter().zip(outputs).enumerate() {
             if forward {
-                self.attended.insert((*old, false), new);
+                self.attended.insert(*old, new);
             }
             // The logarithms of sums are read by the gradient alone, which wants them as they are.
             if self.func.ty(*old).rank() == 4 {
@@ -129,21 +131,28 @@ impl Cutter<'_> {
         Ok(true)
     }
 
-    /// What attention wants of `value [b, s, n, d]`: some of the heads with the tokens of all ranks along `up`; and of keys and
-    /// values those of all ranks.
-    fn attended(&mut self, value: ValueId, keys: bool, own: Own<'_>) -> ValueId {
-        if let Some(known) = self.attended.get(&(value, keys)) {
+    /// What attention wants of `value [b, s, n, d]`: some of the heads with the tokens of all ranks along `up`.
+    fn attended(&mut self, value: ValueId, own: Own<'_>) -> ValueId {
+        if let Some(known) = self.attended.get(&value) {
             return *known;
         }
         let mut x = self.whole_but(value, Axes::NONE, own.loc);
         if !own.heads.is_empty() {
             x = self.collective(CollectiveKind::AllToAll { cut: HEADS, join: SEQUENCE }, own.heads, x, own.loc);
         }
-        if keys && !own.gathered.is_empty() {
-            x = self.collective(CollectiveKind::AllGather { dim: SEQUENCE }, own.gathered, x, own.loc);
-        }
-        self.attended.insert((value, keys), x);
+        self.attended.insert(value, x);
         x
+    }
+
+    /// Keys or values of all ranks along `cp`. The gradient gathers them again: they are too large to be kept.
+    fn keys(&mut self, value: ValueId, forward: bool, own: Own<'_>) -> ValueId {
+        if let Some(known) = self.keys.get(&(value, forward)) {
+            return *known;
+        }
+        let part = self.attended(value, own);
+        let all = self.collective(CollectiveKind::AllGather { dim: SEQUENCE }, own.gathered, part, own.loc);
+        self.keys.insert((value, forward), all);
+        all
     }
 
     /// The own tokens of all heads of a result of attention; of gradients of keys and values, which all queries add to, the sum.
@@ -159,9 +168,7 @@ impl Cutter<'_> {
 
     /// The own tokens of the logarithms of sums `lse [b, n, s]`, which are known for some heads.
     pub(super) fn own_logarithms(&mut self, lse: ValueId, loc: &Loc) -> ValueId {
-        let Some(known) = self.attended.get(&(lse, false)).copied() else {
-            unreachable!("operands come before their uses")
-        };
+        let Some(known) = self.attended.get(&lse).copied() else { unreachable!("operands come before their uses") };
         let heads = self.cut_of(lse, 2).and(self.named(&["up"]));
         let own = if heads.is_empty() {
             known

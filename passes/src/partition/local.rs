@@ -53,8 +53,10 @@ pub(super) struct Cutter<'a> {
     spans: HashMap<ValueId, ValueId>,
     /// Ids counted from the first of the own part of a vocabulary, whose size it is.
     pub(super) ids: HashMap<(ValueId, usize), ValueId>,
-    /// What attention reads of values, as keys or not, and what it makes: some heads, and more tokens than the rank has.
-    pub(super) attended: HashMap<(ValueId, bool), ValueId>,
+    /// What attention reads of values, and what it makes: some heads, and tokens of other ranks.
+    pub(super) attended: HashMap<ValueId, ValueId>,
+    /// Keys and values of all ranks, for attention or for its gradient.
+    pub(super) keys: HashMap<(ValueId, bool), ValueId>,
     /// Parts of what replicas share.
     pub(super) held: Held,
     /// Weights that are gathered where they are read.
@@ -71,7 +73,7 @@ impl<'a> Cutter<'a> {
         let (window, gathered, spans) = (vec![Axes::NONE; count], HashMap::new(), HashMap::new());
         let (ids, attended, held) =
             (HashMap::new(), HashMap::new(), Held::of(func, shares, module.mesh.size("pp") > 1));
-        let (fetch, parts) = (Fetch::of(func, shares), Parts::of(module, func));
+        let (keys, fetch, parts) = (HashMap::new(), Fetch::of(func, shares), Parts::of(module, func));
         Self {
             module,
             factors,
@@ -87,6 +89,7 @@ impl<'a> Cutter<'a> {
             spans,
             ids,
             attended,
+            keys,
             held,
             fetch,
             parts,

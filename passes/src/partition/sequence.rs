@@ -77,11 +77,13 @@ impl Cutter<'_> {
     /// Whether each rank computes `node` for its part of the sequence.
     ///
     /// It can where no op needs all of the sequence and `tp` cuts nothing else of the node. It does where the rank has no more
-    /// than parts of an operand, or all of one as a sum that is not taken yet. Rows of a whole table are read in parts too.
+    /// than parts of an operand, or all of one as a sum that is not taken yet and may not stay so. Sums of which none has a part
+    /// yet are added up first, to be taken as one. Rows of a whole table are read in parts too.
     pub(super) fn in_parts(&self, node: &Node) -> bool {
         let tp = self.parts.tp;
         let over_tp = |axes: Axes| !axes.and(tp).is_empty();
-        if tp.is_empty() || together(&node.op) || node.op == Op::SumSquares || over_tp(self.kept(node)) {
+        let kept = over_tp(self.kept(node)) && !node.inputs.iter().any(|v| self.parts.have(*v));
+        if tp.is_empty() || together(&node.op) || node.op == Op::SumSquares || kept {
             return false;
         }
         let types = |vs: &[ValueId]| vs.iter().map(|v| self.type_of(*v).clone()).collect::<Vec<_>>();
@@ -111,7 +113,8 @@ impl Cutter<'_> {
 
     /// Writes `node` for the own part of the sequence. What it sums over tokens is partial.
     pub(super) fn node_in_parts(&mut self, node: &Node) -> Result<()> {
-        let (keep, lost, tp) = (self.kept(node), self.lost(node), self.parts.tp);
+        let (lost, tp) = (self.lost(node), self.parts.tp);
+        let keep = self.kept(node).without(tp);
         if lost.iter().any(|l| !l.and(keep).is_empty()) {
             return cannot(format!(
                 "nn.{} in {:?} sums over an axis that it is partial over",
@@ -155,6 +158,8 @@ impl Cutter<'_> {
     /// The own part along `dim` of `value`, of which there is no part yet.
     fn cut_part(&mut self, value: ValueId, dim: usize, loc: &Loc) -> ValueId {
         let (tp, partial) = (self.parts.tp, self.partial_of(value));
+        // It belongs to what makes the value: no more than the part is kept for another layer or sent to another stage.
+        let loc = self.parts.defs[value.0 as usize].map_or(loc, |d| &self.node_of(d).loc);
         if !partial.and(tp).is_empty() && !self.summed_over(value, tp) {
             let all = self.whole_but(value, partial, loc);
             return self.collective(CollectiveKind::ReduceScatter { dim }, tp, all, loc);
@@ -190,12 +195,11 @@ impl Cutter<'_> {
             return None;
         }
         let key = (value, self.parts.again && !self.parts.by_logits.contains(&value));
-        let all = match self.parts.joined.get(&key) {
-            Some(known) => *known,
-            None => {
-                let dim = self.sequence_dim(value)?;
-                self.collective(CollectiveKind::AllGather { dim }, tp, own, loc)
-            }
+        let all = if let Some(known) = self.parts.joined.get(&key) {
+            *known
+        } else {
+            let dim = self.sequence_dim(value)?;
+            self.collective(CollectiveKind::AllGather { dim }, tp, own, loc)
         };
         self.parts.joined.insert(key, all);
         Some(self.with_sums(all, partial.without(tp).without(keep), loc))

@@ -1,8 +1,9 @@
-//! Offsets: named buffers first, then the slots of a pipeline, then what lives within programs.
+//! Offsets in both memories: named buffers first, then the slots of a pipeline, then what lives within programs.
 
 use super::arena::{Block, align, place};
 use super::layout::{Home, Place};
 use super::{Contents, Draft, Named};
+use athanor_ir::memory::Memory;
 use athanor_ir::plan::{Action, Buffer, BufferRole, Chunk, Program, Stage, Step};
 use athanor_ir::sharding::Sharding;
 use athanor_ir::types::TensorType;
@@ -21,14 +22,14 @@ struct Life {
 struct Placed {
     /// Life of each block that something touches.
     lives: Vec<Option<Life>>,
-    /// Offset of each block, in a slot or in the part of the arena that programs share.
+    /// Offset of each block, in a slot or in the part of its memory's arena that programs share.
     offsets: Vec<usize>,
     /// First step of each part, counted as in [`Life::steps`].
     starts: Vec<usize>,
-    /// Bytes of a slot.
-    slot: usize,
-    /// Bytes that the largest program needs.
-    peak: usize,
+    /// Bytes of a slot, by memory.
+    slot: [usize; 2],
+    /// Bytes that the largest program needs, by memory.
+    peak: [usize; 2],
 }
 
 impl Life {
@@ -71,21 +72,25 @@ impl Placed {
             c.returns.iter().for_each(|v| touch(&of(v), 1, starts[1], true));
             c.goes_back.iter().for_each(|v| touch(&of(v), 1, starts[2] - 1, false));
         }
-        let mut placed = Self { offsets: vec![0; lives.len()], lives, starts, slot: 0, peak: 0 };
-        placed.slot = placed.place(draft, Life::in_slot);
-        for part in 0..draft.ends.len() {
-            let peak = placed.place(draft, |life| !life.in_slot() && life.parts.0 == part);
-            placed.peak = placed.peak.max(peak);
+        let mut placed = Self { offsets: vec![0; lives.len()], lives, starts, slot: [0; 2], peak: [0; 2] };
+        for memory in Memory::ALL {
+            let m = memory as usize;
+            placed.slot[m] = placed.place(draft, memory, Life::in_slot);
+            for part in 0..draft.ends.len() {
+                let peak = placed.place(draft, memory, |life| !life.in_slot() && life.parts.0 == part);
+                placed.peak[m] = placed.peak[m].max(peak);
+            }
         }
         placed
     }
 
-    /// Places the blocks that `wanted` accepts beside one another; the bytes they need.
-    fn place(&mut self, draft: &Draft<'_>, wanted: impl Fn(&Life) -> bool) -> usize {
-        let of = |(l, life): (usize, &Option<Life>)| life.filter(|life| wanted(life)).map(|life| (l, life));
+    /// Places the blocks in `memory` that `wanted` accepts beside one another; the bytes they need.
+    fn place(&mut self, draft: &Draft<'_>, memory: Memory, wanted: impl Fn(&Life) -> bool) -> usize {
+        let here = |l: usize| draft.layout.locals[l].memory == memory;
+        let of = |(l, life): (usize, &Option<Life>)| life.filter(|life| here(l) && wanted(life)).map(|life| (l, life));
         let used: Vec<(usize, Life)> = self.lives.iter().enumerate().filter_map(of).collect();
         let block = |(l, life): &(usize, Life)| Block {
-            bytes: draft.layout.locals[*l],
+            bytes: draft.layout.locals[*l].bytes,
             first: life.steps.0,
             last: life.steps.1,
         };
@@ -97,34 +102,54 @@ impl Placed {
     }
 }
 
+/// What one memory of a stage is divided into: named buffers, then slots, then what programs share.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Division {
+    /// Where slots begin.
+    pub slots_at: usize,
+    /// Size of a slot.
+    pub slot_bytes: usize,
+    /// Where programs' own values begin.
+    shared: usize,
+    /// All of it.
+    bytes: usize,
+}
+
 /// Gives every place its offset: named buffers first, then the slots of `slots` micro-batches, then the locals of each
 /// program over one another, since programs run one at a time. Without a pipeline there is one slot of no bytes.
 pub(super) fn assemble(contents: &Contents<'_>) -> Stage {
     assemble_with(contents, 0).0
 }
 
-/// As [`assemble`], with what passes between each chunk of a pipeline's stage and its neighbours, and the bytes of a slot.
-pub(super) fn assemble_with(contents: &Contents<'_>, slots: usize) -> (Stage, Vec<Chunk>, (usize, usize)) {
+/// As [`assemble`], with what passes between each chunk of a pipeline's stage and its neighbours, and how each memory is divided.
+pub(super) fn assemble_with(contents: &Contents<'_>, slots: usize) -> (Stage, Vec<Chunk>, [Division; 2]) {
     let Contents { named, setup, drafts } = contents;
     let mut buffers: Vec<Buffer> = vec![];
-    let mut base = 0;
+    let mut base = [0; 2];
     for n in named {
         let bytes = n.ty.bytes();
+        let base = &mut base[n.memory as usize];
         buffers.push(Buffer {
             name: n.name.clone(),
             dtype: n.ty.dtype,
             dims: n.ty.dims.clone(),
-            offset: base,
+            memory: n.memory,
+            offset: *base,
             bytes,
             role: n.role.clone(),
             sharding: n.sharding.clone(),
             live: None,
         });
-        base += align(bytes);
+        *base += align(bytes);
     }
     let placed: Vec<Placed> = drafts.iter().map(Placed::of).collect();
-    let stride = align(placed.iter().map(|p| p.slot).max().unwrap_or(0));
-    let shared = base + slots * stride;
+    let divided = Memory::ALL.map(|memory| {
+        let m = memory as usize;
+        let most = |of: fn(&Placed) -> [usize; 2]| placed.iter().map(|p| of(p)[m]).max().unwrap_or(0);
+        let slot_bytes = align(most(|p| p.slot));
+        let shared = base[m] + slots * slot_bytes;
+        Division { slots_at: base[m], slot_bytes, shared, bytes: shared + most(|p| p.peak) }
+    });
     let mut programs = vec![];
     if !setup.is_empty() {
         let step = |(op, outs, loc): &(athanor_ir::Op, Vec<usize>, athanor_ir::Loc)| Step {
@@ -137,14 +162,13 @@ pub(super) fn assemble_with(contents: &Contents<'_>, slots: usize) -> (Stage, Ve
     }
     let mut chunks = vec![];
     for (draft, placed) in drafts.iter().zip(&placed) {
-        let offsets = (base, shared, stride);
-        let mut maker = Maker { draft, placed, named, offsets, buffers: &mut buffers, index: HashMap::new() };
+        let mut maker = Maker { draft, placed, named, divided: &divided, buffers: &mut buffers, index: HashMap::new() };
         let own = maker.programs();
         programs.extend(own);
         chunks.extend(maker.chunk());
     }
-    let arena_bytes = shared + placed.iter().map(|p| p.peak).max().unwrap_or(0);
-    (Stage { arena_bytes, buffers, programs, pipeline: None }, chunks, (base, stride))
+    let [arena_bytes, host_bytes] = divided.map(|d| d.bytes);
+    (Stage { arena_bytes, host_bytes, buffers, programs, pipeline: None }, chunks, divided)
 }
 
 /// Turns the places of a draft into buffers.
@@ -152,8 +176,8 @@ struct Maker<'a> {
     draft: &'a Draft<'a>,
     placed: &'a Placed,
     named: &'a [Named],
-    /// Where slots and where programs' own values begin, and the size of a slot.
-    offsets: (usize, usize, usize),
+    /// By memory.
+    divided: &'a [Division; 2],
     buffers: &'a mut Vec<Buffer>,
     index: HashMap<(Place, TensorType), usize>,
 }
@@ -170,14 +194,18 @@ impl Maker<'_> {
         if let Some(known) = self.index.get(&(*place, ty.clone())) {
             return *known;
         }
-        let (slots, shared, stride) = self.offsets;
+        let memory = match place.home {
+            Home::Named(n) => self.named[n].memory,
+            Home::Local(l) => self.draft.layout.locals[l].memory,
+        };
+        let Division { slots_at, slot_bytes: stride, shared, .. } = self.divided[memory as usize];
         let plain = if scratch { BufferRole::Scratch } else { BufferRole::Activation };
         let (start, live, role) = match place.home {
             Home::Named(n) => (self.buffers[n].offset, None, plain),
             Home::Local(l) => match &self.placed.lives[l] {
                 Some(life) if life.in_slot() => {
                     let chunk = self.draft.parts.crossing.as_ref().map_or(0, |c| c.chunk);
-                    (slots + self.placed.offsets[l], Some(life.steps), BufferRole::Stash { chunk, stride })
+                    (slots_at + self.placed.offsets[l], Some(life.steps), BufferRole::Stash { chunk, stride })
                 }
                 life => {
                     let within = |life: &Life| {
@@ -192,6 +220,7 @@ impl Maker<'_> {
             name: format!("{}.{}", self.draft.func.name, self.buffers.len()),
             dtype: ty.dtype,
             dims: ty.dims.clone(),
+            memory,
             offset: start + place.offset,
             bytes: ty.bytes(),
             role,

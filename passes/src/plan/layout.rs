@@ -2,6 +2,7 @@
 
 use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::func::{Func, ValueId};
+use athanor_ir::memory::{Memory, of_values};
 use athanor_ir::op::Op;
 use std::collections::HashMap;
 
@@ -42,13 +43,22 @@ impl Names {
     }
 }
 
+/// A block of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    /// Size in bytes.
+    pub bytes: usize,
+    /// Which memory it lies in.
+    pub memory: Memory,
+}
+
 /// Memory of every value of one function.
 #[derive(Debug)]
 pub struct Layout {
     /// Place of each value.
     pub places: Vec<Place>,
-    /// Size in bytes of each local block.
-    pub locals: Vec<usize>,
+    /// Blocks of the function.
+    pub locals: Vec<Local>,
     /// Values to copy at the end: (value, state to copy it to).
     pub copies_out: Vec<(ValueId, usize)>,
     /// Nodes that move no bytes: reshapes, slices and concatenations that became views.
@@ -56,7 +66,7 @@ pub struct Layout {
 }
 
 /// Byte offset of a slice that is one contiguous run, if it is one.
-fn contiguous_slice(func: &Func, node: usize) -> Option<usize> {
+pub(crate) fn contiguous_slice(func: &Func, node: usize) -> Option<usize> {
     let n = &func.nodes[node];
     let Op::Slice { dim, start, .. } = n.op else { return None };
     let ty = func.ty(n.inputs[0]);
@@ -89,13 +99,17 @@ struct Planner<'a> {
     last_use: Vec<usize>,
     wanted: HashMap<ValueId, Place>,
     places: Vec<Option<Place>>,
-    locals: Vec<usize>,
+    /// Which memory each value lies in.
+    memory: Vec<Memory>,
+    locals: Vec<Local>,
     residents: HashMap<Home, Vec<ValueId>>,
 }
 
 impl Planner<'_> {
-    fn new_local(&mut self, bytes: usize) -> Place {
-        self.locals.push(bytes);
+    /// A block for `value` alone.
+    fn new_local(&mut self, value: ValueId) -> Place {
+        let (bytes, memory) = (self.func.ty(value).bytes(), self.memory[value.0 as usize]);
+        self.locals.push(Local { bytes, memory });
         Place { home: Home::Local(self.locals.len() - 1), offset: 0 }
     }
 
@@ -166,6 +180,7 @@ pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> La
         last_use,
         wanted: HashMap::new(),
         places: vec![None; count],
+        memory: of_values(func),
         locals: vec![],
         residents: HashMap::new(),
     };
@@ -174,7 +189,7 @@ pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> La
         let place = match names.get(&param.name) {
             Some(i) => named(i),
             // What the position before hands on lies in the slot of its micro-batch.
-            None => p.new_local(func.ty(param.value).bytes()),
+            None => p.new_local(param.value),
         };
         p.settle(param.value, place);
     }
@@ -218,7 +233,7 @@ pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> La
         if ok {
             let place = match p.wanted.get(&node.outputs[0]) {
                 Some(place) => *place,
-                None => p.new_local(out.bytes()),
+                None => p.new_local(node.outputs[0]),
             };
             p.wanted.insert(node.outputs[0], place);
             let mut offset = place.offset;
@@ -258,14 +273,14 @@ pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> La
             let bytes = func.ty(*out).bytes();
             let reuse = in_place(&node.op, slot).iter().filter_map(|k| node.inputs.get(*k)).find_map(|v| {
                 let place = p.places[v.0 as usize]?;
-                let whole = matches!(place.home, Home::Local(l) if place.offset == 0 && p.locals[l] == bytes);
+                let whole = matches!(place.home, Home::Local(l) if place.offset == 0 && p.locals[l].bytes == bytes);
                 let once = node.inputs.iter().filter(|u| *u == v).count() == 1;
                 let same = func.ty(*v) == func.ty(*out);
                 (whole && once && same && p.free_after(place.home, i)).then_some(place)
             });
             let place = match p.wanted.get(out).copied().or(reuse) {
                 Some(place) => place,
-                None => p.new_local(bytes),
+                None => p.new_local(*out),
             };
             p.settle(*out, place);
         }

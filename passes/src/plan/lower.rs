@@ -88,6 +88,7 @@ pub(crate) fn node(
             _,
         ) => experts::lower(draft, kernels, options, &site, &node.op)?,
         (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
+        (Op::ToHost | Op::FromHost, _) => false,
         (_, Some(func)) => group(draft, kernels, options, &site, func)?,
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
         (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {

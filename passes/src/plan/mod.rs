@@ -18,6 +18,7 @@ use crate::prove::prove;
 use assemble::assemble;
 use athanor_ir::diag::Result;
 use athanor_ir::func::{Func, Role, ValueId};
+use athanor_ir::memory::Memory;
 use athanor_ir::module::Module;
 use athanor_ir::op::Op;
 use athanor_ir::pipeline::func_of_stage;
@@ -25,7 +26,7 @@ use athanor_ir::plan::{Action, BufferRole, CPU, Kernel, Plan, SIM, Stage, Target
 use athanor_ir::sharding::Sharding;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::types::{DType, TensorType};
-use layout::{Home, Layout, Names, Place, layout};
+use layout::{Home, Layout, Local, Names, Place, layout};
 use parts::Parts;
 use pipeline::Order;
 use std::borrow::Cow;
@@ -129,7 +130,7 @@ impl Draft<'_> {
 
     /// A block for one step or a few, of `ty`.
     pub(crate) fn temporary(&mut self, ty: TensorType) -> (Place, TensorType) {
-        self.layout.locals.push(ty.bytes());
+        self.layout.locals.push(Local { bytes: ty.bytes(), memory: Memory::Device });
         (Place { home: Home::Local(self.layout.locals.len() - 1), offset: 0 }, ty)
     }
 
@@ -165,6 +166,7 @@ struct Named {
     ty: TensorType,
     role: BufferRole,
     sharding: Sharding,
+    memory: Memory,
 }
 
 /// Makes the plan of a module, and proves that its ranks fit together.
@@ -206,7 +208,7 @@ impl<'a> Sizes<'a> {
         Self { options, kernels: KernelTable::default() }
     }
 
-    /// Bytes of the arena of `module`'s plan, of stage `of` if it has a pipeline.
+    /// Bytes of the device's arena in `module`'s plan, of stage `of` if it has a pipeline.
     pub(crate) fn arena(&mut self, module: &Module, of: Option<usize>) -> Result<usize> {
         let stage = match (&module.run.pipeline, of) {
             (Some(pipeline), Some(of)) => {
@@ -257,8 +259,8 @@ fn contents<'a>(
             if names.get(&p.name).is_none() {
                 names.add(&p.name);
                 let role = BufferRole::from(&p.role);
-                let (ty, sharding) = (func.ty(p.value).clone(), p.sharding.clone());
-                named.push(Named { name: p.name.clone(), ty, role, sharding });
+                let (ty, sharding, memory) = (func.ty(p.value).clone(), p.sharding.clone(), p.memory);
+                named.push(Named { name: p.name.clone(), ty, role, sharding, memory });
             }
         }
     }
@@ -330,7 +332,7 @@ fn hoist_tables(
                     let name = format!("table.{}.{part}", setup.len());
                     let ty = func.ty(*value).clone();
                     let (role, sharding) = (BufferRole::Persistent, Sharding::default());
-                    named.push(Named { name: name.clone(), ty, role, sharding });
+                    named.push(Named { name: name.clone(), ty, role, sharding, memory: Memory::Device });
                     names.add(&name)
                 })
                 .collect();

@@ -92,7 +92,8 @@ pub(crate) fn ordered(func: &Func, pipeline: &Pipeline) -> Func {
     Func { nodes: order.map(|i| func.nodes[i].clone()).collect(), ..func.clone() }
 }
 
-/// Nodes of the forward part: what the handover reads, and what is counted over micro-batches without it.
+/// Nodes of the forward part: what the handover reads, what is counted over micro-batches without it, and what of these values
+/// goes to the host.
 fn forward(func: &Func) -> Vec<bool> {
     let mut after = vec![false; func.types.len()];
     for node in &func.nodes {
@@ -103,7 +104,13 @@ fn forward(func: &Func) -> Vec<bool> {
     let handed = func.nodes.iter().filter(|n| matches!(n.op, Op::Handover { .. })).flat_map(|n| n.inputs.clone());
     let counts = |name: &str| func.find_param(name).is_some_and(|p| p.role == Role::Grad) && !name.starts_with("grad.");
     let counted = func.results.iter().filter(|r| counts(&r.name) && !after[r.value.0 as usize]);
-    func.needed_for(handed.chain(counted.map(|r| r.value)))
+    let mut forward = func.needed_for(handed.chain(counted.map(|r| r.value)));
+    // What goes to the host does so in the program that made it, else it would be kept until the next one.
+    let defs = func.defs();
+    for (i, node) in func.nodes.iter().enumerate().filter(|(_, n)| n.op == Op::ToHost) {
+        forward[i] = node.inputs.iter().all(|v| defs[v.0 as usize].is_none_or(|d| forward[d]));
+    }
+    forward
 }
 
 /// Values that are products of the logits' gradients, or sums of such with others.

@@ -59,12 +59,15 @@ impl<'a> Order<'a> {
         }
         let acts = self.acts[stage].clone();
         let slots = slots(&acts);
-        let (mut made, chunks, (slots_at, slot_bytes)) = assemble_with(&contents, slots);
+        let (mut made, chunks, [device, host]) = assemble_with(&contents, slots);
         if chunks.len() != self.chunks {
             let help = "run `split-stages` before the plan is made";
             return cannot(format!("stage {stage} has {} chunks", chunks.len()), help);
         }
-        made.pipeline = Some(StagePipeline { slots, slots_at, slot_bytes, chunks, acts });
+        let (slots_at, slot_bytes) = (device.slots_at, device.slot_bytes);
+        let (host_slots_at, host_slot_bytes) = (host.slots_at, host.slot_bytes);
+        made.pipeline =
+            Some(StagePipeline { slots, slots_at, slot_bytes, host_slots_at, host_slot_bytes, chunks, acts });
         Ok(made)
     }
 }

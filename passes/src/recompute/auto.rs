@@ -4,6 +4,7 @@ use super::program::Program;
 use super::select::within_layers;
 use super::split::again;
 use super::{TOO_LARGE, carried_out};
+use crate::offload::offloaded;
 use crate::plan::{PlanOptions, Sizes};
 use athanor_ir::func::ValueId;
 use athanor_ir::recompute::Recomputed;
@@ -42,7 +43,8 @@ pub(super) fn fitted(
     let mut sizes = Sizes::new(plan);
     let mut with = |n: usize| -> Result<(Module, u64)> {
         let module = without(module, micros, &candidates[..n]);
-        let bytes = sizes.arena(&module, stage)? as u64;
+        // What lies on the host does not count.
+        let bytes = sizes.arena(&offloaded(&module, stage), stage)? as u64;
         Ok((module, bytes))
     };
     let (kept, all) = with(0)?;

@@ -4,8 +4,8 @@
 //! bits and needs no kernel of its own. Before `fuse` a copy would join other groups, and with them round otherwise.
 
 mod auto;
-mod order;
-mod program;
+pub(crate) mod order;
+pub(crate) mod program;
 mod select;
 mod split;
 

@@ -20,17 +20,7 @@ enum When {
 
 /// The functions of the module with `micro` computing the values `chosen` in its backward part, and what that costs.
 pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Recomputed) {
-    let mut order = Order {
-        program,
-        chosen,
-        when: when(program, chosen),
-        out: Func { nodes: vec![], ..program.func.clone() },
-        placed: vec![false; program.func.nodes.len()],
-        copies: HashMap::new(),
-        parts: Parts::beside(program.module),
-        done: Recomputed::default(),
-        layers: HashSet::new(),
-    };
+    let mut order = Order::of(program, chosen);
     order.run();
     let Order { out, parts, mut done, layers, .. } = order;
     done.layers = layers.len();
@@ -38,6 +28,14 @@ pub(super) fn ordered(program: &Program<'_>, chosen: &[bool]) -> (Vec<Func>, Rec
     let replaced = |f: &Func| if f.name == out.name { out.clone() } else { f.clone() };
     let funcs = program.module.funcs.iter().map(replaced).chain(parts.into_funcs()).collect();
     (funcs, done)
+}
+
+/// The function of `program` with nothing computed again, and everything in the order that it would have beside that.
+pub(crate) fn in_order(program: &Program<'_>) -> Func {
+    let nothing = vec![false; program.func.types.len()];
+    let mut order = Order::of(program, &nothing);
+    order.run();
+    order.out
 }
 
 /// When each node is placed.
@@ -95,7 +93,21 @@ struct Order<'a, 'm> {
     layers: HashSet<usize>,
 }
 
-impl Order<'_, '_> {
+impl<'a, 'm> Order<'a, 'm> {
+    fn of(program: &'a Program<'m>, chosen: &'a [bool]) -> Self {
+        Self {
+            program,
+            chosen,
+            when: when(program, chosen),
+            out: Func { nodes: vec![], ..program.func.clone() },
+            placed: vec![false; program.func.nodes.len()],
+            copies: HashMap::new(),
+            parts: Parts::beside(program.module),
+            done: Recomputed::default(),
+            layers: HashSet::new(),
+        }
+    }
+
     fn run(&mut self) {
         let func = self.program.func;
         let mut waits = vec![0_usize; func.nodes.len()];

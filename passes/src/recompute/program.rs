@@ -1,4 +1,4 @@
-//! What the pass knows of `micro`, or of a position of a pipeline: which nodes are forward, and which operator of which layer makes and reads a value.
+//! What `recompute` and `offload` know of `micro`, or of a position of a pipeline: which nodes are forward, and which operator of which layer makes and reads a value.
 
 use crate::blocks::absolute;
 use athanor_ir::collective::{Collective, CollectiveKind};
@@ -10,7 +10,7 @@ use athanor_ir::types::TensorType;
 
 /// An operator of a layer.
 #[derive(Debug, Clone)]
-pub(super) struct Site {
+pub(crate) struct Site {
     /// Index into [`Program::layers`]; `None` outside of layers.
     pub layer: Option<usize>,
     /// Its path in the layer, the op's name last.
@@ -18,7 +18,7 @@ pub(super) struct Site {
 }
 
 /// A function of micro-batches with what is known of it.
-pub(super) struct Program<'a> {
+pub(crate) struct Program<'a> {
     pub module: &'a Module,
     pub func: &'a Func,
     /// Node that makes each value.
@@ -33,6 +33,8 @@ pub(super) struct Program<'a> {
     pub readers: Vec<Vec<Option<usize>>>,
     /// By value: whether a backward node reads it.
     pub kept: Vec<bool>,
+    /// By value: the layers of the backward operators that read it.
+    pub kept_for: Vec<Vec<Option<usize>>>,
     /// By value: whether it is a result.
     pub is_result: Vec<bool>,
 }
@@ -50,15 +52,12 @@ impl<'a> Program<'a> {
             makers: vec![None; count],
             readers: vec![vec![]; count],
             kept: vec![false; count],
+            kept_for: vec![vec![]; count],
             is_result: vec![false; count],
         };
         func.results.iter().for_each(|r| program.is_result[r.value.0 as usize] = true);
         for (i, node) in func.nodes.iter().enumerate() {
-            if program.forward[i] {
-                program.read(node);
-            } else {
-                node.inputs.iter().for_each(|v| program.kept[v.0 as usize] = true);
-            }
+            program.read(node, program.forward[i]);
         }
         program
     }
@@ -97,23 +96,30 @@ impl<'a> Program<'a> {
         self.forward[n] && is_weight(x) && layer_of(&node.loc.block).is_some()
     }
 
-    /// Takes in the operators of forward node `node`.
-    fn read(&mut self, node: &Node) {
+    /// Takes in the operators of node `node`.
+    fn read(&mut self, node: &Node, forward: bool) {
+        if !forward {
+            node.inputs.iter().for_each(|v| self.kept[v.0 as usize] = true);
+        }
         let Some(callee) = self.callee(node) else {
             let site = self.site(&node.loc.block, &node.op);
-            node.inputs.iter().for_each(|v| self.readers[v.0 as usize].push(site.layer));
-            node.outputs.iter().for_each(|v| self.makers[v.0 as usize] = Some(site.clone()));
+            let readers = if forward { &mut self.readers } else { &mut self.kept_for };
+            node.inputs.iter().for_each(|v| readers[v.0 as usize].push(site.layer));
+            if forward {
+                node.outputs.iter().for_each(|v| self.makers[v.0 as usize] = Some(site.clone()));
+            }
             return;
         };
         for inner in &callee.nodes {
             let site = self.site(&absolute(&inner.loc.block, &node.loc.block), &inner.op);
+            let readers = if forward { &mut self.readers } else { &mut self.kept_for };
             for (param, given) in callee.params.iter().zip(&node.inputs) {
                 if inner.inputs.contains(&param.value) {
-                    self.readers[given.0 as usize].push(site.layer);
+                    readers[given.0 as usize].push(site.layer);
                 }
             }
             for (result, made) in callee.results.iter().zip(&node.outputs) {
-                if inner.outputs.contains(&result.value) {
+                if forward && inner.outputs.contains(&result.value) {
                     self.makers[made.0 as usize] = Some(site.clone());
                 }
             }
@@ -144,7 +150,7 @@ fn forward(func: &Func) -> Vec<bool> {
 }
 
 /// Floating-point operations of a node of `func` that is no call.
-pub(super) fn flops(func: &Func, node: &Node) -> u64 {
+pub(crate) fn flops(func: &Func, node: &Node) -> u64 {
     let types = |values: &[ValueId]| values.iter().map(|v| func.ty(*v).clone()).collect::<Vec<TensorType>>();
     node.op.flops(&types(&node.inputs), &types(&node.outputs))
 }

@@ -13,7 +13,7 @@ use athanor_ir::names::NameTable;
 use athanor_ir::plan::{Buffer, BufferRole, Plan, Stage, Target, VERSION};
 use athanor_ir::run::RunSpec;
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{Init, Mesh, Sharding};
+use athanor_ir::{Init, Memory, Mesh, Sharding};
 use athanor_runtime::checkpoint::convert::{Checkpoint, Opening, convert};
 use athanor_runtime::checkpoint::mapping::Weight;
 use athanor_runtime::checkpoint::{Saver, State, load_weights};
@@ -83,13 +83,14 @@ fn same(model: &str, found: &HashMap<String, (Vec<usize>, Vec<u8>)>, want: &Hash
 
 /// A device with nothing but buffers for `weights`, named on disk as `weights_on_disk` says.
 fn device(weights: &[Weight], names: Vec<NameTable>) -> CpuDevice {
-    let mut stage = Stage { arena_bytes: 0, buffers: vec![], programs: vec![], pipeline: None };
+    let mut stage = Stage { arena_bytes: 0, host_bytes: 0, buffers: vec![], programs: vec![], pipeline: None };
     for w in weights {
         let bytes = w.dims.iter().product::<usize>() * w.dtype.bytes();
         stage.buffers.push(Buffer {
             name: w.name.clone(),
             dtype: w.dtype,
             dims: w.dims.clone(),
+            memory: Memory::Device,
             offset: stage.arena_bytes,
             bytes,
             role: BufferRole::Weight { init: Init::Constant { value: 0.0 } },

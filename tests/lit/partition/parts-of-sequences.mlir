@@ -4,7 +4,7 @@
 // What a product by rows leaves partial becomes each rank's part of the sum over the sequence; the residual sum and the norm run
 // on parts, with the rank's own part of what is whole; parts are brought together before a product by columns.
 // CHECK-LABEL: func.func @forward(
-// CHECK: %[[X:.*]]: tensor<3x4x6xf32>
+// CHECK: %[[X:[a-z0-9]*]]: tensor<3x4x6xf32> {nn.name = "x"
 // CHECK: %[[DOWN:.*]] = "nn.einsum"(%{{.*}}, %{{.*}}) {spec = "bsk,hk->bsh"} : (tensor<3x4x5xf32>, tensor<6x5xf32>) -> tensor<3x4x6xf32>
 // CHECK-DAG: %[[OWN:.*]] = "nn.own_part"(%[[X]]) {axes = "tp", dim = 1 : i64, ranks = 2 : i64} : (tensor<3x4x6xf32>) -> tensor<3x2x6xf32>
 // CHECK-DAG: %[[PART:.*]] = "nn.reduce_scatter"(%[[DOWN]]) {axes = "tp", dim = 1 : i64, ranks = 2 : i64} : (tensor<3x4x6xf32>) -> tensor<3x2x6xf32>

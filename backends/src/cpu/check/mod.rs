@@ -1,9 +1,10 @@
-//! What must hold before a plan may touch memory: nothing it says can lead outside the arena.
+//! What must hold before a plan may touch memory: nothing it says can lead outside the arenas.
 //!
 //! A plan is a file that anyone can edit. Buffers, indices, types, matrix strides and lives are checked here, so that the
 //! device can use raw addresses. What cannot be checked is machine code: a generated kernel is trusted to stay within the
 //! buffers it was compiled for, which is why every step that runs it must give buffers of the same sizes.
 
+mod host;
 mod matrix;
 mod overlap;
 mod slots;
@@ -30,7 +31,7 @@ pub const BAD_PLAN: Code = Code {
 /// Steps of a program, beyond which a plan is taken for damaged.
 const MOST: usize = 1 << 24;
 
-/// Bytes of the arena that a buffer occupies.
+/// Bytes that a buffer occupies of its memory's arena.
 pub(super) fn range(b: &Buffer) -> Range<usize> {
     b.offset..b.offset + b.bytes
 }
@@ -38,6 +39,11 @@ pub(super) fn range(b: &Buffer) -> Range<usize> {
 /// Bytes from a buffer to the same one of the next slot; 0 for what lies in none.
 pub(super) fn stride(b: &Buffer) -> usize {
     if let BufferRole::Stash { stride, .. } = b.role { stride } else { 0 }
+}
+
+/// Whether two buffers share a byte.
+pub(super) fn share(a: &Buffer, b: &Buffer) -> bool {
+    a.memory == b.memory && overlap(&range(a), &range(b))
 }
 
 /// Whether two ranges share a byte.
@@ -70,7 +76,7 @@ fn check_stage(plan: &Plan, stage: &Stage) -> std::result::Result<(), String> {
     }
     let mut names = HashMap::new();
     for (i, b) in stage.buffers.iter().enumerate() {
-        buffer(b, stage.arena_bytes).map_err(|e| format!("buffer {i} `{}`: {e}", b.name))?;
+        buffer(b, stage.bytes_in(b.memory)).map_err(|e| format!("buffer {i} `{}`: {e}", b.name))?;
         if let Some(j) = names.insert(b.name.as_str(), i) {
             return Err(format!("buffers {j} and {i} have the same name `{}`", b.name));
         }
@@ -143,10 +149,11 @@ fn step(
         }
     }
     for (k, b) in outs.iter().enumerate() {
-        if let Some(other) = outs[..k].iter().find(|o| overlap(&range(o), &range(b))) {
+        if let Some(other) = outs[..k].iter().find(|o| share(o, b)) {
             return Err(format!("writes `{}` and `{}`, which overlap", other.name, b.name));
         }
     }
+    host::reached(&s.action, &ins, &outs)?;
     match &s.action {
         Action::Op(Op::Call { callee }) => Err(format!("calls @{callee}; a plan has no functions")),
         Action::Op(Op::Collective(c)) => {
@@ -165,7 +172,7 @@ fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result:
     let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
     infer::check(&Op::Collective(c.clone()), &types(ins), &types(outs)).map_err(|e| e.to_string())?;
     let (from, to) = (ins[0], outs[0]);
-    if overlap(&range(from), &range(to)) && range(from) != range(to) {
+    if share(from, to) && range(from) != range(to) {
         return Err(format!("`{}` and `{}` overlap", from.name, to.name));
     }
     let apart = match c.kind {

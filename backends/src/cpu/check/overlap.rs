@@ -1,23 +1,29 @@
 //! Buffers that live at the same time share no byte, unless one is a view of the other.
 
 use super::{overlap, range, stride, within_programs};
+use athanor_ir::Memory;
 use athanor_ir::plan::{Buffer, Stage};
 use std::ops::Range;
 
-/// Checks all buffers of a stage.
+/// Checks all buffers of a stage, those of each memory for themselves.
 ///
 /// What is kept between programs is disjoint. A value of one program that is kept (`live` is `None`) is a view inside
 /// exactly one such buffer. Other values stay clear of them, and two of the same program that live at the same time are
 /// disjoint or one contains the other (a view, or a result that takes an operand's place).
 pub(super) fn check(stage: &Stage) -> Result<(), String> {
-    let mut kept: Vec<&Buffer> = stage.buffers.iter().filter(|b| is_kept(b)).collect();
+    Memory::ALL.into_iter().try_for_each(|memory| check_in(stage, memory))
+}
+
+fn check_in(stage: &Stage, memory: Memory) -> Result<(), String> {
+    let here = || stage.buffers.iter().filter(|b| b.memory == memory);
+    let mut kept: Vec<&Buffer> = here().filter(|b| is_kept(b)).collect();
     kept.sort_by_key(|b| b.offset);
     for pair in kept.windows(2) {
         if pair[0].offset + pair[0].bytes > pair[1].offset {
             return Err(format!("`{}` and `{}`, both kept between programs, overlap", pair[0].name, pair[1].name));
         }
     }
-    for b in stage.buffers.iter().filter(|b| !is_kept(b) && stride(b) == 0) {
+    for b in here().filter(|b| !is_kept(b) && stride(b) == 0) {
         let r = range(b);
         // The last buffer that starts before the end of this one is the only one that can hold it whole.
         let end = kept.partition_point(|k| k.offset < r.end);
@@ -36,7 +42,7 @@ pub(super) fn check(stage: &Stage) -> Result<(), String> {
         let mut local: Vec<&Buffer> = used
             .iter()
             .map(|i| &stage.buffers[*i])
-            .filter(|b| !is_kept(b) && stride(b) == 0 && b.live.is_some())
+            .filter(|b| b.memory == memory && !is_kept(b) && stride(b) == 0 && b.live.is_some())
             .collect();
         local.sort_by_key(|b| (b.offset, std::cmp::Reverse(b.bytes)));
         // Neighbours with the same place need only one comparison each with the rest.

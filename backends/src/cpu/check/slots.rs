@@ -2,6 +2,7 @@
 
 use super::overlap::{apart, is_kept};
 use super::{overlap, range, stride};
+use athanor_ir::Memory;
 use athanor_ir::pipeline::Act;
 use athanor_ir::plan::{Buffer, BufferRole, Chunk, Stage, StagePipeline};
 use std::cmp::Reverse;
@@ -11,35 +12,44 @@ const MOST: usize = 1 << 24;
 
 /// Checks the slots of a stage and what it does in a step.
 ///
-/// Slots are disjoint, inside the arena, and no other buffer reaches into one but as a value of the micro-batch. Values of a
+/// Slots are disjoint, inside the arena of their memory, and no other buffer reaches into one but as a value of the micro-batch. Values of a
 /// chunk that live at the same time are disjoint in a slot, or one contains the other.
 pub(super) fn check(stage: &Stage) -> Result<(), String> {
-    let stash: Vec<&Buffer> = stage.buffers.iter().filter(|b| matches!(b.role, BufferRole::Stash { .. })).collect();
     let Some(p) = &stage.pipeline else {
-        return match stash.first() {
+        return match stage.buffers.iter().find(|b| matches!(b.role, BufferRole::Stash { .. })) {
             Some(b) => Err(format!("`{}` lies in a slot, and the stage has none", b.name)),
             None => Ok(()),
         };
     };
-    let end = p.slot_bytes.checked_mul(p.slots).and_then(|all| all.checked_add(p.slots_at));
-    let Some(end) = end.filter(|end| *end <= stage.arena_bytes) else {
-        return Err(format!("{} slots of {} bytes lie outside the arena", p.slots, p.slot_bytes));
+    Memory::ALL.into_iter().try_for_each(|memory| check_in(stage, p, memory))?;
+    p.chunks.iter().enumerate().try_for_each(|(i, c)| passing(stage, c).map_err(|e| format!("chunk {i}: {e}")))?;
+    acts(stage, p)
+}
+
+/// Checks the slots in `memory`.
+fn check_in(stage: &Stage, p: &StagePipeline, memory: Memory) -> Result<(), String> {
+    let (slots_at, slot_bytes) = p.slots_in(memory);
+    let end = slot_bytes.checked_mul(p.slots).and_then(|all| all.checked_add(slots_at));
+    let Some(end) = end.filter(|end| *end <= stage.bytes_in(memory)) else {
+        return Err(format!("{} slots of {slot_bytes} bytes lie outside the arena", p.slots));
     };
-    for b in &stage.buffers {
+    let mut stash: Vec<&Buffer> = vec![];
+    for b in stage.buffers.iter().filter(|b| b.memory == memory) {
         let r = range(b);
         let BufferRole::Stash { chunk, stride } = b.role else {
-            if overlap(&r, &(p.slots_at..end)) {
+            if overlap(&r, &(slots_at..end)) {
                 let what = if is_kept(b) { "which is kept" } else { "which is no value in a slot" };
                 return Err(format!("a slot overlaps `{}`, {what}", b.name));
             }
             continue;
         };
-        if r.start < p.slots_at || r.end > p.slots_at + p.slot_bytes || stride != p.slot_bytes {
+        if r.start < slots_at || r.end > slots_at + slot_bytes || stride != slot_bytes {
             return Err(format!("`{}` lies outside of its slot", b.name));
         }
         if chunk >= p.chunks.len() || b.live.is_none() {
             return Err(format!("`{}` is of no chunk, or has no life", b.name));
         }
+        stash.push(b);
     }
     for chunk in 0..p.chunks.len() {
         let of = |b: &&&Buffer| matches!(b.role, BufferRole::Stash { chunk: c, .. } if c == chunk);
@@ -48,13 +58,15 @@ pub(super) fn check(stage: &Stage) -> Result<(), String> {
         own.dedup_by(|b, a| range(a) == range(b) && a.live == b.live);
         apart(&own).map_err(|e| format!("chunk {chunk}: {e}"))?;
     }
-    p.chunks.iter().enumerate().try_for_each(|(i, c)| passing(stage, c).map_err(|e| format!("chunk {i}: {e}")))?;
-    acts(stage, p)
+    Ok(())
 }
 
 /// What passes between a chunk and its neighbours: it arrives in slots, and leaves from values of the micro-batch.
 fn passing(stage: &Stage, chunk: &Chunk) -> Result<(), String> {
-    let buffer = |i: &usize| stage.buffers.get(*i).ok_or_else(|| format!("buffer {i} does not exist"));
+    let buffer = |i: &usize| {
+        let b = stage.buffers.get(*i).ok_or_else(|| format!("buffer {i} does not exist"))?;
+        if b.memory.is_device() { Ok(b) } else { Err(format!("`{}` passes between stages and is on the host", b.name)) }
+    };
     for i in chunk.arrives.iter().chain(&chunk.returns) {
         let b = buffer(i)?;
         if stride(b) == 0 {

@@ -5,7 +5,7 @@ use athanor_ir::func::Init;
 use athanor_ir::plan::{GemmSpec, Kernel, MatRef, Target, VERSION};
 use athanor_ir::run::RunSpec;
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{Binary, DType, Loc, Mesh, Sharding};
+use athanor_ir::{Binary, DType, Loc, Memory, Mesh, Sharding};
 
 fn named(name: &str, offset: usize, dims: &[usize], role: BufferRole, live: Option<(usize, usize)>) -> Buffer {
     let bytes = dims.iter().product::<usize>() * 4;
@@ -13,6 +13,7 @@ fn named(name: &str, offset: usize, dims: &[usize], role: BufferRole, live: Opti
         name: name.into(),
         dtype: DType::F32,
         dims: dims.into(),
+        memory: Memory::Device,
         offset,
         bytes,
         role,
@@ -36,6 +37,7 @@ pub(crate) fn plan() -> Plan {
     };
     let stage = Stage {
         arena_bytes: 256,
+        host_bytes: 0,
         buffers: vec![
             named("x", 0, &[4, 4], BufferRole::Input, None),
             named("w", 64, &[4, 4], BufferRole::Weight { init: Init::Constant { value: 1.0 } }, None),
@@ -151,6 +153,54 @@ fn what_lives_together_does_not_overlap() {
     refused(both, "which overlap");
 }
 
+/// The good plan with `w` on the host, from where a copy brings it before the product.
+fn swapped() -> Plan {
+    let mut p = plan();
+    let s = &mut p.stages[0];
+    (s.arena_bytes, s.host_bytes) = (256, 64);
+    (s.buffers[1].memory, s.buffers[1].offset) = (Memory::Host, 0);
+    for b in &mut s.buffers[2..4] {
+        b.live = b.live.map(|(first, last)| (first + 1, last + 1));
+    }
+    s.buffers.push(named("w here", 64, &[4, 4], BufferRole::Activation, Some((0, 1))));
+    let steps = &mut s.programs[0].steps;
+    steps[0].inputs[1] = 5;
+    let copy = Step { action: Action::Op(Op::FromHost), inputs: vec![1], outputs: vec![5], loc: Loc::default() };
+    steps.insert(0, copy);
+    p
+}
+
+#[test]
+fn the_host_is_reached_by_copies_alone() {
+    check(&swapped(), 0).unwrap();
+    let refused = |change: fn(&mut Stage), says: &str| {
+        let mut p = swapped();
+        change(&mut p.stages[0]);
+        let e = check(&p, 0).expect_err(says);
+        assert!(e.code.id == "B0201" && e.message.contains(says), "{e} should say {says:?}");
+    };
+    let not_there = "not in the memory of the";
+    refused(|s| s.programs[0].steps[1].inputs[1] = 1, "reads `w`, which is not in the memory of the device");
+    refused(|s| s.buffers[1].memory = Memory::Device, "reads `w`, which is not in the memory of the host");
+    refused(|s| s.programs[0].steps[0].action = Action::Op(Op::ToHost), not_there);
+    refused(|s| s.programs[0].steps[0].action = Action::Op(Op::Reshape), not_there);
+    refused(|s| s.programs[0].steps[0].outputs = vec![1], "writes `w`");
+    refused(|s| s.buffers[2].memory = Memory::Host, "outside the arena of 64 bytes");
+    // Both memories have lives and places of their own.
+    refused(|s| s.host_bytes = 63, "outside the arena of 63 bytes");
+    let beside = |s: &mut Stage, offset: usize| {
+        s.host_bytes = 128;
+        let role = s.buffers[1].role.clone();
+        s.buffers.push(Buffer { memory: Memory::Host, ..named("v", offset, &[4, 4], role, None) });
+    };
+    let mut p = swapped();
+    beside(&mut p.stages[0], 64);
+    check(&p, 0).unwrap();
+    let mut p = swapped();
+    beside(&mut p.stages[0], 32);
+    assert!(check(&p, 0).unwrap_err().message.contains("kept between programs, overlap"));
+}
+
 /// The good plan as the stage of a pipeline: its product lies in one of two slots.
 fn staged() -> Plan {
     use athanor_ir::pipeline::{Act, Part, Task};
@@ -167,6 +217,8 @@ fn staged() -> Plan {
         slots: 3,
         slots_at: 128,
         slot_bytes: 64,
+        host_slots_at: 0,
+        host_slot_bytes: 0,
         chunks: vec![Chunk { arrives: vec![2], ..Chunk::default() }],
         acts: vec![
             Act::Receive { from: 1, task: task(0), chunk: 0, slot: 2 },
@@ -203,6 +255,16 @@ fn slots_are_inside_the_arena_and_apart_from_all_else() {
     task.part = athanor_ir::pipeline::Part::B;
     refused(&other(Act::Run { task, slot }), "no such program");
     refused(&other(Act::Pass { task, slot: 7, chunk: 0, to: 0 }), "slot 7");
+    let on_host = |p: &mut Plan| {
+        let s = &mut p.stages[0];
+        s.host_bytes = 192;
+        (s.buffers[2].memory, s.buffers[2].offset) = (Memory::Host, 0);
+        let p = s.pipeline.as_mut().unwrap();
+        p.host_slot_bytes = 64;
+        s.programs.clear();
+    };
+    refused(&on_host, "passes between stages and is on the host");
+    refused(&|p| (on_host(p), p.stages[0].host_bytes = 191).1, "3 slots of 64 bytes lie outside the arena");
     refused(&|p| p.stages[0].pipeline = None, "the stage has none");
     refused(&|p| p.stages[0].buffers[2].live = None, "has no life");
     refused(&|p| p.stages[0].buffers[3].offset = 160, "outside of its slot");

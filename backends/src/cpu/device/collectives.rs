@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::comm::Engine;
     use crate::comm::local::run;
-    use athanor_ir::{DType, TensorType};
+    use athanor_ir::{DType, Memory, TensorType};
     use std::time::Duration;
 
     /// What rank `rank` of `ranks` makes of the f32s `x` of dims `dims`.
@@ -87,8 +87,8 @@ mod tests {
         let bytes = types.clone().map(|t| t.bytes());
         let mut arena = vec![0.0f32; (bytes[0] + bytes[1]) / 4];
         arena[..x.len()].copy_from_slice(x);
-        let from = Place { ty: &types[0], range: 0..bytes[0] };
-        let to = Place { ty: &types[1], range: bytes[0]..bytes[0] + bytes[1] };
+        let from = Place { ty: &types[0], memory: Memory::Device, range: 0..bytes[0] };
+        let to = Place { ty: &types[1], memory: Memory::Device, range: bytes[0]..bytes[0] + bytes[1] };
         // SAFETY: both lie in the arena, one behind the other.
         unsafe { collective(arena.as_mut_ptr().cast(), &op, group, &from, &to)? };
         Ok(arena.split_off(x.len()))

@@ -15,6 +15,7 @@ use std::ffi::c_void;
 pub(super) struct Loader<'a> {
     pub(super) plan: &'a Plan,
     pub(super) stage: &'a Stage,
+    /// Start of the device's arena: what kernels reach.
     pub(super) base: *mut u8,
     pub(super) library: Option<&'a Library>,
     pub(super) onednn: Option<&'a OneDnn>,
@@ -33,15 +34,20 @@ impl Loader<'_> {
                 let operands = |ts: Vec<TensorType>, bs: &[&Buffer]| {
                     ts.into_iter().zip(bs).map(|(ty, b)| Operand::of(ty, b)).collect()
                 };
+                let operand = |ts: &[TensorType], bs: &[&Buffer]| Operand::of(ts[0].clone(), bs[0]);
                 if let Op::Collective(c) = op {
-                    let operand = |ts: &[TensorType], bs: &[&Buffer]| Operand::of(ts[0].clone(), bs[0]);
                     let (from, to) = (operand(&t_in, &ins), operand(&t_out, &outs));
                     let row = profile.row(&format!("{} over {}", op.name(), c.axes));
                     let work = Work::Collective { op: c.clone(), group: self.group(c)?, from, to };
                     return Ok(Prepared { work, row, flops: 0, bytes: op.bytes(&t_in, &t_out) });
                 }
-                let row = profile.row(&format!("{} (reference)", op.name()));
                 let (flops, bytes) = (op.flops(&t_in, &t_out), op.bytes(&t_in, &t_out));
+                if let Op::ToHost | Op::FromHost = op {
+                    let row = profile.row(op.name());
+                    let work = Work::Copy { from: operand(&t_in, &ins), to: operand(&t_out, &outs) };
+                    return Ok(Prepared { work, row, flops, bytes });
+                }
+                let row = profile.row(&format!("{} (reference)", op.name()));
                 let work = Work::Reference { op: op.clone(), ins: operands(t_in, &ins), outs: operands(t_out, &outs) };
                 return Ok(Prepared { work, row, flops, bytes });
             }

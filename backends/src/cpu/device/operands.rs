@@ -1,8 +1,8 @@
-//! Where in the arena the operands of a step lie, in the slot that a program runs on.
+//! Where in the arenas the operands of a step lie, in the slot that a program runs on.
 
 use crate::cpu::check::{range, stride};
-use athanor_ir::TensorType;
 use athanor_ir::plan::Buffer;
+use athanor_ir::{Memory, TensorType};
 use std::borrow::Cow;
 use std::ffi::c_void;
 use std::ops::Range;
@@ -44,9 +44,10 @@ unsafe impl Send for Addresses {}
 // SAFETY: as above.
 unsafe impl Sync for Addresses {}
 
-/// A value of a reference op: its type and bytes of the arena.
+/// A value of a reference op: its type and bytes of an arena.
 pub(super) struct Operand {
     ty: TensorType,
+    memory: Memory,
     /// In slot 0.
     first: Range<usize>,
     /// Bytes from slot to slot; 0 for what lies in none.
@@ -55,17 +56,18 @@ pub(super) struct Operand {
 
 impl Operand {
     pub(super) fn of(ty: TensorType, b: &Buffer) -> Self {
-        Self { ty, first: range(b), stride: stride(b) }
+        Self { ty, memory: b.memory, first: range(b), stride: stride(b) }
     }
 
     pub(super) fn in_slot(&self, slot: usize) -> Place<'_> {
         let shift = slot * self.stride;
-        Place { ty: &self.ty, range: self.first.start + shift..self.first.end + shift }
+        Place { ty: &self.ty, memory: self.memory, range: self.first.start + shift..self.first.end + shift }
     }
 }
 
 /// An operand in the slot that a program runs on.
 pub(super) struct Place<'a> {
     pub(super) ty: &'a TensorType,
+    pub(super) memory: Memory,
     pub(super) range: Range<usize>,
 }

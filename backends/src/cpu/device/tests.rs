@@ -49,6 +49,35 @@ fn products_and_reference_ops_run() {
 }
 
 #[test]
+fn what_lies_on_the_host_is_brought_before_it_is_read() {
+    use athanor_ir::{Loc, Memory};
+    let mut p = without_kernels();
+    let s = &mut p.stages[0];
+    s.host_bytes = 64;
+    (s.buffers[1].memory, s.buffers[1].offset) = (Memory::Host, 0);
+    let here = athanor_ir::plan::Buffer {
+        name: "w here".into(),
+        memory: Memory::Device,
+        offset: 64,
+        role: BufferRole::Activation,
+        live: Some((0, 1)),
+        ..s.buffers[1].clone()
+    };
+    s.buffers.push(here);
+    s.buffers[2..4].iter_mut().for_each(|b| b.live = b.live.map(|(first, last)| (first + 1, last + 1)));
+    let steps = &mut s.programs[0].steps;
+    steps[0].inputs[1] = 5;
+    let copy = athanor_ir::plan::Step {
+        action: Action::Op(Op::FromHost),
+        inputs: vec![1],
+        outputs: vec![5],
+        loc: Loc::default(),
+    };
+    steps.insert(0, copy);
+    run(device(p, &DeviceOptions::default()).unwrap());
+}
+
+#[test]
 fn a_missing_program_is_named() {
     let mut d = device(without_kernels(), &DeviceOptions::default()).unwrap();
     let e = d.run_program("update").unwrap_err();

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use self::writer::{Writer, float, quoted};
 use super::general::Resume;
 use super::recompute::{Amount, Selection};
+use super::swap::{Numbers, SwapConfig, SwapEntry};
 use super::{CheckpointFormat, Config, DataLoader, DataPath, GptDataset, LossScale, RunMode, TokenDtype};
 
 /// The effective configuration as YAML in the G2 layout, canonical names throughout.
@@ -234,11 +235,35 @@ fn recompute(out: &mut Writer, config: &Config) {
         out.boolean("mp_comm_recompute", r.mp_comm_recompute.value);
         // `recompute_slice_activation` exists only in the legacy layout, for tensor parallel ranks.
     });
+    swap(out, &config.swap);
     // Nothing else depends on it.
     if let (Selection::Auto, Some(memory)) = (&r.recompute.value, config.context.max_device_memory) {
         let gigabytes = memory.value as f64 / (1_u64 << 30) as f64;
         out.section("context", |out| out.string("max_device_memory", &format!("{gigabytes}GB")));
     }
+}
+
+fn swap(out: &mut Writer, config: &SwapConfig) {
+    if !config.swap.value {
+        return;
+    }
+    let entry = |e: &SwapEntry| {
+        let name = e.op_name.as_ref().map_or_else(String::new, |n| format!("op_name: {}, ", quoted(n)));
+        let layers = match &e.layers.value {
+            Numbers::All(all) => amount(Amount::All(*all)),
+            Numbers::Some(list) => format!("{list:?}"),
+        };
+        format!("{{{name}backward_prefetch: {}, layers: {layers}}}", e.backward_prefetch.value)
+    };
+    out.section("swap_config", |out| {
+        out.boolean("swap", true);
+        out.number("default_prefetch", config.default_prefetch.value);
+        for (key, entries) in [("layer_swap", &config.layer_swap), ("op_swap", &config.op_swap)] {
+            if !entries.is_empty() {
+                out.raw(key, &format!("[{}]", entries.iter().map(entry).collect::<Vec<_>>().join(", ")));
+            }
+        }
+    });
 }
 
 fn amount(amount: Amount) -> String {
@@ -310,6 +335,11 @@ mod tests {
                 ("recompute_config.recompute", "auto"),
                 ("context.max_device_memory", "1.5GB"),
                 ("model.model_config.param_init_std_rules", "[{target: '.*', init_method_std: 0.1}]"),
+            ],
+            &[
+                ("swap_config.swap", "True"),
+                ("swap_config.layer_swap", "[{layers: [0, 1]}, {backward_prefetch: 7, layers: True}]"),
+                ("swap_config.op_swap", "{op_name: 'mlp\\.mul', layers: [1]}"),
             ],
             &[("model.model_config.model_type", "gpt2"), ("model.model_config.hidden_act", "gelu_erf")],
         ] {

@@ -82,8 +82,11 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
             found.push(mark(mark(d, size.span, "of the model"), p.model_parallel.span, "parts"));
         }
         let tokens = m.seq_length;
-        if p.use_seq_parallel.value && !tokens.value.is_multiple_of(tp) {
-            let message = format!("a sequence of {} tokens cannot be cut in {tp} equal parts", tokens.value);
+        // What does not divide among ranks with parts of sequences is reported already.
+        let cp = p.context_parallel.value;
+        let parts = if tokens.value.is_multiple_of(cp) { cp * tp } else { tp };
+        if p.use_seq_parallel.value && !tokens.value.is_multiple_of(parts) {
+            let message = format!("a sequence of {} tokens cannot be cut in {parts} equal parts", tokens.value);
             let d = Diagnostic::error(&codes::CONTRADICTION, message)
                 .help("lower `model_parallel`, or write `use_seq_parallel: False`");
             let d = mark(mark(d, tokens.span, "tokens"), p.model_parallel.span, "parts");

@@ -17,6 +17,7 @@ use crate::config::recompute::Selection;
 use crate::config::report::Report;
 use crate::config::runner_wrapper::{LossScale, RunnerWrapper};
 use crate::config::span::{Span, Spanned};
+use crate::config::swap;
 use crate::config::{Config, DataLoader, Dtype, GptDataset, codes};
 
 /// The rules that need a whole configuration.
@@ -41,6 +42,7 @@ pub(super) fn check(report: &Report, config: &Config) {
     }
     let mark = |d: Diagnostic, span: Option<Span>, text: &str| report.mark(d, span, text);
     mesh::limits(config, &mark).into_iter().for_each(|d| report.push(d));
+    swap::limits(config, &mark).into_iter().for_each(|d| report.push(d));
 }
 
 /// More layers than any model has: compiling them would take hours before memory runs out.

@@ -73,9 +73,9 @@ fn keys_and_values_are_gathered() {
     let m = cut(&[("cp", 2), ("tp", 2)], 1);
     assert_eq!(spread(&m, "micro", "tokens"), (vec![2, 4], "[ cp] ".into()));
     assert_eq!(attended(&m), [vec![2, 4, 2, 2], vec![2, 8, 2, 2], vec![2, 8, 2, 2], vec![]]);
-    // Keys, which are values too, and labels; their two gradients; where the first key is, forward and backward.
+    // Keys, which are values too, forward and backward, and labels; their two gradients; where the first key is, forward and backward.
     let counts = ["all_gather", "reduce_scatter", "own_ids", "all_to_all"].map(|name| count(&m, name));
-    assert_eq!(counts, [2, 2, 2, 0]);
+    assert_eq!(counts, [3, 2, 2, 0]);
 }
 
 #[test]
