@@ -23,7 +23,8 @@ module attributes {nn.mesh = [["up", 2]]} {
     %3 = "nn.reshape"(%2#0) : (tensor<1x8x2x4xf32>) -> tensor<1x8x8xf32>
     %4 = "nn.slice"(%labels) {dim = 1 : i64, start = 1 : i64, len = 7 : i64} : (tensor<1x8xi32>) -> tensor<1x7xi32>
     %5 = "nn.constant"() {value = 0.0 : f64} : () -> tensor<1x1xi32>
-    %6 = "nn.concat"(%4, %5) {dim = 1 : i64} : (tensor<1x7xi32>, tensor<1x1xi32>) -> tensor<1x8xi32>
+    %t = builtin.unrealized_conversion_cast %4, %5 : tensor<1x7xi32>, tensor<1x1xi32> to tuple<tensor<1x7xi32>, tensor<1x1xi32>>
+    %6 = "nn.concat"(%t) {dim = 1 : i64} : (tuple<tensor<1x7xi32>, tensor<1x1xi32>>) -> tensor<1x8xi32>
     %7:2 = "nn.cross_entropy"(%3, %6) : (tensor<1x8x8xf32>, tensor<1x8xi32>) -> (tensor<1x8xf32>, tensor<1x8xf32>)
     return %7#0 : tensor<1x8xf32>
   }
