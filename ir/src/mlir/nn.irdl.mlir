@@ -299,7 +299,8 @@ irdl.dialect @nn {
     %operand_0 = irdl.base "!builtin.tensor"
     %operand_1 = irdl.base "!builtin.tensor"
     %operand_2 = irdl.base "!builtin.tensor"
-    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %operand_3 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: optional %operand_3)
     %result_0 = irdl.base "!builtin.tensor"
     %result_1 = irdl.base "!builtin.tensor"
     irdl.results(result_0: %result_0, result_1: %result_1)
@@ -319,7 +320,8 @@ irdl.dialect @nn {
     %operand_3 = irdl.base "!builtin.tensor"
     %operand_4 = irdl.base "!builtin.tensor"
     %operand_5 = irdl.base "!builtin.tensor"
-    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5)
+    %operand_6 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5, operand_6: optional %operand_6)
     %result_0 = irdl.base "!builtin.tensor"
     %result_1 = irdl.base "!builtin.tensor"
     %result_2 = irdl.base "!builtin.tensor"

@@ -176,16 +176,8 @@ impl<'a> Checker<'a> {
             if !lost.and(partial).is_empty() {
                 return Err("sums over an axis that it is partial over already".to_owned());
             }
-            let dims: Vec<Option<Axes>> = labels.iter().map(|l| cut.get(l).copied().flatten()).collect();
-            let mut cutting = Axes::NONE;
-            for axes in dims.iter().flatten() {
-                if !axes.and(cutting).is_empty() {
-                    return Err("has two dims that one axis cuts".to_owned());
-                }
-                cutting = cutting.or(*axes);
-            }
             Ok(Spread {
-                dims,
+                dims: labels.iter().map(|l| cut.get(l).copied().flatten()).collect(),
                 partial: partial.or(lost),
                 vague: vague || gone().any(|(_, axes)| axes.is_none()),
                 experts,

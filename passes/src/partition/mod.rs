@@ -49,8 +49,8 @@ use factors::Factors;
 /// With `sharing` in the run, ranks with other tokens share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps the
 /// moments of that part, moves that part of the weight, and gathers the others'. They may share gradients, too: each
 /// micro-batch's is summed into parts as soon as it is made. And they may share weights: `micro` gathers one where a block reads
-/// it, forward and again backward, and `update` gathers nothing. Replicas that share are those along axes `dp_shard` and `ep`
-/// if there is axis `dp_shard` or the run says so; along `dp` parts are then summed (`all_reduce`) where their step is.
+/// it, forward and again backward, and `update` gathers nothing. Which replicas share, the run says: those along `dp` may
+/// have the same parts, which are then summed (`all_reduce`) where their step is.
 ///
 /// The result is checked by [`check`], which derives from the parameters alone where partial sums are and who reads them.
 #[derive(Debug, Default)]
