@@ -2,7 +2,7 @@
 //! less memory and shorter messages.
 
 use super::{Changes, GLOBAL, OptLevel, Resume, SAVES, SHARED, agree, compile, files_agree, parity};
-use crate::support::mesh::{Compiled, DEEPSEEK, Spread};
+use crate::support::mesh::{Compiled, DEEPSEEK, Spread, zero};
 use athanor_ir::plan::Stage;
 use athanor_runtime::metrics::json::Line;
 
@@ -105,6 +105,18 @@ fn files_of_ranks_with_parts_of_sequences_are_those_of_one_device() {
     files_agree(&ours, &theirs);
     agree("on the mesh from one device", &mesh.train(6, Resume::From(theirs)), &straight[3..]);
     agree("on one device from the mesh", &serial.train(6, Resume::From(ours)), &straight[3..]);
+}
+
+/// Parts that context parallel ranks cut are cut further; weights that replicas share are gathered beside.
+#[test]
+fn parts_of_sequences_beside_parts_of_context_and_shared_weights_follow_one_device() {
+    let context = ("parallel_config.context_parallel", "2");
+    let further = [NEW, ("model.model_config.mtp_num_layers", "1")];
+    parity(OptLevel::O0, 1, &cut(&[&DEEPSEEK[..], &further, &[context]].concat()), &[[1, 2]]);
+    let exchanged = ("parallel_config.context_parallel_algo", "ulysses_cp");
+    let heads = ("model.model_config.num_query_groups", "4");
+    parity(OptLevel::O1, 1, &cut(&[NEW, heads, context, exchanged, RECOMPUTE]), &[[1, 2]]);
+    parity(OptLevel::O1, 2, &cut(&zero(3)), &[[2, 2]]);
 }
 
 const STAGES: Spread = Spread { pp: 2, dp: 1, tp: 2, micro: 4, sequences: GLOBAL };
