@@ -20,6 +20,8 @@ use support::mesh::{Changes, Compiled, SHARED, Spread, agree, files_agree};
 
 /// Sequences of a step in every run here.
 const GLOBAL: usize = 4;
+/// Steps of a run that is compared, but for those that are resumed.
+const STEPS: u64 = 4;
 
 /// w1-tiny on `dp` replicas of `tp` ranks, `micro` micro-batches in a step.
 fn compile([dp, tp, micro]: [usize; 3], opt: OptLevel, changes: Changes<'_>) -> Compiled {
@@ -35,9 +37,9 @@ fn parity(opt: OptLevel, micro: usize, changes: Changes<'_>, meshes: &[[usize; 2
         ("parallel_config.use_seq_parallel", "False"),
     ];
     let alone = [changes, &one_rank].concat();
-    let serial = compile([1, 1, micro], opt, &alone).train(6, Resume::No);
+    let serial = compile([1, 1, micro], opt, &alone).train(STEPS, Resume::No);
     for [dp, tp] in meshes {
-        let got = compile([*dp, *tp, micro], opt, changes).train(6, Resume::No);
+        let got = compile([*dp, *tp, micro], opt, changes).train(STEPS, Resume::No);
         agree(&format!("dp {dp}, tp {tp}, {micro} micro-batches, {changes:?}"), &got, &serial);
     }
 }
@@ -118,7 +120,7 @@ fn a_vocabulary_on_every_rank_follows_one_device() {
 fn a_vocabulary_in_parts_in_a_pipeline_follows_one_device() {
     let rows = [("parallel_config.vocab_emb_dp", "False")];
     let on = Spread { pp: 2, dp: 1, tp: 2, micro: 4, sequences: GLOBAL };
-    let train = |on| Compiled::new(on, OptLevel::O1, &rows).train(4, Resume::No);
+    let train = |on| Compiled::new(on, OptLevel::O1, &rows).train(STEPS, Resume::No);
     agree("stages", &train(on), &train(on.alone()));
 }
 

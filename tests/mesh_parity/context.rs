@@ -1,6 +1,6 @@
 //! Sequences in parts: losses, norms, loads of experts and saved files are those of one device.
 
-use super::{Changes, GLOBAL, OptLevel, Resume, SAVES, SHARED, Spread, agree, compile, files_agree, parity};
+use super::{Changes, GLOBAL, OptLevel, Resume, SAVES, SHARED, STEPS, Spread, agree, compile, files_agree, parity};
 use crate::support::mesh::{Compiled, DEEPSEEK};
 
 const BY_TWO: (&str, &str) = ("parallel_config.context_parallel", "2");
@@ -83,7 +83,7 @@ fn parts_of_sequences_in_a_pipeline() {
     let runs: [(&str, OptLevel, Changes<'_>); 2] =
         [("exchanged", OptLevel::O1, &[BY_TWO, ULYSSES]), ("gathered", OptLevel::O0, &[BY_TWO])];
     for (what, opt, by) in runs {
-        let train = |on, changes: Changes<'_>| Compiled::new(on, opt, changes).train(4, Resume::No);
+        let train = |on, changes: Changes<'_>| Compiled::new(on, opt, changes).train(STEPS, Resume::No);
         agree(what, &train(on, &with(&further, by)), &train(on.alone(), &further));
     }
 }

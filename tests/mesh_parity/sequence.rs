@@ -1,7 +1,7 @@
 //! Sequences cut over tensor-parallel ranks: numbers of one device, the bits of whole sequences where sums are the same ones, and
 //! less memory and shorter messages.
 
-use super::{Changes, GLOBAL, OptLevel, Resume, SAVES, SHARED, agree, compile, files_agree, parity};
+use super::{Changes, GLOBAL, OptLevel, Resume, SAVES, SHARED, STEPS, agree, compile, files_agree, parity};
 use crate::support::mesh::{Compiled, DEEPSEEK, Spread, zero};
 use athanor_ir::plan::Stage;
 use athanor_runtime::metrics::json::Line;
@@ -127,11 +127,11 @@ fn parts_of_sequences_in_a_pipeline_follow_one_device() {
     let further = [NEW, ("model.model_config.num_layers", "4"), ("model.model_config.mtp_num_layers", "1"), ROWS];
     let deepseek = [&DEEPSEEK[..], &further].concat();
     for model in [&[][..], &deepseek] {
-        let serial = Compiled::new(STAGES.alone(), OptLevel::O1, model).train(4, Resume::No);
+        let serial = Compiled::new(STAGES.alone(), OptLevel::O1, model).train(STEPS, Resume::No);
         let on = |more: Changes<'_>| Compiled::new(STAGES, OptLevel::O1, &[model, more].concat());
         let parts = on(&[CUT]);
-        agree("stages", &parts.train(4, Resume::No), &serial);
-        agree("stages, layers again", &on(&[CUT, RECOMPUTE]).train(4, Resume::No), &serial);
+        agree("stages", &parts.train(STEPS, Resume::No), &serial);
+        agree("stages, layers again", &on(&[CUT, RECOMPUTE]).train(STEPS, Resume::No), &serial);
         let messages = |c: &Compiled| -> usize {
             let stage = &c.plan.stages[0];
             let chunk = &stage.pipeline.as_ref().unwrap().chunks[0];

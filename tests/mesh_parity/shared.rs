@@ -1,6 +1,6 @@
 //! What replicas share of weights: moments, gradients, the weights themselves; by all of them and by two at a time.
 
-use super::{Compiled, OptLevel, Resume, SAVES, Spread, agree, compile, files_agree};
+use super::{Compiled, OptLevel, Resume, SAVES, STEPS, Spread, agree, compile, files_agree};
 use crate::support::mesh::{BY_TWO, DEEPSEEK, zero};
 use athanor_ir::plan::BufferRole;
 
@@ -15,9 +15,9 @@ const TIED: [Change; 2] = [("load_checkpoint", ""), ("model.model_config.tie_wor
 
 /// Trains `model` in `micro` micro-batches on one device, and in each of `ways` on so many replicas and tensor parallel ranks.
 fn follow(opt: OptLevel, micro: usize, model: &[Change], ways: &[([usize; 2], Vec<Change>)]) {
-    let serial = compile([1, 1, micro], opt, model).train(6, Resume::No);
+    let serial = compile([1, 1, micro], opt, model).train(STEPS, Resume::No);
     for ([dp, tp], way) in ways {
-        let got = compile([*dp, *tp, micro], opt, &with(&[model, way])).train(6, Resume::No);
+        let got = compile([*dp, *tp, micro], opt, &with(&[model, way])).train(STEPS, Resume::No);
         agree(&format!("dp {dp}, tp {tp}, {micro} micro-batches, {model:?}, {way:?}"), &got, &serial);
     }
 }
@@ -62,10 +62,14 @@ fn stages_share_among_their_replicas() {
     for (model, experts) in [(with(&[&TIED]), "1"), (with(&[&DEEPSEEK, &further]), "2")] {
         let alone = model.clone();
         let model = [&model[..], &[("parallel_config.expert_parallel", experts)]].concat();
-        let serial = Compiled::new(on.alone(), OptLevel::O1, &alone).train(4, Resume::No);
+        let serial = Compiled::new(on.alone(), OptLevel::O1, &alone).train(STEPS, Resume::No);
         for stage in 2..=3 {
             let changes = [&model[..], &zero(stage)].concat();
-            agree(&format!("{changes:?}"), &Compiled::new(on, OptLevel::O1, &changes).train(4, Resume::No), &serial);
+            agree(
+                &format!("{changes:?}"),
+                &Compiled::new(on, OptLevel::O1, &changes).train(STEPS, Resume::No),
+                &serial,
+            );
         }
     }
 }
