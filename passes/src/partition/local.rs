@@ -7,7 +7,6 @@ use super::held::Held;
 use super::sequence::Parts;
 use super::share::Shares;
 use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
-use athanor_ir::experts::GroupedForm;
 use athanor_ir::{Binary, Builder, TensorType, ValueId};
 use athanor_ir::{Collective, CollectiveKind, Func, Loc, Module, Node, Op, ReduceKind, Result, Role, Sharding};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,9 +32,9 @@ pub(super) fn cut(module: &Module, factors: &Factors) -> Result<Module> {
 /// One function on its way to that of a rank.
 pub(super) struct Cutter<'a> {
     pub(super) module: &'a Module,
-    factors: &'a Factors,
+    pub(super) factors: &'a Factors,
     shares: &'a Shares<'a>,
-    index: usize,
+    pub(super) index: usize,
     pub(super) func: &'a Func,
     pub(super) out: Func,
     /// The new value of each old one.
@@ -44,13 +43,13 @@ pub(super) struct Cutter<'a> {
     /// added to them.
     pub(super) partial: Vec<Option<Axes>>,
     /// Axes over which each old value has the rows of some experts only, and zeros where those of others would be.
-    window: Vec<Axes>,
+    pub(super) window: Vec<Axes>,
     /// Values with sums over some axes taken.
     summed: BTreeMap<(ValueId, Axes), ValueId>,
     /// Values with the sequences of all ranks that share experts.
-    gathered: HashMap<ValueId, ValueId>,
+    pub(super) gathered: HashMap<ValueId, ValueId>,
     /// Spans of the own experts.
-    spans: HashMap<ValueId, ValueId>,
+    pub(super) spans: HashMap<ValueId, ValueId>,
     /// Ids counted from the first of the own part of a vocabulary, whose size it is.
     pub(super) ids: HashMap<(ValueId, usize), ValueId>,
     /// What attention reads of values, and what it makes: some heads, and tokens of other ranks.
@@ -148,15 +147,6 @@ impl<'a> Cutter<'a> {
         let mut ty = self.func.ty(value).clone();
         for (d, size) in ty.dims.iter_mut().enumerate() {
             *size /= self.factors.axes_of(self.index, value, d).ranks(&self.module.mesh);
-        }
-        ty
-    }
-
-    /// As [`Self::local`], with the sequences of all ranks that share experts.
-    fn local_together(&self, value: ValueId) -> TensorType {
-        let mut ty = self.func.ty(value).clone();
-        for (d, size) in ty.dims.iter_mut().enumerate() {
-            *size /= self.factors.axes_together(self.index, value, d).ranks(&self.module.mesh);
         }
         ty
     }
@@ -259,38 +249,6 @@ impl<'a> Cutter<'a> {
         self.partial[old.0 as usize] = Some(axes);
     }
 
-    /// The dim of `value` that ranks which share experts bring together for sorting, if it has one.
-    fn shared_dim(&self, value: ValueId) -> Option<usize> {
-        let at = |d: &usize| {
-            self.factors.axes_of(self.index, value, *d) != self.factors.axes_together(self.index, value, *d)
-        };
-        (0..self.func.ty(value).rank()).find(at)
-    }
-
-    /// `x`, the new value of `value`, with the sequences of all ranks that share experts.
-    fn gathered(&mut self, value: ValueId, x: ValueId, loc: &Loc) -> ValueId {
-        let Some(dim) = self.shared_dim(value) else { return x };
-        if let Some(known) = self.gathered.get(&value) {
-            return *known;
-        }
-        let all = self.collective(CollectiveKind::AllGather { dim }, self.factors.experts(), x, loc);
-        self.gathered.insert(value, all);
-        all
-    }
-
-    /// The spans of the own experts among `x`, the new value of the spans `value` of all.
-    fn own_spans(&mut self, value: ValueId, x: ValueId, loc: &Loc) -> ValueId {
-        if self.factors.holders().is_empty() {
-            return x;
-        }
-        if let Some(known) = self.spans.get(&value) {
-            return *known;
-        }
-        let own = self.collective(CollectiveKind::OwnPart { dim: 0 }, self.factors.holders(), x, loc);
-        self.spans.insert(value, own);
-        own
-    }
-
     fn node(&mut self, node: &Node) -> Result<()> {
         if node.op == Op::SumSquares {
             self.sum_squares(node);
@@ -355,36 +313,6 @@ impl<'a> Cutter<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Gives `old` its new value: each rank's part of `new`, which ranks that share experts have made together.
-    fn apart(&mut self, old: ValueId, new: ValueId, loc: &Loc) {
-        let Some(dim) = self.shared_dim(old) else {
-            self.new[old.0 as usize] = Some(new);
-            return;
-        };
-        let (experts, partial) = (self.factors.experts(), self.partial_of(old));
-        if !self.func.ty(old).dtype.is_float() {
-            self.gathered.insert(old, new);
-            return;
-        }
-        let summed = !experts.and(partial).is_empty();
-        let kind = if summed { CollectiveKind::ReduceScatter { dim } } else { CollectiveKind::OwnPart { dim } };
-        self.new[old.0 as usize] = Some(self.collective(kind, experts, new, loc));
-        self.partial[old.0 as usize] = Some(partial.without(experts));
-    }
-
-    /// Over which axes the results of `node` have the rows of some experts only, and over which they are partial because
-    /// operands have.
-    fn window_of(&self, node: &Node) -> (Axes, Axes) {
-        let all = node.inputs.iter().fold(Axes::NONE, |all, v| all.or(self.window[v.0 as usize]));
-        match (&node.op, form(&node.op)) {
-            (_, Some(GroupedForm::Rows)) => (self.factors.holders(), Axes::NONE),
-            // Of the rows of an expert the rank that has it has all.
-            (_, Some(GroupedForm::Sums)) => (Axes::NONE, Axes::NONE),
-            (Op::Combine | Op::CombineDot, _) => (Axes::NONE, all),
-            _ => (all, Axes::NONE),
-        }
     }
 
     /// The sum of earlier gradients and a new one is partial as the new one is.

@@ -5,6 +5,7 @@ mod context;
 mod experts;
 mod factors;
 mod fetch;
+mod gathered;
 mod held;
 mod local;
 mod sequence;
