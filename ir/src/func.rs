@@ -194,6 +194,11 @@ impl Func {
         uses
     }
 
+    /// Values of results that are no gradients: what they need is the forward part.
+    pub fn forward_results(&self) -> impl Iterator<Item = ValueId> + '_ {
+        self.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value)
+    }
+
     /// Whether each node is needed for one of the values `wanted`.
     pub fn needed_for(&self, wanted: impl IntoIterator<Item = ValueId>) -> Vec<bool> {
         let mut live = vec![false; self.types.len()];

@@ -49,7 +49,7 @@ impl Runner {
     /// What the engine reports.
     pub(crate) fn new(engine: &dyn Engine, plan: &Plan, stage: usize) -> Result<Self> {
         let group = engine.group(&plan.mesh.group(&["pp"], engine.rank()))?;
-        let (acts, chunks) = plan.stages[stage]
+        let (acts, chunks): (Arc<[Act]>, _) = plan.stages[stage]
             .pipeline
             .as_ref()
             .map(|p| (p.acts.as_slice().into(), p.chunks.clone()))
@@ -58,7 +58,6 @@ impl Runner {
         let of_stage = |s| loads_of(s).iter().map(|(name, _)| number_of_layer(name).unwrap_or(usize::MAX)).collect();
         let layers = plan.stages.iter().map(of_stage).collect();
         let (batches, reads, micro_batches) = (HashMap::new(), HashMap::new(), plan.run.accumulation);
-        let acts: Arc<[Act]> = acts;
         let mut last = vec![0; micro_batches];
         for (i, act) in acts.iter().enumerate() {
             if let Act::Run { task, .. } = act

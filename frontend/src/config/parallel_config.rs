@@ -50,9 +50,7 @@ impl ParallelConfig {
             .iter()
             .fold(1usize, |n, d| n.saturating_mul(d.value))
     }
-}
 
-impl ParallelConfig {
     /// Ranks with other parts of the same sequences: those that gather keys and values, times those that exchange tokens for
     /// heads. What does not divide is refused with the other limits of a mesh.
     pub fn context_ranks(&self) -> (usize, usize) {

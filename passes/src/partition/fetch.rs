@@ -43,10 +43,9 @@ impl Fetch {
                 makers.insert(node.outputs[0], i);
             }
         }
-        let forward = func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value);
         let mut of_logits: HashSet<ValueId> = HashSet::new();
         let mut backward = HashSet::new();
-        for (node, forward) in func.nodes.iter().zip(func.needed_for(forward)) {
+        for (node, forward) in func.nodes.iter().zip(func.needed_for(func.forward_results())) {
             let reads_them = node.inputs.iter().any(|v| of_logits.contains(v));
             if node.op == Op::CrossEntropyGrad || reads_them && moves(&node.op) {
                 of_logits.insert(node.outputs[0]);

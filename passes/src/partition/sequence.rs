@@ -35,8 +35,8 @@ impl Parts {
         if module.run.cut_sequence.is_none() || !reads {
             return Self::default();
         }
-        let wanted = func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value);
-        let (tp, forward, defs) = (Axes::named(&module.mesh, &["tp"]), func.needed_for(wanted), func.defs());
+        let (tp, forward, defs) =
+            (Axes::named(&module.mesh, &["tp"]), func.needed_for(func.forward_results()), func.defs());
         let losses = func.nodes.iter().filter(|n| n.op == Op::CrossEntropy);
         let logits = losses.filter_map(|n| defs[n.inputs[0].0 as usize]).map(|d| &func.nodes[d]);
         let by_logits = logits.flat_map(|n| n.inputs.iter().copied()).collect();

@@ -139,10 +139,10 @@ impl<'a> Program<'a> {
 
 /// Nodes that a result other than a gradient needs, or the next position of a pipeline.
 fn forward(func: &Func) -> Vec<bool> {
-    let results = func.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value);
     let handover = |n: &&Node| matches!(n.op, Op::Handover { .. });
-    let mut forward =
-        func.needed_for(results.chain(func.nodes.iter().filter(handover).flat_map(|n| n.inputs.iter().copied())));
+    let mut forward = func.needed_for(
+        func.forward_results().chain(func.nodes.iter().filter(handover).flat_map(|n| n.inputs.iter().copied())),
+    );
     for (flag, _) in forward.iter_mut().zip(&func.nodes).filter(|(_, n)| handover(n)) {
         *flag = true;
     }

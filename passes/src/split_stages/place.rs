@@ -26,7 +26,7 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
     let (layers, last) = (pipeline.all_layers(), pipeline.positions() - 1);
     let defs = micro.defs();
     let makers = |node: &Node| node.inputs.iter().filter_map(|v| defs[v.0 as usize]).collect::<Vec<usize>>();
-    let forward = micro.needed_for(micro.results.iter().filter(|r| !r.name.starts_with("grad.")).map(|r| r.value));
+    let forward = micro.needed_for(micro.forward_results());
     let free = free(micro);
     // Of forward nodes; `last + 1` is behind the layers, `None` where readers decide.
     let mut at: Vec<Option<usize>> = vec![None; micro.nodes.len()];
