@@ -5,6 +5,8 @@
 mod context;
 #[path = "mesh_parity/experts.rs"]
 mod experts;
+#[path = "mesh_parity/ring.rs"]
+mod ring;
 #[path = "mesh_parity/sequence.rs"]
 mod sequence;
 #[path = "mesh_parity/shared.rs"]

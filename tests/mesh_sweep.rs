@@ -65,6 +65,8 @@ struct Draw {
     ep: usize,
     cp: usize,
     keys: Keys,
+    /// Keys go from rank to rank instead of being gathered.
+    ring: bool,
     order: Order,
     /// What replicas share of weights.
     zero: usize,
@@ -101,6 +103,7 @@ impl Draw {
             && heads * tp <= 2
             && (self.keys != Keys::Both || self.cp == 4)
             && (self.keys == Keys::Gathered || self.cp > 1)
+            && (!self.ring || self.cp > 1 && self.keys != Keys::Exchanged)
             && (pp == 1 || micro >= pp)
             && (!chunks || pp == 2)
             && sequences >= dp * micro
@@ -142,6 +145,9 @@ impl Draw {
         if self.swap_optimizer {
             all.push(("optimizer.swap", "True"));
         }
+        if self.ring {
+            all.push(("model.model_config.use_ring_attention", "True"));
+        }
         let number = |n: usize| ["1", "2", "4"][n.ilog2() as usize];
         let algorithm = match self.keys {
             Keys::Gathered => "colossalai_cp",
@@ -169,18 +175,27 @@ fn draws() -> impl Strategy<Value = Draw> {
         sequences: SEQUENCES,
     });
     let model = select(vec![Model::Llama, Model::DeepSeek, Model::Further]);
-    let context = (sizes(), select(vec![Keys::Gathered, Keys::Exchanged, Keys::Both]));
+    let context = (sizes(), select(vec![Keys::Gathered, Keys::Exchanged, Keys::Both]), any::<bool>());
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let on_host = (any::<bool>(), any::<bool>());
     (model, spread, sizes(), context, order, (0..=3_usize, flags), on_host)
         .prop_map(
-            |(model, on, ep, (cp, keys), order, (zero, (by_two, vocabulary, sequence, recompute, fused)), on_host)| {
+            |(
+                model,
+                on,
+                ep,
+                (cp, keys, ring),
+                order,
+                (zero, (by_two, vocabulary, sequence, recompute, fused)),
+                on_host,
+            )| {
                 Draw {
                     model,
                     on,
                     ep,
                     cp,
                     keys,
+                    ring,
                     order,
                     zero,
                     by_two,

@@ -44,6 +44,8 @@ pub enum CollectiveKind {
         /// Joined dim.
         join: usize,
     },
+    /// (x) → same dims: what the member before has; the first one gets that of the last.
+    Shift,
     /// (x) → same dims on the first and the last position along the axis: the sum of both. The others take no part, so that the
     /// group has two members.
     SumEnds,
@@ -57,6 +59,14 @@ pub enum CollectiveKind {
         /// Ids of a part.
         size: usize,
     },
+    /// (ids i32) → same dims: ids in the part of the member `back` before (the last one is before the first), counted from the
+    /// first one of the member's own part. Nothing is sent.
+    BlockIds {
+        /// Ids of a part.
+        size: usize,
+        /// How far before it is: where what has been shifted so many times comes from.
+        back: usize,
+    },
 }
 
 impl Collective {
@@ -67,27 +77,37 @@ impl Collective {
             CollectiveKind::AllGather { .. } => "all_gather",
             CollectiveKind::ReduceScatter { .. } => "reduce_scatter",
             CollectiveKind::AllToAll { .. } => "all_to_all",
+            CollectiveKind::Shift => "shift",
             CollectiveKind::SumEnds => "sum_ends",
             CollectiveKind::OwnPart { .. } => "own_part",
             CollectiveKind::OwnIds { .. } => "own_ids",
+            CollectiveKind::BlockIds { .. } => "block_ids",
         }
     }
 
     /// The dims that are joined or cut.
     pub fn moved(&self) -> impl Iterator<Item = usize> {
         let dims = match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => [None; 2],
             CollectiveKind::AllGather { dim }
             | CollectiveKind::ReduceScatter { dim }
             | CollectiveKind::OwnPart { dim } => [Some(dim), None],
             CollectiveKind::AllToAll { cut, join } => [Some(cut), Some(join)],
+            CollectiveKind::AllReduce { .. }
+            | CollectiveKind::Shift
+            | CollectiveKind::SumEnds
+            | CollectiveKind::OwnIds { .. }
+            | CollectiveKind::BlockIds { .. } => [None; 2],
         };
         dims.into_iter().flatten()
     }
 
     /// Whether members send anything to one another.
     pub const fn sends(&self) -> bool {
-        !matches!(self.kind, CollectiveKind::OwnPart { .. } | CollectiveKind::OwnIds { .. })
+        let alone = matches!(
+            self.kind,
+            CollectiveKind::OwnPart { .. } | CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. }
+        );
+        !alone
     }
 
     /// The axes one by one.
@@ -121,7 +141,11 @@ impl Collective {
             return Err("a group has one member at least".into());
         }
         let (cut, join) = match self.kind {
-            CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. } => (None, None),
+            CollectiveKind::AllReduce { .. }
+            | CollectiveKind::Shift
+            | CollectiveKind::SumEnds
+            | CollectiveKind::OwnIds { .. }
+            | CollectiveKind::BlockIds { .. } => (None, None),
             CollectiveKind::AllGather { dim } => (None, Some(dim)),
             CollectiveKind::ReduceScatter { dim } | CollectiveKind::OwnPart { dim } => (Some(dim), None),
             CollectiveKind::AllToAll { cut, join } => (Some(cut), Some(join)),

@@ -42,8 +42,8 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::Einsum { .. } => 2..=3,
         Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => 3..=3,
         Op::Rope { .. } => 3..=3,
-        Op::Attention { .. } => 3..=4,
-        Op::AttentionGrad { .. } => 6..=7,
+        Op::Attention { .. } => 3..=6,
+        Op::AttentionGrad { .. } => 6..=8,
         Op::CrossEntropyGrad | Op::PartEntropyGrad => 4..=4,
         Op::AdamW { .. } => 8..=8,
         Op::Histogram { .. } => 1..=1,
@@ -197,12 +197,22 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             })?;
             let out = q.with_dims([q.dims[0], q.dims[1], q.dims[2], v.dims[3]]);
             let lse = TensorType::new(DType::F32.max_float(q.dtype), [q.dims[0], q.dims[2], q.dims[1]]);
+            // What is added up over several such ops is in f32 at least.
+            let wide = |t: &TensorType| t.with_dtype(DType::F32.max_float(t.dtype));
             if let Op::Attention { .. } = op {
+                want(n != 5, || "takes out and lse of other keys together".into())?;
+                if let [.., so_far, sums] = &ins[3..] {
+                    equal("out of other keys and its place", so_far, &wide(&out))?;
+                    equal("lse of other keys and its place", sums, &lse)?;
+                }
                 vec![out, lse]
             } else {
                 equal("out and its place", &ins[3], &out)?;
                 equal("lse and its place", &ins[4], &lse)?;
                 equal("dout and out", &ins[5], &out)?;
+                if let Some(so_far) = ins.get(7) {
+                    equal("dq by other keys and its place", so_far, &wide(q))?;
+                }
                 vec![q.clone(), k.clone(), v.clone()]
             }
         }
@@ -230,7 +240,9 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
         | Op::Combine
         | Op::CombineDot
         | Op::GroupedEinsum { .. } => experts::infer(op, ins)?,
-        Op::Collective(Collective { kind: CollectiveKind::OwnIds { .. }, .. }) => {
+        Op::Collective(Collective {
+            kind: CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. }, ..
+        }) => {
             want(ins[0].dtype == DType::I32, || format!("wants i32 ids, got {}", ins[0]))?;
             vec![ins[0].clone()]
         }
@@ -289,7 +301,10 @@ pub fn check(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Result<(), Inf
         _ => {
             let expected = infer(op, ins)?;
             // Products may be kept in another float type than the operands: f32 gradients of bf16 products.
-            let same = |e: &TensorType, o: &TensorType| match op {
+            let same = |(i, (e, o)): (usize, (&TensorType, &TensorType))| match op {
+                Op::Attention { .. } | Op::AttentionGrad { .. } if i == 0 => {
+                    e.dims == o.dims && [e.dtype, DType::F32.max_float(e.dtype)].contains(&o.dtype)
+                }
                 Op::Einsum { .. }
                 | Op::GroupedEinsum { .. }
                 | Op::CrossEntropyGrad
@@ -297,7 +312,7 @@ pub fn check(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Result<(), Inf
                 | Op::EmbedGrad { .. } => e.dims == o.dims && o.dtype.is_float(),
                 _ => e == o,
             };
-            let ok = expected.len() == outs.len() && expected.iter().zip(outs).all(|(e, o)| same(e, o));
+            let ok = expected.len() == outs.len() && expected.iter().zip(outs).enumerate().all(same);
             want(ok, || {
                 let list = |ts: &[TensorType]| ts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 format!("gives ({}), declared as ({})", list(&expected), list(outs))

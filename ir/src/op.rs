@@ -124,9 +124,13 @@ pub enum Op {
         /// Rotate by the negative angle: the gradient.
         inverse: bool,
     },
-    /// (q [b, s, n, d], k [b, t, g, d], v [b, t, g, e][, first i32]) → (out [b, s, n, e], lse [b, n, s] f32): softmax attention;
-    /// query head i reads key/value head i·g/n; softmax in f32. There are as many keys as queries, unless `first` says where the
-    /// first key is, counted from the first query: query i is at position i − first then, which is one of the keys'.
+    /// (q [b, s, n, d], k [b, t, g, d], v [b, t, g, e][, first i32[, out f32, lse]]) → (out [b, s, n, e], lse [b, n, s] f32):
+    /// softmax attention; query head i reads key/value head i·g/n; softmax in f32.
+    ///
+    /// There are as many keys as queries, unless `first` says where the first key is, counted from the first query: query i is
+    /// at position i − first then. A query that sees none of the keys has out 0 and lse −∞. Given out and lse of the same
+    /// queries and other keys, the results are those of all these keys: (out₁·exp(lse₁) + out₂·exp(lse₂)) / (exp(lse₁) + exp(lse₂)).
+    /// The result out has the queries' dtype, or f32 to be given to another such op.
     Attention {
         /// Multiplies the scores.
         scale: F64,
@@ -135,7 +139,8 @@ pub enum Op {
         /// The score of query i and key j is increased by slope·(j − i), with a slope for each head ([`crate::alibi`]).
         alibi: bool,
     },
-    /// (q, k, v, out, lse, dout[, first]) → (dq, dk, dv).
+    /// (q, k, v, out, lse, dout[, first[, dq f32]]) → (dq, dk, dv), with out and lse over all keys that the queries look at. The
+    /// gradient dq by other keys, where it is given, is added to that by these; dq has the queries' dtype or f32.
     AttentionGrad {
         /// As in the forward op.
         scale: F64,

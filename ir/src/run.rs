@@ -50,6 +50,23 @@ pub enum Joined {
     Again,
 }
 
+/// How ranks with parts of a sequence come to the keys and values of all parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keys {
+    /// Each gathers all of them.
+    #[default]
+    Gathered,
+    /// They go from rank to rank, a part at a time.
+    Ring,
+}
+
+impl Keys {
+    fn are_gathered(&self) -> bool {
+        *self == Self::Gathered
+    }
+}
+
 /// Weights with a learning rate of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +106,9 @@ pub struct RunSpec {
     /// Ranks along axis tp share the tokens of every sequence wherever they do not share heads or widths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_sequence: Option<Joined>,
+    /// How ranks along axis cp come to the keys and values of all of them.
+    #[serde(default, skip_serializing_if = "Keys::are_gathered")]
+    pub keys: Keys,
     /// Ranks along axis tp have other experts, not parts of the same ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub experts_over_tp: bool,
@@ -168,6 +188,7 @@ impl RunSpec {
             sharing: None,
             cut_vocabulary: false,
             cut_sequence: None,
+            keys: Keys::Gathered,
             experts_over_tp: false,
             max_grad_norm: None,
             per_token_loss: false,

@@ -152,11 +152,12 @@ impl Op {
             // With slopes by head, a head must know which one it is.
             Self::Attention { alibi, .. } => {
                 let whole = if *alibi { "tdeng" } else { "tde" };
-                of(["bsnd", "btgd", "btge", ""][..ins.len()].to_vec(), vec!["bsne", "bns"], whole)
+                let operands = ["bsnd", "btgd", "btge", "", "bsne", "bns"];
+                of(operands[..ins.len()].to_vec(), vec!["bsne", "bns"], whole)
             }
             Self::AttentionGrad { alibi, .. } => {
                 let whole = if *alibi { "tdeng" } else { "tde" };
-                let operands = ["bsnd", "btgd", "btge", "bsne", "bns", "bsne", ""];
+                let operands = ["bsnd", "btgd", "btge", "bsne", "bns", "bsne", "", "bsnd"];
                 of(operands[..ins.len()].to_vec(), vec!["bsnd", "btgd", "btge"], whole)
             }
             Self::CrossEntropy | Self::CrossEntropyGrad | Self::PartEntropy | Self::PartEntropyGrad => {

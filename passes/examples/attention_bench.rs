@@ -81,6 +81,7 @@ fn main() {
         seq,
         keys: seq,
         first: false,
+        so_far: false,
         heads: 8,
         kv_heads: 4,
         head_dim: 64,
@@ -89,6 +90,7 @@ fn main() {
         causal: true,
         alibi: false,
         dtype,
+        result: dtype,
     };
     let kernels = [forward(&spec, level, "fwd"), backward(&spec, level, "bwd")];
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -16,8 +16,8 @@ struct Reference {
     dv: Vec<f64>,
 }
 
-/// `start` is the position of the first query among the keys.
-fn reference(spec: &AttentionSpec, start: usize, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Reference {
+/// `start` is the position of the first query among the keys, or outside of them.
+fn reference(spec: &AttentionSpec, start: i64, q: &[f64], k: &[f64], v: &[f64], dout: &[f64]) -> Reference {
     let AttentionSpec {
         batch, seq, keys: t, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, ..
     } = *spec;
@@ -33,14 +33,18 @@ fn reference(spec: &AttentionSpec, start: usize, q: &[f64], k: &[f64], v: &[f64]
     };
     for (b, h, i) in (0..batch).flat_map(|b| (0..heads).flat_map(move |h| (0..seq).map(move |i| (b, h, i)))) {
         let g = h / (heads / kv_heads);
-        let keys = if causal { start + i + 1 } else { t };
+        let keys = if causal { (start + i as i64 + 1).clamp(0, t as i64) as usize } else { t };
         let (qi, oi) = (at(b, i, h, heads, d), at(b, i, h, heads, e));
         let scores: Vec<f64> = (0..keys)
             .map(|j| {
                 let product: f64 = (0..d).map(|x| q[qi + x] * k[key(b, j, g, d) + x]).sum();
-                scale * product + slopes[h] * (j as f64 - (start + i) as f64)
+                scale * product + slopes[h] * (j as f64 - (start + i as i64) as f64)
             })
             .collect();
+        if keys == 0 {
+            r.lse[(b * heads + h) * seq + i] = f64::NEG_INFINITY;
+            continue;
+        }
         let max = scores.iter().copied().fold(f64::MIN, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
         r.lse[(b * heads + h) * seq + i] = max + sum.ln();
@@ -70,12 +74,32 @@ fn reference(spec: &AttentionSpec, start: usize, q: &[f64], k: &[f64], v: &[f64]
 fn spec(batch: usize, seq: usize, (heads, kv_heads): (usize, usize), (d, e): (usize, usize)) -> AttentionSpec {
     let scale = 1.3 / (d as f64).sqrt();
     let (causal, alibi, dtype) = (true, false, Float::F32);
-    let (keys, first) = (seq, false);
-    AttentionSpec { batch, seq, keys, first, heads, kv_heads, head_dim: d, v_head_dim: e, scale, causal, alibi, dtype }
+    let (keys, first, so_far, result) = (seq, false, false, dtype);
+    AttentionSpec {
+        batch,
+        seq,
+        keys,
+        first,
+        so_far,
+        heads,
+        kv_heads,
+        head_dim: d,
+        v_head_dim: e,
+        scale,
+        causal,
+        alibi,
+        dtype,
+        result,
+    }
+}
+
+/// `spec` with other element types.
+fn of(dtype: Float, spec: AttentionSpec) -> AttentionSpec {
+    AttentionSpec { dtype, result: dtype, ..spec }
 }
 
 /// Queries of which the first has `start` keys before it, of `keys` in all.
-fn behind(start: usize, keys: usize, of: AttentionSpec, level: CpuLevel) {
+fn behind(start: i64, keys: usize, of: AttentionSpec, level: CpuLevel) {
     compare(&AttentionSpec { keys, first: true, ..of }, start, level);
 }
 
@@ -85,7 +109,7 @@ fn check(spec: &AttentionSpec, level: CpuLevel) {
 }
 
 /// As [`check`], with `start` keys before the first query.
-fn compare(spec: &AttentionSpec, start: usize, level: CpuLevel) {
+fn compare(spec: &AttentionSpec, start: i64, level: CpuLevel) {
     let AttentionSpec { batch, seq, keys, heads, kv_heads, head_dim: d, v_head_dim: e, dtype, .. } = *spec;
     let (fwd, bwd) = (forward(spec, level, "fwd"), backward(spec, level, "bwd"));
     let library = Library::build_anywhere(&[fwd.clone(), bwd.clone()], level);
@@ -129,9 +153,9 @@ fn compare(spec: &AttentionSpec, start: usize, level: CpuLevel) {
         ];
         for ((name, want, bound), got) in names.into_iter().zip(&got) {
             // With one key every probability is 1 and the gradient of the scores is 0: then the bound is absolute.
-            let largest = want.iter().fold(0.01, |m: f64, x| m.max(x.abs()));
+            let largest = want.iter().filter(|x| x.is_finite()).fold(0.01, |m: f64, x| m.max(x.abs()));
             for (i, (w, g)) in want.iter().zip(got.f64s()).enumerate() {
-                assert!((w - g).abs() <= bound * largest, "{spec:?} {level}: {name}[{i}] is {g}, not {w}");
+                assert!(*w == g || (w - g).abs() <= bound * largest, "{spec:?} {level}: {name}[{i}] is {g}, not {w}");
             }
         }
         first = Some(got);
@@ -157,7 +181,7 @@ fn f32_matches_the_definition() {
 fn scores_with_slopes_match_the_definition() {
     for level in CpuLevel::ALL {
         check(&AttentionSpec { alibi: true, ..spec(1, 150, (5, 5), (24, 16)) }, level);
-        check(&AttentionSpec { alibi: true, dtype: Float::Bf16, ..spec(1, 70, (4, 2), (16, 16)) }, level);
+        check(&AttentionSpec { alibi: true, ..of(Float::Bf16, spec(1, 70, (4, 2), (16, 16))) }, level);
         check(&AttentionSpec { alibi: true, causal: false, ..spec(1, 77, (2, 1), (32, 32)) }, level);
     }
 }
@@ -171,30 +195,156 @@ fn queries_behind_other_keys_match_the_definition() {
             behind(start, keys, spec(1, 40, (2, 1), (16, 24)), level);
         }
         behind(70, 140, spec(2, 70, (4, 2), (16, 16)), level);
-        behind(130, 390, AttentionSpec { dtype: Float::Bf16, ..spec(1, 130, (2, 2), (32, 16)) }, level);
+        behind(130, 390, of(Float::Bf16, spec(1, 130, (2, 2), (32, 16))), level);
         behind(1, 4, spec(1, 1, (1, 1), (16, 16)), level);
         behind(90, 180, AttentionSpec { alibi: true, ..spec(1, 90, (5, 5), (24, 16)) }, level);
-        behind(33, 200, AttentionSpec { dtype: Float::F16, alibi: true, ..spec(1, 77, (2, 1), (32, 32)) }, level);
+        behind(33, 200, AttentionSpec { alibi: true, ..of(Float::F16, spec(1, 77, (2, 1), (32, 32))) }, level);
+    }
+}
+
+/// Keys of which some or all are after the queries, or before all of them, as ranks have them that pass them on.
+#[test]
+fn keys_that_some_or_all_queries_do_not_see_match_the_definition() {
+    for level in CpuLevel::ALL {
+        for (start, keys) in [(-40, 40), (-39, 40), (-33, 70), (100, 70)] {
+            behind(start, keys, spec(1, 40, (2, 1), (16, 24)), level);
+        }
+        for (start, keys) in [(-40, 40), (-7, 40), (100, 70)] {
+            behind(start, keys, of(Float::Bf16, spec(1, 40, (2, 1), (32, 16))), level);
+        }
+        behind(-70, 70, spec(2, 70, (4, 2), (16, 16)), level);
+        behind(-20, 77, AttentionSpec { alibi: true, ..of(Float::F16, spec(1, 77, (2, 1), (32, 32))) }, level);
+    }
+}
+
+/// Queries of the part `own` of a sequence in parts, which go from block to block of the keys: their own, those before, and those
+/// behind, of which they see nothing. What comes of it is attention to all keys at once.
+fn in_blocks(whole: &AttentionSpec, parts: usize, own: usize, level: CpuLevel) {
+    let AttentionSpec { batch, keys: seq, heads, kv_heads, head_dim: d, v_head_dim: e, dtype, .. } = *whole;
+    let size = seq / parts;
+    assert_eq!(batch, 1, "a part is one piece then");
+    let [q, k, v, dout] = [(heads * d, 1), (kv_heads * d, 2), (kv_heads * e, 3), (heads * e, 4)]
+        .map(|(width, seed)| Tensor::random(dtype, seq * width, seed));
+    let part = |x: &Tensor, i: usize| {
+        let (all, n) = (x.f64s(), x.len() / parts);
+        Tensor::of(dtype, &all[i * n..][..n].iter().map(|x| *x as f32).collect::<Vec<_>>())
+    };
+    let want = reference(whole, 0, &q.f64s(), &k.f64s(), &v.f64s(), &dout.f64s());
+    let (q, dout) = (part(&q, own), part(&dout, own));
+    let step = |back: usize| AttentionSpec {
+        seq: size,
+        keys: size,
+        first: back > 0,
+        so_far: back > 0,
+        result: if back + 1 < parts { Float::F32 } else { dtype },
+        ..*whole
+    };
+    let block = |back: usize| (own + parts - back) % parts;
+    let origin = |back: usize| Tensor::ints(&[(block(back) * size) as i32 - (own * size) as i32]);
+    // All steps but the first and the last are alike.
+    let kind = |back: usize| back.min(1) + usize::from(back + 1 == parts);
+    let kernels: Vec<_> = [0, 1, parts - 1]
+        .into_iter()
+        .enumerate()
+        .flat_map(|(i, back)| {
+            [forward(&step(back), level, &format!("fwd{i}")), backward(&step(back), level, &format!("bwd{i}"))]
+        })
+        .collect();
+    let library = Library::build_anywhere(&kernels, level);
+    let mut so_far: Option<(Tensor, Tensor)> = None;
+    for back in 0..parts {
+        let (kb, vb, first) = (part(&k, block(back)), part(&v, block(back)), origin(back));
+        let out = Tensor::filled(step(back).result, dout.len());
+        let lse = Tensor::filled(Float::F32, heads * size);
+        let mut all = vec![&q, &kb, &vb];
+        if let Some((out, lse)) = &so_far {
+            all.extend([&first, out, lse]);
+        }
+        all.extend([&out, &lse]);
+        library.run(&kernels[2 * kind(back)], 2, &all);
+        so_far = Some((out, lse));
+    }
+    let (out, lse) = so_far.unwrap();
+    let mut dq: Option<Tensor> = None;
+    let (mut dk, mut dv) = (vec![], vec![]);
+    for back in 0..parts {
+        let (kb, vb, first) = (part(&k, block(back)), part(&v, block(back)), origin(back));
+        let gradients = [(step(back).result, q.len()), (dtype, kb.len()), (dtype, vb.len())];
+        let gradients = gradients.map(|(dtype, len)| Tensor::filled(dtype, len));
+        let mut all = vec![&q, &kb, &vb, &out, &lse, &dout];
+        if let Some(dq) = &dq {
+            all.extend([&first, dq]);
+        }
+        all.extend(&gradients);
+        library.run(&kernels[2 * kind(back) + 1], 2, &all);
+        let [of_queries, of_keys, of_values] = gradients;
+        if back > own {
+            assert!(
+                of_keys.f64s().iter().chain(&of_values.f64s()).all(|x| *x == 0.0),
+                "nothing is seen of block {back}"
+            );
+        }
+        (dk.push((block(back), of_keys)), dv.push((block(back), of_values)));
+        dq = Some(of_queries);
+    }
+    let bound = match dtype {
+        Float::F32 => 1e-5,
+        Float::Bf16 => 1.0 / 64.0,
+        Float::F16 => 1.0 / 512.0,
+    };
+    let near = |name: &str, want: &[f64], got: &[f64]| {
+        let largest = want.iter().fold(0.01, |m: f64, x| m.max(x.abs()));
+        for (i, (w, g)) in want.iter().zip(got).enumerate() {
+            assert!((w - g).abs() <= bound * largest, "{whole:?} {level}, part {own}: {name}[{i}] is {g}, not {w}");
+        }
+    };
+    let rows = |x: &[f64], i: usize| x[i * (x.len() / parts)..(i + 1) * (x.len() / parts)].to_vec();
+    near("out", &rows(&want.out, own), &out.f64s());
+    near("dq", &rows(&want.dq, own), &dq.unwrap().f64s());
+    let of_head = |h: usize| want.lse[h * seq + own * size..][..size].to_vec();
+    near("lse", &(0..heads).flat_map(of_head).collect::<Vec<_>>(), &lse.f64s());
+    // Own queries alone add to these: those of the last part are the last to see any key.
+    if own + 1 == parts {
+        let last = reference(
+            &AttentionSpec { seq: size, ..*whole },
+            (own * size) as i64,
+            &q.f64s(),
+            &k.f64s(),
+            &v.f64s(),
+            &dout.f64s(),
+        );
+        dk.iter().for_each(|(b, x)| near("dk", &rows(&last.dk, *b), &x.f64s()));
+        dv.iter().for_each(|(b, x)| near("dv", &rows(&last.dv, *b), &x.f64s()));
+    }
+}
+
+#[test]
+fn keys_in_blocks_match_the_definition() {
+    for level in CpuLevel::ALL {
+        in_blocks(&spec(1, 160, (2, 1), (16, 24)), 4, 2, level);
+        in_blocks(&of(Float::Bf16, spec(1, 280, (2, 1), (32, 16))), 4, 3, level);
+        in_blocks(&of(Float::F16, spec(1, 99, (1, 1), (16, 16))), 3, 1, level);
+        in_blocks(&AttentionSpec { alibi: true, ..spec(1, 80, (5, 5), (16, 16)) }, 2, 1, level);
     }
 }
 
 #[test]
 fn f16_matches_the_definition() {
     for level in CpuLevel::ALL {
-        check(&AttentionSpec { dtype: Float::F16, ..spec(2, 70, (4, 2), (16, 16)) }, level);
-        check(&AttentionSpec { dtype: Float::F16, ..spec(1, 100, (3, 3), (24, 40)) }, level);
-        check(&AttentionSpec { dtype: Float::F16, causal: false, ..spec(1, 77, (2, 2), (32, 48)) }, level);
+        check(&of(Float::F16, spec(2, 70, (4, 2), (16, 16))), level);
+        check(&of(Float::F16, spec(1, 100, (3, 3), (24, 40))), level);
+        check(&AttentionSpec { causal: false, ..of(Float::F16, spec(1, 77, (2, 2), (32, 48))) }, level);
     }
 }
 
 #[test]
 fn bf16_matches_the_definition() {
     for level in CpuLevel::ALL {
-        check(&AttentionSpec { dtype: Float::Bf16, ..spec(2, 70, (4, 2), (16, 16)) }, level);
-        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 130, (2, 1), (64, 64)) }, level);
-        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 100, (3, 3), (24, 40)) }, level);
-        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 33, (2, 2), (192, 128)) }, level);
-        check(&AttentionSpec { dtype: Float::Bf16, causal: false, ..spec(1, 77, (2, 2), (32, 48)) }, level);
+        check(&of(Float::Bf16, spec(2, 70, (4, 2), (16, 16))), level);
+        check(&of(Float::Bf16, spec(1, 130, (2, 1), (64, 64))), level);
+        check(&of(Float::Bf16, spec(1, 100, (3, 3), (24, 40))), level);
+        check(&of(Float::Bf16, spec(1, 33, (2, 2), (192, 128))), level);
+        check(&AttentionSpec { causal: false, ..of(Float::Bf16, spec(1, 77, (2, 2), (32, 48))) }, level);
     }
 }
 
@@ -203,8 +353,8 @@ fn sequences_of_several_blocks_match_the_definition() {
     for level in CpuLevel::ALL {
         // Scores up to 30 or so: maxima rise from block to block, and most probabilities are tiny.
         check(&AttentionSpec { scale: 6.0, ..spec(1, 300, (2, 1), (16, 32)) }, level);
-        check(&AttentionSpec { dtype: Float::Bf16, ..spec(1, 840, (1, 1), (32, 16)) }, level);
-        check(&AttentionSpec { dtype: Float::Bf16, causal: false, ..spec(1, 583, (2, 1), (16, 32)) }, level);
+        check(&of(Float::Bf16, spec(1, 840, (1, 1), (32, 16))), level);
+        check(&AttentionSpec { causal: false, ..of(Float::Bf16, spec(1, 583, (2, 1), (16, 32))) }, level);
     }
 }
 
@@ -212,7 +362,7 @@ fn sequences_of_several_blocks_match_the_definition() {
 fn a_nan_shows_in_the_output() {
     for level in CpuLevel::ALL {
         for dtype in [Float::F32, Float::Bf16, Float::F16] {
-            let spec = AttentionSpec { dtype, ..spec(1, 80, (1, 1), (32, 32)) };
+            let spec = of(dtype, spec(1, 80, (1, 1), (32, 32)));
             let kernel = forward(&spec, level, "fwd");
             let library = Library::build_anywhere(std::slice::from_ref(&kernel), level);
             let mut q = Tensor::random(dtype, 80 * 32, 1);

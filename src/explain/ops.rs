@@ -183,6 +183,8 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "sum_ends" => collective(CollectiveKind::SumEnds),
         "own_part" => collective(CollectiveKind::OwnPart { dim: 0 }),
         "own_ids" => collective(CollectiveKind::OwnIds { size: 2 }),
+        "shift" => collective(CollectiveKind::Shift),
+        "block_ids" => collective(CollectiveKind::BlockIds { size: 2, back: 1 }),
         "sum_squares" => (Op::SumSquares, vec![2, 1], vec![0]),
         "to_host" => (Op::ToHost, vec![2], vec![2]),
         "from_host" => (Op::FromHost, vec![2], vec![2]),

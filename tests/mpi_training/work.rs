@@ -30,7 +30,7 @@ pub struct Work {
 }
 
 /// Overrides for `n` ranks: the heads of each layer on two, and replicas of these; on four ranks the sequence in parts, of
-/// which neighbours exchange tokens for heads and the others gather keys.
+/// which neighbours exchange tokens for heads and keys go round the others.
 pub fn mesh(n: usize) -> Vec<String> {
     let [dp, cp, tp] = match n {
         2 => [1, 1, 2],
@@ -45,6 +45,7 @@ pub fn mesh(n: usize) -> Vec<String> {
         ("parallel_config.context_parallel", cp.to_string()),
         ("parallel_config.context_parallel_algo", "hybrid_cp".into()),
         ("parallel_config.ulysses_degree_in_cp", cp.min(2).to_string()),
+        ("model.model_config.use_ring_attention", "True".into()),
         ("callbacks", "[{type: MFLossMonitor}, {type: CheckpointMonitor, save_checkpoint_steps: 3}]".into()),
     ];
     pairs.into_iter().flat_map(|(k, v)| ["--set".to_owned(), format!("{k}={v}")]).collect()

@@ -54,6 +54,9 @@ pub(super) fn note(report: &Report, config: &Config) {
         say("train_dataset.data_loader.config", "create_attention_mask", mask.span, mask.value);
     }
     let m = &config.model;
+    // Only ranks that would gather keys can pass them on.
+    let gathers = config.mesh().size("cp") > 1;
+    say("model.model_config", "use_ring_attention", m.use_ring_attention.span, m.use_ring_attention.value && !gathers);
     for (key, dtype) in [
         ("params_dtype", &m.params_dtype),
         ("embedding_params_dtype", &m.embedding_params_dtype),
@@ -111,11 +114,21 @@ mod tests {
             ("model.model_config.softmax_compute_dtype", "bfloat16"),
             ("callbacks", "[{type: CheckpointMonitor, checkpoint_format: ckpt}]"),
             ("context.max_device_memory", "58GB"),
+            ("model.model_config.use_ring_attention", "True"),
         ] {
             let help = noted(&[(key, value)]).unwrap_or_else(|| panic!("nothing about {key}"));
             let last = if key == "callbacks" { "checkpoint_format" } else { key.rsplit('.').next().unwrap() };
             assert!(help.contains(last), "{key}: {help}");
         }
+    }
+
+    #[test]
+    fn a_ring_needs_ranks_that_would_gather_keys() {
+        let ring = ("model.model_config.use_ring_attention", "True");
+        let parallel = [ring, ("use_parallel", "True"), ("parallel_config.context_parallel", "2")];
+        assert_eq!(noted(&parallel), None);
+        let exchanged = ("parallel_config.context_parallel_algo", "ulysses_cp");
+        assert!(noted(&[&parallel[..], &[exchanged]].concat()).is_some_and(|help| help.contains("use_ring_attention")));
     }
 
     #[test]

@@ -216,7 +216,8 @@ const SECTIONS: &[(&str, &str)] = &[
           tie_word_embeddings untie_embeddings_and_output_weights hidden_dropout attention_dropout params_dtype \
           param_init_type compute_dtype layernorm_compute_dtype softmax_compute_dtype rotary_dtype \
           fp32_residual_connection init_method_std initializer_range param_init_std_rules calculate_per_token_loss \
-          chunk_loss_num pad_token_id ignore_token_id offset pp_interleave_num use_flash_attention",
+          chunk_loss_num pad_token_id ignore_token_id offset pp_interleave_num use_flash_attention \
+          use_ring_attention",
     ),
 ];
 
@@ -228,7 +229,7 @@ const MODEL_IDLE: &str = "\
     min_new_tokens top_k top_p do_sample temperature use_past use_past_shard use_cache is_dynamic is_flexible_shape \
     is_sample_acceleration block_size num_blocks num_block use_paged_attention use_kvcache_op \
     use_incre_flash_attention use_prompt_flash_attention use_flash_attention use_attn_mask_compression \
-    use_ring_attention use_rope_slice use_attention_mask input_layout sparse_mode mask_func_type fused_norm \
+    use_rope_slice use_attention_mask input_layout sparse_mode mask_func_type fused_norm \
     fused_rms_norm rmsnorm_compute_2d use_fused_rope apply_rope_fusion use_fused_swiglu bias_swiglu_fusion \
     bias_dropout_fusion use_fused_ops_topkrouter use_fused_ops_permute moe_permute_fusion use_fused_mla qkv_concat \
     mlp_concat use_contiguous_weight_layout fine_grain_interleave parallel_optimizer disable_lazy_inline \

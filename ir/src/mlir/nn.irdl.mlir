@@ -296,11 +296,10 @@ irdl.dialect @nn {
     irdl.attributes {"interleaved" = %interleaved, "inverse" = %inverse}
   }
   irdl.operation @attention {
-    %operand_0 = irdl.base "!builtin.tensor"
-    %operand_1 = irdl.base "!builtin.tensor"
-    %operand_2 = irdl.base "!builtin.tensor"
-    %operand_3 = irdl.base "!builtin.tensor"
-    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: optional %operand_3)
+    %operand_tensor = irdl.base "!builtin.tensor"
+    %operand_tuple = irdl.base "!builtin.tuple"
+    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
+    irdl.operands(operands: variadic %operand)
     %result_0 = irdl.base "!builtin.tensor"
     %result_1 = irdl.base "!builtin.tensor"
     irdl.results(result_0: %result_0, result_1: %result_1)
@@ -314,14 +313,10 @@ irdl.dialect @nn {
     irdl.attributes {"scale" = %scale, "causal" = %causal, "alibi" = %alibi}
   }
   irdl.operation @attention_grad {
-    %operand_0 = irdl.base "!builtin.tensor"
-    %operand_1 = irdl.base "!builtin.tensor"
-    %operand_2 = irdl.base "!builtin.tensor"
-    %operand_3 = irdl.base "!builtin.tensor"
-    %operand_4 = irdl.base "!builtin.tensor"
-    %operand_5 = irdl.base "!builtin.tensor"
-    %operand_6 = irdl.base "!builtin.tensor"
-    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5, operand_6: optional %operand_6)
+    %operand_tensor = irdl.base "!builtin.tensor"
+    %operand_tuple = irdl.base "!builtin.tuple"
+    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
+    irdl.operands(operands: variadic %operand)
     %result_0 = irdl.base "!builtin.tensor"
     %result_1 = irdl.base "!builtin.tensor"
     %result_2 = irdl.base "!builtin.tensor"
@@ -581,5 +576,25 @@ irdl.dialect @nn {
     %axes = irdl.base "#builtin.string"
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"cut" = %cut, "join" = %join, "axes" = %axes, "ranks" = %ranks}
+  }
+  irdl.operation @shift {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"axes" = %axes, "ranks" = %ranks}
+  }
+  irdl.operation @block_ids {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %size = irdl.base "#builtin.integer"
+    %back = irdl.base "#builtin.integer"
+    %axes = irdl.base "#builtin.string"
+    %ranks = irdl.base "#builtin.integer"
+    irdl.attributes {"size" = %size, "back" = %back, "axes" = %axes, "ranks" = %ranks}
   }
 }

@@ -93,7 +93,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
         Op::Collective(c) => {
             match c.kind {
                 CollectiveKind::AllReduce { reduce } => see("kind", Field::Word(reduce.name(), REDUCE)),
-                CollectiveKind::SumEnds => {}
+                CollectiveKind::SumEnds | CollectiveKind::Shift => {}
                 CollectiveKind::AllGather { dim }
                 | CollectiveKind::ReduceScatter { dim }
                 | CollectiveKind::OwnPart { dim } => see("dim", Field::Int(dim)),
@@ -102,6 +102,10 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
                     see("join", Field::Int(join));
                 }
                 CollectiveKind::OwnIds { size } => see("size", Field::Int(size)),
+                CollectiveKind::BlockIds { size, back } => {
+                    see("size", Field::Int(size));
+                    see("back", Field::Int(back));
+                }
             }
             see("axes", Field::Text(&c.axes));
             see("ranks", Field::Int(c.ranks));
@@ -180,12 +184,14 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "all_gather" => collective(CollectiveKind::AllGather { dim: f.int("dim")? }, f)?,
         "reduce_scatter" => collective(CollectiveKind::ReduceScatter { dim: f.int("dim")? }, f)?,
         "all_to_all" => collective(CollectiveKind::AllToAll { cut: f.int("cut")?, join: f.int("join")? }, f)?,
+        "shift" => collective(CollectiveKind::Shift, f)?,
         "sum_ends" => collective(CollectiveKind::SumEnds, f)?,
         "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
         "handover" => Op::Handover { last: f.bool("last")? },
         "to_host" => Op::ToHost,
         "from_host" => Op::FromHost,
         "own_ids" => collective(CollectiveKind::OwnIds { size: f.int("size")? }, f)?,
+        "block_ids" => collective(CollectiveKind::BlockIds { size: f.int("size")?, back: f.int("back")? }, f)?,
         "call" => Op::Call { callee: f.text("callee")? },
         _ => {
             let unary = Unary::ALL.into_iter().find(|u| u.name() == name).map(Op::Unary);
@@ -274,6 +280,8 @@ pub(super) fn samples() -> Vec<Op> {
     ops.extend([Op::Handover { last: false }, Op::ToHost, Op::FromHost]);
     ops.push(collective(CollectiveKind::OwnIds { size: 1 }));
     ops.push(collective(CollectiveKind::AllToAll { cut: 0, join: 0 }));
+    ops.push(collective(CollectiveKind::Shift));
+    ops.push(collective(CollectiveKind::BlockIds { size: 1, back: 1 }));
     ops.push(Op::Call { callee: "f".into() });
     ops
 }

@@ -1,12 +1,13 @@
 //! Whether every partial sum of a module is made whole before something reads it, derived from its parameters alone.
 
 use super::PARTIAL;
+use super::blocks::Block;
 use super::experts::{Experts, tokens};
 use super::spread::{Axes, Linear, form, is_summed, labels, linear, together};
 use athanor_ir::experts::GroupedForm;
 use athanor_ir::{
     Binary, Collective, CollectiveKind, Diagnostic, F64, Func, Mesh, Module, Node, Op, ReduceKind, Result, Role,
-    Sharding, Unary, ValueId,
+    Sharding, TensorType, Unary, ValueId,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,8 +22,10 @@ pub(super) struct Spread {
     pub(super) vague: bool,
     /// What it has to do with rows of experts.
     pub(super) experts: Experts,
+    /// Whose part it is, if it is not the own one, and which terms of what there is over all parts.
+    pub(super) block: Block,
     /// It is ids or a position, counted from the first of the part that these axes cut out of a vocabulary or a sequence.
-    ids: Axes,
+    pub(super) ids: Axes,
     /// It is the logarithm of a part of a sum over these axes: its exponential is partial.
     log: Axes,
 }
@@ -42,13 +45,13 @@ pub fn check(module: &Module) -> Result<()> {
     Ok(())
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     module: &'a Module,
     func: &'a Func,
     spread: Vec<Spread>,
 }
 
-type Checked<T> = std::result::Result<T, String>;
+pub(super) type Checked<T> = std::result::Result<T, String>;
 
 impl<'a> Checker<'a> {
     fn run(mut self, handed: &mut HashMap<&'a str, Spread>) -> Checked<()> {
@@ -81,6 +84,9 @@ impl<'a> Checker<'a> {
             if spread.experts != Experts::default() {
                 return Err(format!("result {} has the rows of some experts", r.name));
             }
+            if !spread.block.is_own() {
+                return Err(format!("result {} is of another rank, or not of all parts of the sequence", r.name));
+            }
             if !spread.ids.or(spread.log).is_empty() {
                 return Err(format!("result {} is of a part of the vocabulary", r.name));
             }
@@ -97,8 +103,21 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    fn of(&self, value: ValueId) -> &Spread {
+    pub(super) fn of(&self, value: ValueId) -> &Spread {
         &self.spread[value.0 as usize]
+    }
+
+    pub(super) fn type_of(&self, value: ValueId) -> &TensorType {
+        self.func.ty(value)
+    }
+
+    pub(super) fn mesh(&self) -> &Mesh {
+        &self.module.mesh
+    }
+
+    /// The node that makes `value`.
+    pub(super) fn made(&self, value: ValueId) -> Option<&Node> {
+        self.func.nodes.iter().find(|n| n.outputs.contains(&value))
     }
 
     fn axes<'n>(&self, names: impl Iterator<Item = &'n str>) -> Checked<Axes> {
@@ -121,6 +140,8 @@ impl<'a> Checker<'a> {
         if node.op == Op::SumSquares {
             return Ok(vec![self.squares(node)?]);
         }
+        let ring = self.ring(node)?;
+        let block = if ring.is_some() { Block::default() } else { self.block(node)? };
         let partial = self.kept(node)?;
         if node.op == Op::Reshape {
             return Ok(vec![self.reshaped(node.inputs[0], node.outputs[0])?]);
@@ -130,6 +151,8 @@ impl<'a> Checker<'a> {
         let mut cut: BTreeMap<char, Option<Axes>> = BTreeMap::new();
         for (value, labels) in node.inputs.iter().zip(&s.operands) {
             for (label, axes) in labels.iter().zip(&self.of(*value).dims) {
+                // A step of a ring looks at all of the keys that it has.
+                let axes = if ring.is_some() && *label == 't' { &Some(Axes::NONE) } else { axes };
                 let known = cut.entry(*label).or_insert(*axes);
                 match (*known, axes) {
                     (Some(a), Some(b)) if a != *b => return Err(format!("has dim {label} cut in two ways")),
@@ -163,7 +186,9 @@ impl<'a> Checker<'a> {
             return Err("adds up rows of experts that are partial sums already".into());
         }
         let (own, logs) = vocabulary(node, &operands)?;
-        self.begins(node)?;
+        if ring.is_none() {
+            self.begins(node)?;
+        }
         let partial = partial.or(windows).or(if let Op::Unary(_) = node.op { logs } else { Axes::NONE });
         // Every row belongs to one expert: a rank with some of them has their rows, whole.
         if form(&node.op) == Some(GroupedForm::Rows) {
@@ -181,10 +206,14 @@ impl<'a> Checker<'a> {
                 partial: partial.or(lost),
                 vague: vague || gone().any(|(_, axes)| axes.is_none()),
                 experts,
+                block,
                 ..Spread::default()
             })
         };
         let mut results = s.results.iter().map(result).collect::<Checked<Vec<Spread>>>()?;
+        if let Some(step) = ring {
+            self.mark(step, node, &mut results)?;
+        }
         match node.op {
             Op::Assign { .. } => results[1].dims.fill(Some(Axes::NONE)),
             // Rows are positions, of which the first is 0.
@@ -207,15 +236,14 @@ impl<'a> Checker<'a> {
         };
         let (queries, given) = (node.inputs[0], node.inputs.get(at));
         let Some(axes) = self.of(queries).dims[1].filter(|axes| !axes.is_empty()) else { return Ok(()) };
-        let made = |v: ValueId| self.func.nodes.iter().find(|n| n.outputs.contains(&v));
         let counts = |n: &Node| match &n.op {
             Op::Collective(Collective { kind: CollectiveKind::OwnIds { size }, .. }) => {
-                let of_zero = made(n.inputs[0]).is_some_and(|z| z.op == Op::Constant { value: F64(0.0) });
+                let of_zero = self.made(n.inputs[0]).is_some_and(|z| z.op == Op::Constant { value: F64(0.0) });
                 of_zero && *size == self.func.ty(queries).dims[1] && self.of(n.outputs[0]).ids == axes
             }
             _ => false,
         };
-        if given.and_then(|v| made(*v)).is_some_and(counts) {
+        if given.and_then(|v| self.made(*v)).is_some_and(counts) {
             Ok(())
         } else {
             Err("has some of the queries and is not told where they are".into())
@@ -270,7 +298,7 @@ impl<'a> Checker<'a> {
     fn squares(&self, node: &Node) -> Checked<Spread> {
         let cut = |v: &ValueId| self.of(*v).dims.iter().fold(Axes::NONE, |all, d| all.or(d.unwrap_or_default()));
         let axes: Vec<Axes> = node.inputs.iter().map(cut).collect();
-        if node.inputs.iter().any(|v| !self.of(*v).partial.is_empty()) {
+        if node.inputs.iter().any(|v| !self.of(*v).partial.is_empty() || !self.of(*v).block.is_own()) {
             return Err("reads a partial sum".into());
         }
         if axes.iter().any(|a| *a != axes[0]) {
@@ -284,6 +312,9 @@ impl<'a> Checker<'a> {
         let mut out = x.clone();
         if !x.experts.may(c.kind) {
             return Err("brings together rows of experts, which are in other places on every rank".into());
+        }
+        if c.kind != CollectiveKind::Shift && !x.block.is_own() {
+            return Err("brings together what is of another rank, or not of all parts".into());
         }
         let largest = CollectiveKind::AllReduce { reduce: ReduceKind::Max };
         if !x.ids.is_empty() || !x.log.is_empty() && (c.kind != largest || axes != x.log) {
@@ -304,9 +335,10 @@ impl<'a> Checker<'a> {
         match c.kind {
             CollectiveKind::AllReduce { reduce: ReduceKind::Sum } => summed(&mut out)?,
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => out.log = Axes::NONE,
-            CollectiveKind::OwnIds { .. } if x.partial.is_empty() => out.ids = axes,
-            CollectiveKind::OwnIds { .. } => return Err("reads a partial sum".into()),
+            CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. } if x.partial.is_empty() => out.ids = axes,
+            CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. } => return Err("reads a partial sum".into()),
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } => return Err("reads a partial sum".into()),
+            CollectiveKind::Shift => out.block = x.block.shifted(x, axes, c.ranks)?,
             // Between stages, which this check knows nothing of.
             CollectiveKind::SumEnds => {}
             CollectiveKind::AllGather { dim } => {

@@ -4,13 +4,14 @@
 //! slices and concatenations along the sequence, of which the whole is made on every rank; and attention. Ranks along `up`
 //! exchange their parts of the sequence for heads before it (Ulysses): each has all tokens of some heads, and afterwards gets its
 //! own tokens of all heads back. Ranks along `cp` gather keys and values, and each has its own queries: where they are among the
-//! keys is an operand, made of the position of the rank (`own_ids`), since all ranks run one program. Where both are, tokens are
-//! exchanged first.
+//! keys is an operand, made of the position of the rank (`own_ids`), since all ranks run one program. Or keys and values go from
+//! rank to rank (`ring.rs`). Where both are, tokens are exchanged first.
 
 use super::cannot;
 use super::local::Cutter;
 use super::spread::Axes;
 use athanor_ir::infer::infer;
+use athanor_ir::run::Keys;
 use athanor_ir::{Builder, CollectiveKind, DType, Loc, Node, Op, Result, TensorType, ValueId};
 
 /// Dims of queries, keys, values and what attention makes of them.
@@ -100,6 +101,31 @@ impl Cutter<'_> {
             return cannot(format!("keys are gathered for causal attention only {}", here()));
         }
         let forward = matches!(node.op, Op::Attention { .. });
+        let outputs = if self.module.run.keys == Keys::Ring && !own.gathered.is_empty() {
+            let inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.attended(*v, own)).collect();
+            if forward { self.attend_in_ring(node, &inputs, own) } else { self.attend_back_in_ring(node, &inputs, own) }
+        } else {
+            let Some(outputs) = self.attend_to_all(node, forward, own) else {
+                return cannot(format!("attention has no such parts {}", here()));
+            };
+            outputs
+        };
+        for (old, new) in node.outputs.iter().zip(outputs) {
+            if forward {
+                self.attended.insert(*old, new);
+            }
+            // The logarithms of sums are read by the gradient alone, which wants them as they are.
+            if self.func.ty(*old).rank() == 4 {
+                let part = self.given_back(new, own);
+                self.define(*old, part);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Attention, or its gradient, with all keys that there are along `own.gathered`. All queries add to gradients of keys and
+    /// values, of which each rank gets the own part of the sum. None if the op takes no such parts.
+    fn attend_to_all(&mut self, node: &Node, forward: bool, own: Own<'_>) -> Option<Vec<ValueId>> {
         let mut inputs = vec![];
         for (i, v) in node.inputs.iter().enumerate() {
             let keys = i == 1 || i == 2;
@@ -114,21 +140,14 @@ impl Cutter<'_> {
             inputs.push(self.collective(CollectiveKind::OwnIds { size }, own.gathered, zero, &node.loc));
         }
         let types: Vec<TensorType> = inputs.iter().map(|v| self.out.ty(*v).clone()).collect();
-        let Ok(results) = infer(&node.op, &types) else {
-            return cannot(format!("attention has no such parts {}", here()));
-        };
-        let outputs = self.out.push(node.op.clone(), &inputs, results, &node.loc);
-        for (i, (old, new)) in node.outputs.iter().zip(outputs).enumerate() {
-            if forward {
-                self.attended.insert(*old, new);
-            }
-            // The logarithms of sums are read by the gradient alone, which wants them as they are.
-            if self.func.ty(*old).rank() == 4 {
-                let part = self.given_back(new, !forward && i > 0, own);
-                self.define(*old, part);
+        let results = infer(&node.op, &types).ok()?;
+        let mut outputs = self.out.push(node.op.clone(), &inputs, results, &node.loc);
+        if !forward && !own.gathered.is_empty() {
+            for x in &mut outputs[1..] {
+                *x = self.collective(CollectiveKind::ReduceScatter { dim: SEQUENCE }, own.gathered, *x, own.loc);
             }
         }
-        Ok(true)
+        Some(outputs)
     }
 
     /// What attention wants of `value [b, s, n, d]`: some of the heads with the tokens of all ranks along `up`.
@@ -155,15 +174,12 @@ impl Cutter<'_> {
         all
     }
 
-    /// The own tokens of all heads of a result of attention; of gradients of keys and values, which all queries add to, the sum.
-    fn given_back(&mut self, mut x: ValueId, keys: bool, own: Own<'_>) -> ValueId {
-        if keys && !own.gathered.is_empty() {
-            x = self.collective(CollectiveKind::ReduceScatter { dim: SEQUENCE }, own.gathered, x, own.loc);
+    /// The own tokens of all heads of a result of attention.
+    fn given_back(&mut self, x: ValueId, own: Own<'_>) -> ValueId {
+        if own.heads.is_empty() {
+            return x;
         }
-        if !own.heads.is_empty() {
-            x = self.collective(CollectiveKind::AllToAll { cut: SEQUENCE, join: HEADS }, own.heads, x, own.loc);
-        }
-        x
+        self.collective(CollectiveKind::AllToAll { cut: SEQUENCE, join: HEADS }, own.heads, x, own.loc)
     }
 
     /// The own tokens of the logarithms of sums `lse [b, n, s]`, which are known for some heads.
@@ -182,10 +198,10 @@ impl Cutter<'_> {
 
 /// Which axes cut the sequence of an attention, and how ranks along them come to what they need.
 #[derive(Clone, Copy)]
-struct Own<'a> {
+pub(super) struct Own<'a> {
     /// They exchange tokens for heads.
-    heads: Axes,
-    /// They gather keys and values.
-    gathered: Axes,
-    loc: &'a Loc,
+    pub heads: Axes,
+    /// They gather keys and values, or pass them on.
+    pub gathered: Axes,
+    pub loc: &'a Loc,
 }

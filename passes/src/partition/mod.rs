@@ -1,5 +1,6 @@
 //! `partition`: from the program of all devices together to that of one rank, which is the same for every rank.
 
+mod blocks;
 mod check;
 mod context;
 mod experts;
@@ -8,6 +9,7 @@ mod fetch;
 mod gathered;
 mod held;
 mod local;
+mod ring;
 mod sequence;
 mod share;
 mod spread;
@@ -45,7 +47,8 @@ use factors::Factors;
 /// same parts together again, so that no more than parts is kept for it. Gradients that are sums over tokens are partial.
 ///
 /// Axes `cp` and `up` cut the sequence of every input `[batch, sequence]`. Gradients of weights are partial over them as over `dp`;
-/// what looks along the sequence is in `context.rs`.
+/// what looks along the sequence is in `context.rs`. With `keys` of the run a ring, keys and values go round the ranks along
+/// `cp` a part at a time (`shift`), and attention is put together from what each part gives.
 ///
 /// With `sharing` in the run, ranks with other tokens share the steps of AdamW: each sums its part of a gradient (`reduce_scatter`), keeps the
 /// moments of that part, moves that part of the weight, and gathers the others'. They may share gradients, too: each

@@ -2,6 +2,7 @@
 
 mod context;
 mod experts;
+mod ring;
 mod sequence;
 mod shared;
 mod vocabulary;

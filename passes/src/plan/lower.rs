@@ -323,11 +323,15 @@ fn attend(
     let [q, k, v] = [0, 1, 2].map(|i| &site.inputs[i].1.dims);
     let Some(dtype) = float(site.inputs[0].1.dtype) else { return Ok(false) };
     let forward = matches!(op, Op::Attention { .. });
+    // Operands that every such op has.
+    let own = if forward { 3 } else { 6 };
+    let Some(result) = float(site.outputs[0].1.dtype) else { return Ok(false) };
     let spec = AttentionSpec {
         batch: q[0],
         seq: q[1],
         keys: k[1],
-        first: site.inputs.len() > if forward { 3 } else { 6 },
+        first: site.inputs.len() > own,
+        so_far: site.inputs.len() > own + 1,
         heads: q[2],
         kv_heads: k[2],
         head_dim: q[3],
@@ -336,6 +340,7 @@ fn attend(
         causal: *causal,
         alibi: *alibi,
         dtype,
+        result,
     };
     let key = format!("{} {spec:?}", op.name());
     let kernel = generated(kernels, options, site, (key, op.name()), |symbol| {

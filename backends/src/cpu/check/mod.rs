@@ -167,12 +167,12 @@ fn step(
     }
 }
 
-/// A result takes its operand's place or none of it.
+/// A result takes its operand's place or none of it. What goes to another rank while something else comes in its stead does not.
 fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result::Result<(), String> {
     let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
     infer::check(&Op::Collective(c.clone()), &types(ins), &types(outs)).map_err(|e| e.to_string())?;
     let (from, to) = (ins[0], outs[0]);
-    if share(from, to) && range(from) != range(to) {
+    if share(from, to) && (range(from) != range(to) || c.kind == CollectiveKind::Shift) {
         return Err(format!("`{}` and `{}` overlap", from.name, to.name));
     }
     let apart = match c.kind {

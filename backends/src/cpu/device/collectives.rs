@@ -23,16 +23,27 @@ pub(super) unsafe fn collective(
         // SAFETY: inside the arena and apart from `out`.
         unsafe { std::slice::from_raw_parts(base.add(from.range.start), from.range.len()) }
     });
-    let keeps_size =
-        matches!(op.kind, CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds | CollectiveKind::OwnIds { .. });
-    if let (true, Some(ins)) = (keeps_size, ins) {
+    let begins_with_operand = matches!(
+        op.kind,
+        CollectiveKind::AllReduce { .. }
+            | CollectiveKind::SumEnds
+            | CollectiveKind::OwnIds { .. }
+            | CollectiveKind::BlockIds { .. }
+    );
+    if let (true, Some(ins)) = (begins_with_operand, ins) {
         out.copy_from_slice(ins);
     }
     match (op.kind, ins) {
         (CollectiveKind::AllReduce { reduce }, _) => group.all_reduce(reduce, to.ty.dtype, out),
         (CollectiveKind::SumEnds, _) => group.all_reduce(ReduceKind::Sum, to.ty.dtype, out),
         (CollectiveKind::OwnIds { size }, _) => {
-            own_ids(out, group.rank() * size);
+            add_to_ids(out, -offset(group.rank() * size));
+            Ok(())
+        }
+        (CollectiveKind::BlockIds { size, back }, _) => {
+            let (own, n) = (group.rank(), group.size());
+            let of = (own + n - back % n) % n;
+            add_to_ids(out, offset(of * size) - offset(own * size));
             Ok(())
         }
         // The others change the size: in place they are of a group of one.
@@ -42,6 +53,7 @@ pub(super) unsafe fn collective(
             group.reduce_scatter(ReduceKind::Sum, to.ty.dtype, ins, out)
         }
         (CollectiveKind::AllToAll { .. }, Some(ins)) => group.all_to_all(ins, out),
+        (CollectiveKind::Shift, Some(ins)) => shift(group, ins, out),
         (CollectiveKind::OwnPart { dim }, Some(ins)) => {
             for (ins, out) in rows(dim, from, ins, out) {
                 let start = group.rank() * out.len();
@@ -64,11 +76,25 @@ fn rows<'a>(
     ins.chunks_exact(each(ins.len())).zip(out.chunks_exact_mut(each(out.len())))
 }
 
-/// Counts ids from `first`; those that are too far below stay below.
-fn own_ids(ids: &mut [u8], first: usize) {
-    let first = i32::try_from(first).unwrap_or(i32::MAX);
+/// Every member sends `ins` to the one after it, the last to the first.
+fn shift(group: &mut dyn Communicator, ins: &[u8], out: &mut [u8]) -> Result<()> {
+    let (own, n) = (group.rank(), group.size());
+    if n == 1 {
+        out.copy_from_slice(ins);
+        return Ok(());
+    }
+    group.exchange(&[((own + 1) % n, ins)], &mut [((own + n - 1) % n, out)])
+}
+
+/// A number of ids, as far as ids go.
+fn offset(ids: usize) -> i32 {
+    i32::try_from(ids).unwrap_or(i32::MAX)
+}
+
+/// Adds `by` to every id; those that are too far below stay below.
+fn add_to_ids(ids: &mut [u8], by: i32) {
     for id in ids.as_chunks_mut().0 {
-        *id = i32::from_ne_bytes(*id).saturating_sub(first).to_ne_bytes();
+        *id = i32::from_ne_bytes(*id).saturating_add(by).to_ne_bytes();
     }
 }
 
@@ -105,6 +131,50 @@ mod tests {
             let rows = |r: usize| (0..4).map(move |i| (r * 8 + rank * 4 + i) as f32);
             assert_eq!(part, (0..3).flat_map(rows).collect::<Vec<f32>>());
         }
+    }
+
+    #[test]
+    fn what_is_shifted_round_the_ring_comes_home() {
+        for n in [1, 2, 3, 5] {
+            let done = run(n, Duration::from_mins(1), |m| {
+                let mut group = m.group(&(0..n).collect::<Vec<_>>())?;
+                let own: Vec<f32> = (0..6).map(|i| (m.rank() * 10 + i) as f32).collect();
+                let (mut x, mut seen) = (own.clone(), vec![]);
+                for _ in 0..n {
+                    x = of(CollectiveKind::Shift, &mut *group, &[2, 3], &x)?;
+                    seen.push(x[0] as usize / 10);
+                }
+                assert_eq!(x, own);
+                Ok((m.rank(), seen))
+            });
+            for (rank, seen) in done.unwrap() {
+                assert_eq!(seen, (1..=n).map(|back| (rank + n - back) % n).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn ids_are_counted_from_the_own_part() {
+        let done = run(3, Duration::from_mins(1), |m| {
+            let mut group = m.group(&[0, 1, 2])?;
+            let mut of = |kind| of_ids(kind, &mut *group);
+            let blocks = [0, 1, 2].map(|back| of(CollectiveKind::BlockIds { size: 10, back }));
+            Ok((of(CollectiveKind::OwnIds { size: 10 })?, blocks.into_iter().collect::<Result<Vec<_>>>()?))
+        });
+        let done = done.unwrap();
+        assert_eq!(done[1], (vec![-10, -7], vec![vec![0, 3], vec![-10, -7], vec![10, 13]]));
+        assert_eq!(done[2].1, [[0, 3], [-10, -7], [-20, -17]]);
+    }
+
+    /// What becomes of the ids 0 and 3.
+    fn of_ids(kind: CollectiveKind, group: &mut dyn Communicator) -> Result<Vec<i32>> {
+        let op = Collective { kind, axes: "cp".into(), ranks: group.size() };
+        let ty = TensorType::new(DType::I32, [2]);
+        let mut arena = [0, 3, 0, 0];
+        let at = |from: usize| Place { ty: &ty, memory: Memory::Device, range: from..from + 8 };
+        // SAFETY: both lie in the arena, one behind the other.
+        unsafe { collective(arena.as_mut_ptr().cast(), &op, group, &at(0), &at(8))? };
+        Ok(arena[2..].to_vec())
     }
 
     #[test]

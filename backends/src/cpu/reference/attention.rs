@@ -35,8 +35,8 @@ struct Heads {
     s: usize,
     /// Keys.
     t: usize,
-    /// Position of the first query among the keys.
-    start: usize,
+    /// Position of the first query among the keys; it may be outside of them.
+    start: i64,
     n: usize,
     g: usize,
     d: usize,
@@ -51,14 +51,14 @@ impl Heads {
     fn new(ins: &[Array], first: Option<&Array>, causal: bool, alibi: bool) -> Self {
         let (q, k, v) = (&ins[0].dims, &ins[1].dims, &ins[2].dims);
         let slopes = if alibi { slopes(q[2]) } else { vec![0.0; q[2]] };
-        let start = first.map_or(0.0, |f| -f.data[0]) as usize;
+        let start = first.map_or(0, |f| -f.data[0] as i64);
         Self { b: q[0], s: q[1], t: k[1], start, n: q[2], g: k[2], d: q[3], e: v[3], causal, slopes }
     }
 
     /// Every (batch, query head, query position), with the key/value head and the number of visible positions.
     fn rows(&self) -> impl Iterator<Item = (usize, usize, usize, usize, usize)> {
         let &Self { b, s, t, start, n, g, causal, .. } = self;
-        let seen = move |i: usize| if causal { (start + i + 1).min(t) } else { t };
+        let seen = move |i: usize| if causal { (start + i as i64 + 1).clamp(0, t as i64) as usize } else { t };
         (0..b).flat_map(move |b| (0..n).flat_map(move |h| (0..s).map(move |i| (b, h, i, h * g / n, seen(i)))))
     }
 
@@ -69,7 +69,24 @@ impl Heads {
 
     /// What distance adds to the score of query i and key j.
     fn bias(&self, h: usize, i: usize, j: usize) -> f64 {
-        self.slopes[h] * (j as f64 - (self.start + i) as f64)
+        self.slopes[h] * (j as f64 - (self.start + i as i64) as f64)
+    }
+
+    /// Makes of `out` and `lse`, of some keys, with those of others what both give.
+    fn join(&self, out: &mut [f64], lse: &mut [f64], other: &[f64], sums: &[f64]) {
+        for (b, h, i, ..) in self.rows() {
+            let (at, row) = ((b * self.n + h) * self.s + i, ((b * self.s + i) * self.n + h) * self.e);
+            let largest = lse[at].max(sums[at]);
+            if largest == f64::NEG_INFINITY {
+                continue;
+            }
+            let total = largest + ((lse[at] - largest).exp() + (sums[at] - largest).exp()).ln();
+            let (own, theirs) = ((lse[at] - total).exp(), (sums[at] - total).exp());
+            for (x, y) in out[row..][..self.e].iter_mut().zip(&other[row..][..self.e]) {
+                *x = *x * own + y * theirs;
+            }
+            lse[at] = total;
+        }
     }
 
     /// Start of a row of k-like data.
@@ -83,7 +100,7 @@ fn axpy(y: &mut [f64], a: f64, x: &[f64]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
 }
 
-/// out and the log of the sum of exponentials of each row of scores.
+/// out and the log of the sum of exponentials of each row of scores, together with those of other keys where they are given.
 pub(super) fn forward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> Vec<Vec<f64>> {
     let t = Heads::new(ins, ins.get(3), causal, alibi);
     let (q, k, v) = (&ins[0].data, &ins[1].data, &ins[2].data);
@@ -103,6 +120,9 @@ pub(super) fn forward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> V
         for (j, score) in scores[..seen].iter().enumerate() {
             axpy(place, (score - total).exp(), &v[t.kv(t.e, b, j, kh)..][..t.e]);
         }
+    }
+    if let [.., other, sums] = &ins[3..] {
+        t.join(&mut out, &mut lse, &other.data, &sums.data);
     }
     vec![out, lse]
 }
@@ -124,6 +144,9 @@ pub(super) fn backward(ins: &[Array], scale: f64, causal: bool, alibi: bool) -> 
             axpy(&mut dq[((b * t.s + i) * t.n + h) * t.d..][..t.d], ds, &k[kj..][..t.d]);
             axpy(&mut dk[kj..][..t.d], ds, row);
         }
+    }
+    if let Some(other) = ins.get(7) {
+        axpy(&mut dq, 1.0, &other.data);
     }
     vec![dq, dk, dv]
 }

@@ -56,6 +56,37 @@ fn attention_of_equal_keys_averages_visible_values() {
     close(&lse.to_f64(), &[0.5, 1.5 + 2f64.ln(), 1.0, 2.0 + 2f64.ln()]);
 }
 
+/// Three keys in two blocks, of which the second is behind the query: together they give what all keys give, and a block that
+/// a query sees nothing of changes nothing.
+#[test]
+fn attention_goes_on_from_other_keys() {
+    let q = Tensor::from_f64(&[1, 1, 1, 1], &[0.7]);
+    let (k, v) = ([0.3, -1.1], [10., 20.]);
+    let (ot, lt) = (f64s(&[1, 1, 1, 1]), f64s(&[1, 1, 1]));
+    let op = Op::Attention { scale: F64(1.0), causal: true, alibi: false };
+    let run = |k: &[f64], v: &[f64], first: i32, others: Option<(&Tensor, &Tensor)>| {
+        let shape = [1, k.len(), 1, 1];
+        let (k, v) = (Tensor::from_f64(&shape, k), Tensor::from_f64(&shape, v));
+        let first = Tensor::from_i32(&[], &[first]);
+        let (mut out, mut lse) = (Tensor::zeros(ot.clone()), Tensor::zeros(lt.clone()));
+        let mut outs = [ViewMut { ty: &ot, bytes: &mut out.bytes }, ViewMut { ty: &lt, bytes: &mut lse.bytes }];
+        let mut ins = vec![q.view(), k.view(), v.view(), first.view()];
+        ins.extend(others.iter().flat_map(|(out, lse)| [out.view(), lse.view()]));
+        run_op(&op, &ins, &mut outs).unwrap();
+        (out, lse)
+    };
+    let (want, log) = run(&k, &v, -1, None);
+    let (a, la) = run(&k[..1], &v[..1], -1, None);
+    let (b, lb) = run(&k[1..], &v[1..], 0, Some((&a, &la)));
+    assert!((b.to_f64()[0] - want.to_f64()[0]).abs() < 1e-12 && (lb.to_f64()[0] - log.to_f64()[0]).abs() < 1e-12);
+    let (unseen, nothing) = run(&k, &v, 1, None);
+    assert_eq!((unseen.to_f64(), nothing.to_f64()), (vec![0.0], vec![f64::NEG_INFINITY]));
+    let (same, lsame) = run(&k, &v, 5, Some((&b, &lb)));
+    assert_eq!((same.to_f64(), lsame.to_f64()), (b.to_f64(), lb.to_f64()));
+    let (still, none) = run(&k, &v, 5, Some((&unseen, &nothing)));
+    assert_eq!((still.to_f64(), none.to_f64()), (vec![0.0], vec![f64::NEG_INFINITY]));
+}
+
 /// Head 0 of two has slope 2⁻⁴, head 1 2⁻⁸: keys are equal, so that the distance alone decides.
 #[test]
 fn attention_with_slopes_prefers_what_is_near() {

@@ -27,6 +27,9 @@ pub(super) fn write(out: &mut Writer, m: &ModelConfig) {
             ] {
                 out.number(key, size.value);
             }
+            if m.use_ring_attention.is_set() {
+                out.boolean("use_ring_attention", m.use_ring_attention.value);
+            }
             if m.offset.is_set() {
                 out.raw("offset", &m.offset.value.text());
             }

@@ -185,6 +185,8 @@ pub struct ModelConfig {
     pub calculate_per_token_loss: Spanned<bool>,
     /// Pieces the loss is computed in; 0 is one piece.
     pub chunk_loss_num: Spanned<usize>,
+    /// Keys and values go from rank to rank instead of being gathered, where sequences are cut.
+    pub use_ring_attention: Spanned<bool>,
     /// Layers that chunks of a pipeline's stages have beyond an even share.
     pub offset: Spanned<Offset>,
     /// Chunks of layers per stage of a pipeline: `pp_interleave_num`.

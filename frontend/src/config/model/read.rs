@@ -233,6 +233,7 @@ fn body(s: &mut Section<'_>, top: &mut Section<'_>, b: &Body) -> Option<ModelCon
         param_init_std_rules: init_rules(s),
         calculate_per_token_loss: s.get("calculate_per_token_loss", false),
         chunk_loss_num: s.get("chunk_loss_num", 0),
+        use_ring_attention: s.get("use_ring_attention", false),
         offset: s.get("offset", Offset::All(0)),
         chunks: s.positive("virtual_pipeline_model_parallel_size", 1),
         ignore_token_id: s.get("ignore_token_id", -100),

@@ -13,11 +13,12 @@ use super::tile::{columns, product};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
 use crate::codegen::llvm::KernelText;
-use crate::codegen::simd::f32_text;
+use crate::codegen::simd::{LOWEST, f32_text};
 
 const F32: &str = "f32";
 
-/// Stands for the log-sum-exp of a query past the end of the sequence: its probabilities come out as 0.
+/// Stands for the log-sum-exp of a query past the end of the sequence, or of one that sees no key: its probabilities come out
+/// as 0.
 const NO_QUERY: f64 = 1.0e30;
 
 /// The buffers of a worker, as parameters of the helpers; all rows are packed f32.
@@ -66,7 +67,7 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     plan.emit_pack(&mut e, "pack_g", &spec.out("src"), &bufs.go);
     plan.emit_transpose(&mut e, "transpose_q", &bufs.q, &bufs.qt, spec.scale * std::f64::consts::LOG2_E);
     plan.emit_transpose(&mut e, "transpose_g", &bufs.go, &bufs.gt, 1.0);
-    plan.emit_unpack(&mut e, "unpack_q", &bufs.dq, &spec.q("dst"), spec.scale);
+    plan.emit_unpack_gradient(&mut e, &bufs.dq);
     plan.emit_unpack(&mut e, "unpack_k", &bufs.dk, &spec.k("dst"), spec.scale);
     plan.emit_unpack(&mut e, "unpack_v", &bufs.dv, &spec.v("dst"), 1.0);
     plan.emit_zero(&mut e, "zero_dk", &bufs.dk);
@@ -79,7 +80,7 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     plan.emit_by_query(&mut e, &bufs);
     let scratch = plan.emit_backward(&mut e, &bufs);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 + usize::from(spec.first) },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 + spec.extra_operands(1) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch,
     }
@@ -107,9 +108,9 @@ impl Plan {
         ];
         let at = order.map(|b| scratch.reserve(&b.dims));
         let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
-        let (dout, dq, dk, dv) = (spec.out("dout"), spec.q("dq"), spec.k("dk"), spec.v("dv"));
-        let (bytes, origin) = (scratch.buf(), spec.origin());
-        let operands = [&q, &k, &v, &out, &lse, &dout].into_iter().chain(&origin);
+        let (dout, dq, dk, dv) = (spec.out("dout"), spec.dq("dq"), spec.k("dk"), spec.v("dv"));
+        let (bytes, origin, others) = (scratch.buf(), spec.origin(), spec.other_gradient());
+        let operands = [&q, &k, &v, &out, &lse, &dout].into_iter().chain(&origin).chain(&others);
         let params: Vec<&Buf> = operands.chain([&dq, &dk, &dv, &bytes]).collect();
         e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
@@ -157,13 +158,23 @@ impl Plan {
                             call(e, "grad_q", &[&ds, &pk, &sq], &at);
                         });
                     });
-                    call(e, "unpack_q", &[&sq, &dq], &[b, h, zero, seq]);
+                    let rows: Vec<&Buf> = [&sq].into_iter().chain(&others).chain([&dq]).collect();
+                    call(e, "unpack_q", &rows, &[b, h, zero, seq]);
                 });
                 call(e, "unpack_k", &[&sk, &dk], &[b, g, zero, all_keys]);
                 call(e, "unpack_v", &[&sv, &dv], &[b, g, zero, all_keys]);
             });
         });
         scratch.bytes()
+    }
+
+    /// Writes the helper `unpack_q` that stores the gradient of a head's queries, with that by other keys if there is one.
+    pub(super) fn emit_unpack_gradient(&self, e: &mut Emit, rows: &Buf) {
+        let (spec, dst) = (&self.spec, self.spec.dq("dst"));
+        match spec.other_gradient() {
+            None => self.emit_unpack(e, "unpack_q", rows, &dst, spec.scale),
+            Some(others) => self.emit_unpack_onto(e, "unpack_q", (rows, &dst), (&others, None), spec.scale),
+        }
     }
 
     pub(super) fn emit_zero(&self, e: &mut Emit, name: &str, buf: &Buf) {
@@ -186,10 +197,16 @@ impl Plan {
             let (b, h) = (Val::Arg("b"), Val::Arg("h"));
             let (zero, seq, rows) = (e.index(0), e.index(spec.seq), e.index(self.rows));
             let log2e = e.val(format_args!("arith.constant {} : f32", f32_text(std::f64::consts::LOG2_E)));
+            let none = e.val(format_args!("arith.constant {} : f32", f32_text(NO_QUERY)));
             e.each(zero, seq, 1, |e, r| {
                 prefetch_row(e, &out, [b, r, h], false);
                 let natural = e.load(&lse, &[b, h, r]);
-                let binary = e.val(format_args!("arith.mulf {natural}, {log2e} : f32"));
+                let mut binary = e.val(format_args!("arith.mulf {natural}, {log2e} : f32"));
+                if spec.first {
+                    let lowest = e.val(format_args!("arith.constant {} : f32", f32_text(LOWEST)));
+                    let nothing = e.val(format_args!("arith.cmpf olt, {binary}, {lowest} : f32"));
+                    binary = e.val(format_args!("arith.select {nothing}, {none}, {binary} : f32"));
+                }
                 e.store(binary, lse2, &[r]);
                 let mut sum: Option<Val> = None;
                 let chunks = simd.chunks(spec.v_head_dim);
@@ -213,7 +230,6 @@ impl Plan {
                     e.store(sum, delta, &[r]);
                 }
             });
-            let none = e.val(format_args!("arith.constant {} : f32", f32_text(NO_QUERY)));
             let nought = e.val("arith.constant 0.0 : f32");
             e.each(seq, rows, 1, |e, r| {
                 e.store(none, lse2, &[r]);

@@ -116,7 +116,7 @@ pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
     plan.emit_transpose(&mut e, "transpose_q", &as_pairs(&parts.q, d), &parts.qt.param("dst"), 1.0);
     plan.emit_transpose(&mut e, "transpose_g", &as_pairs(&parts.go, dv), &parts.gt.param("dst"), 1.0);
     plan.emit_untranspose(&mut e, "rows_q", &parts.dqt, &parts.dq);
-    plan.emit_unpack(&mut e, "unpack_q", &parts.dq.param("src"), &spec.q("dst"), spec.scale);
+    plan.emit_unpack_gradient(&mut e, &parts.dq.param("src"));
     plan.emit_unpack(&mut e, "unpack_k", &parts.dk.param("src"), &spec.k("dst"), spec.scale);
     plan.emit_unpack(&mut e, "unpack_v", &parts.dv.param("src"), &spec.v("dst"), 1.0);
     plan.emit_zero(&mut e, "zero_dk", &parts.dk.param("sums"));
@@ -125,7 +125,7 @@ pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
     plan.emit_rowsums(&mut e, &parts.go.param("go"), &parts.lse2.param("lse2"), &parts.delta.param("delta"));
     plan.emit_tile_kernel(&mut e, &parts, &scratch);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 + usize::from(spec.first) },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 10 + spec.extra_operands(1) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch.bytes(),
     }
@@ -135,9 +135,9 @@ impl Plan {
     fn emit_tile_kernel(&self, e: &mut Emit, parts: &Parts, scratch: &Scratch) {
         let spec = &self.spec;
         let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
-        let (dout, dq, dk, dv) = (spec.out("dout"), spec.q("dq"), spec.k("dk"), spec.v("dv"));
-        let (bytes, origin) = (scratch.buf(), spec.origin());
-        let operands = [&q, &k, &v, &out, &lse, &dout].into_iter().chain(&origin);
+        let (dout, dq, dk, dv) = (spec.out("dout"), spec.dq("dq"), spec.k("dk"), spec.v("dv"));
+        let (bytes, origin, others) = (scratch.buf(), spec.origin(), spec.other_gradient());
+        let operands = [&q, &k, &v, &out, &lse, &dout].into_iter().chain(&origin).chain(&others);
         let params: Vec<&Buf> = operands.chain([&dq, &dk, &dv, &bytes]).collect();
         e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
@@ -212,7 +212,8 @@ impl Plan {
                         });
                     });
                     call(e, "rows_q", &[&dqt, &dq_rows], &[]);
-                    call(e, "unpack_q", &[&dq_rows, &dq], &[b, h, zero, seq]);
+                    let rows: Vec<&Buf> = [&dq_rows].into_iter().chain(&others).chain([&dq]).collect();
+                    call(e, "unpack_q", &rows, &[b, h, zero, seq]);
                 });
                 call(e, "unpack_k", &[&open.dk, &dk], &[b, g, zero, keys]);
                 call(e, "unpack_v", &[&open.dv, &dv], &[b, g, zero, keys]);
@@ -249,10 +250,11 @@ impl Plan {
                 if self.spec.causal {
                     let (crosses, ahead) = Self::crosses(e, kk, qq, block.start);
                     e.when(crosses, |e| self.hide_unseen(e, &open.s, zero, ahead));
-                } else if self.spec.keys != self.key_rows {
+                }
+                if self.has_padding() {
                     let edge = e.index(self.key_rows - DEPTH);
                     let last = e.test("eq", kk, edge);
-                    e.when(last, |e| self.hide_unseen(e, &open.s, zero, None));
+                    e.when(last, |e| self.hide_padding(e, &open.s, zero));
                 }
                 let row = self.block_row(e, block, kk, qq);
                 self.write_square(e, open, row, qq);

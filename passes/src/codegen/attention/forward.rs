@@ -5,6 +5,7 @@ use athanor_ir::target::CpuLevel;
 use super::AttentionSpec;
 use super::layout::{Plan, Scratch};
 use super::pack::prefetch_row;
+use super::so_far::{joined, nothing_seen, plus};
 use super::tile::{columns, product};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
@@ -62,7 +63,7 @@ pub(super) fn generate(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> G
     plan.emit_end(&mut e, &bufs);
     let scratch = plan.emit_forward(&mut e, &bufs);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 + usize::from(spec.first) },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 + spec.extra_operands(2) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch,
     }
@@ -76,9 +77,10 @@ impl Plan {
         let order =
             [&bufs.k, &bufs.v, &bufs.q, &bufs.qt, &bufs.s, &bufs.o, &bufs.max, &bufs.before, &bufs.sum, &bufs.alpha];
         let at = order.map(|b| scratch.reserve(&b.dims));
-        let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
-        let (bytes, origin) = (scratch.buf(), spec.origin());
-        let params: Vec<&Buf> = [&q, &k, &v].into_iter().chain(&origin).chain([&out, &lse, &bytes]).collect();
+        let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.new_out("out"), spec.lse());
+        let (bytes, origin, others) = (scratch.buf(), spec.origin(), spec.others());
+        let operands = [&q, &k, &v].into_iter().chain(&origin).chain(others.iter().flatten());
+        let params: Vec<&Buf> = operands.chain([&out, &lse, &bytes]).collect();
         e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
             let start = Self::start(e, origin.as_ref());
@@ -115,7 +117,9 @@ impl Plan {
                             e.call(&self.helper("softmax"), &[&s, &max, &before, &sum, &alpha], &at);
                             e.call(&self.helper("values"), &[&s, &pv, &o, &alpha], &at);
                         });
-                        e.call(&self.helper("end"), &[&o, &max, &before, &sum, &out, &lse], &[b, h, q0]);
+                        let parts = [&o, &max, &before, &sum, &alpha].into_iter().chain(others.iter().flatten());
+                        let parts: Vec<&Buf> = parts.chain([&out, &lse]).collect();
+                        e.call(&self.helper("end"), &parts, &[b, h, q0]);
                     });
                 });
             });
@@ -190,7 +194,13 @@ impl Plan {
         let last = e.idx_c("addi", kk, simd.rows - 1);
         let bound =
             if self.spec.causal { Self::position(e, qq, self.given_start()) } else { e.index(self.spec.keys - 1) };
-        let crosses = e.test("sgt", last, bound);
+        let end = if self.spec.first && self.keys != self.spec.keys {
+            let end = e.index(self.spec.keys - 1);
+            e.idx("minsi", bound, end)
+        } else {
+            bound
+        };
+        let crosses = e.test("sgt", last, end);
         e.amend(crosses, tile, &simd.ty(), |e| {
             let ints = format!("vector<{}xi32>", simd.lanes);
             let cast = |e: &mut Emit, x: Val| {
@@ -198,6 +208,7 @@ impl Plan {
                 e.val(format_args!("vector.broadcast {x} : i32 to {ints}"))
             };
             let lowest = simd.splat(e, LOWEST);
+            let padded = self.spec.first && self.keys != self.spec.keys;
             let limits: Vec<Val> = (0..simd.cols)
                 .map(|j| {
                     let at = cast(e, bound);
@@ -206,7 +217,12 @@ impl Plan {
                     }
                     let lanes: Vec<String> = (0..simd.lanes).map(|l| (j * simd.lanes + l).to_string()).collect();
                     let lanes = e.val(format_args!("arith.constant dense<[{}]> : {ints}", lanes.join(", ")));
-                    e.val(format_args!("arith.addi {at}, {lanes} : {ints}"))
+                    let at = e.val(format_args!("arith.addi {at}, {lanes} : {ints}"));
+                    if !padded {
+                        return at;
+                    }
+                    let last = e.val(format_args!("arith.constant dense<{}> : {ints}", self.spec.keys - 1));
+                    e.val(format_args!("arith.minsi {at}, {last} : {ints}"))
                 })
                 .collect();
             let mut out = Vec::with_capacity(tile.len());
@@ -393,25 +409,43 @@ impl Plan {
         });
     }
 
-    /// Divides by the sums and writes the block's rows of `out` and `lse`.
+    /// Divides by the sums, joins what other keys gave, and writes the block's rows of `out` and `lse`.
     fn emit_end(&self, e: &mut Emit, bufs: &Bufs) {
         let (simd, spec) = (self.simd, &self.spec);
-        let (out, lse) = (spec.out("out"), spec.lse());
-        let params = [&bufs.o, &bufs.max, &bufs.before, &bufs.sum, &out, &lse];
+        let (out, lse, others) = (spec.new_out("out"), spec.lse(), spec.others());
+        let parts = [&bufs.o, &bufs.max, &bufs.before, &bufs.sum, &bufs.alpha].into_iter();
+        let params: Vec<&Buf> = parts.chain(others.iter().flatten()).chain([&out, &lse]).collect();
         e.func(&self.helper("end"), true, &params, &["b", "h", "q0"], |e| {
             let (b, h, q0) = (Val::Arg("b"), Val::Arg("h"), Val::Arg("q0"));
             let (zero, block, seq) = (e.index(0), e.index(self.q_block), e.index(spec.seq));
             let left = e.idx("subi", seq, q0);
             let count = e.idx("minsi", left, block);
+            if let Some([_, sums]) = &others {
+                e.each(zero, count, 1, |e, r| {
+                    let row = e.idx("addi", q0, r);
+                    let value = e.load(sums, &[b, h, row]);
+                    e.store(value, &bufs.alpha, &[r]);
+                });
+            }
             e.each(zero, count, simd.lanes, |e, r| {
                 let sum = simd.load(e, &bufs.sum, &[r]);
                 let max = simd.load(e, &bufs.max, &[r]);
                 let log = simd.ln(e, sum);
                 let ln2 = simd.splat(e, std::f64::consts::LN_2);
-                let value = simd.fma(e, max, ln2, log);
-                simd.store(e, value, &bufs.before, &[r]);
+                let mut value = simd.fma(e, max, ln2, log);
                 let one = simd.splat(e, 1.0);
-                let inverse = simd.op(e, "divf", one, sum);
+                let mut inverse = simd.op(e, "divf", one, sum);
+                if spec.first {
+                    [value, inverse] = nothing_seen(e, &simd, [max, sum], [value, inverse]);
+                }
+                if others.is_some() {
+                    let other = simd.load(e, &bufs.alpha, &[r]);
+                    let [total, own, theirs] = joined(e, &simd, value, other);
+                    value = total;
+                    inverse = simd.op(e, "mulf", inverse, own);
+                    simd.store(e, theirs, &bufs.alpha, &[r]);
+                }
+                simd.store(e, value, &bufs.before, &[r]);
                 simd.store(e, inverse, &bufs.sum, &[r]);
             });
             e.each(zero, count, 1, |e, r| {
@@ -420,11 +454,16 @@ impl Plan {
                 let value = e.load(&bufs.before, &[r]);
                 e.store(value, &lse, &[b, h, row]);
                 let inverse = e.load(&bufs.sum, &[r]);
+                let share = others.is_some().then(|| e.load(&bufs.alpha, &[r]));
                 for (c, n) in simd.chunks(spec.v_head_dim) {
                     let c = e.index(c);
                     let x = simd.widen(e, &bufs.o, &[r, c], n);
                     let factor = e.val(format_args!("vector.broadcast {inverse} : f32 to vector<{n}xf32>"));
-                    let x = e.val(format_args!("arith.mulf {x}, {factor} : vector<{n}xf32>"));
+                    let mut x = e.val(format_args!("arith.mulf {x}, {factor} : vector<{n}xf32>"));
+                    if let Some([out, _]) = &others {
+                        let y = simd.widen(e, out, &[b, row, h, c], n);
+                        x = plus(e, x, y, share, n);
+                    }
                     simd.narrow(e, x, &out, &[b, row, h, c], n);
                 }
             });

@@ -5,6 +5,7 @@
 
 use super::AttentionSpec;
 use super::layout::{DEPTH, Plan, Scratch};
+use super::so_far::{joined, nothing_seen};
 use super::tiles::{Part, SUMS, load_sums, multiply, score_block, store_sums};
 use crate::codegen::Generated;
 use crate::codegen::emit::{Buf, Emit, Val};
@@ -31,8 +32,9 @@ struct Parts {
     max: Part,
     before: Part,
     sum: Part,
-    /// Per query of the head.
+    /// Per query of the head; the logarithms of sums over other keys become their shares.
     lse: Part,
+    shares: Part,
 }
 
 /// The buffers that the inner loops work on.
@@ -47,6 +49,7 @@ struct Open {
     before: Buf,
     sum: Buf,
     lse: Buf,
+    shares: Buf,
 }
 
 pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
@@ -68,6 +71,7 @@ pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
         before: scratch.part(&[DEPTH], "f32"),
         sum: scratch.part(&[DEPTH], "f32"),
         lse: scratch.part(&[rows], "f32"),
+        shares: scratch.part(&[if spec.so_far { rows } else { 0 }], "f32"),
     };
     let mut e = Emit::default();
     plan.emit_pack(&mut e, "pack_q", &spec.q("src"), &parts.q.param("dst"));
@@ -78,11 +82,19 @@ pub(super) fn generate(spec: &AttentionSpec, symbol: &str) -> Generated {
     let q_pairs = parts.q.cast(&[rows, d / 2], "f32");
     plan.emit_transpose(&mut e, "transpose_q", &q_pairs.param("src"), &parts.qt.param("dst"), 1.0);
     plan.emit_untranspose(&mut e, "rows_o", &parts.ot, &parts.o);
-    plan.emit_unpack(&mut e, "unpack_o", &parts.o.param("src"), &spec.out("dst"), 1.0);
+    let (o, out) = (parts.o.param("src"), spec.new_out("dst"));
+    match spec.others() {
+        None => plan.emit_unpack(&mut e, "unpack_o", &o, &out, 1.0),
+        Some([others, sums]) => {
+            let shares = parts.shares.param("shares");
+            plan.emit_unpack_onto(&mut e, "unpack_o", (&o, &out), (&others, Some(&shares)), 1.0);
+            plan.emit_load_sums(&mut e, &sums, &shares);
+        }
+    }
     plan.emit_store_lse(&mut e, &parts.lse);
     plan.emit_kernel(&mut e, &parts, &scratch);
     Generated {
-        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 + usize::from(spec.first) },
+        text: KernelText { symbol: symbol.to_owned(), mlir: e.finish(), buffers: 6 + spec.extra_operands(2) },
         grid: spec.batch * spec.kv_heads,
         scratch_bytes_per_worker: scratch.bytes(),
     }
@@ -107,11 +119,25 @@ impl Plan {
         });
     }
 
+    /// Copies the logarithms of sums over other keys of a head; those of queries past the sequence are 0.
+    fn emit_load_sums(&self, e: &mut Emit, sums: &Buf, dst: &Buf) {
+        e.func(&self.helper("load_sums"), true, &[sums, dst], &["b", "h"], |e| {
+            let (zero, seq, rows) = (e.index(0), e.index(self.spec.seq), e.index(self.rows));
+            e.each(zero, seq, 1, |e, r| {
+                let x = e.load(sums, &[Val::Arg("b"), Val::Arg("h"), r]);
+                e.store(x, dst, &[r]);
+            });
+            let nought = e.val("arith.constant 0.0 : f32");
+            e.each(seq, rows, 1, |e, r| e.store(nought, dst, &[r]));
+        });
+    }
+
     fn emit_kernel(&self, e: &mut Emit, parts: &Parts, scratch: &Scratch) {
         let spec = &self.spec;
-        let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.out("out"), spec.lse());
-        let (bytes, origin) = (scratch.buf(), spec.origin());
-        let params: Vec<&Buf> = [&q, &k, &v].into_iter().chain(&origin).chain([&out, &lse, &bytes]).collect();
+        let (q, k, v, out, lse) = (spec.q("q"), spec.k("k"), spec.v("v"), spec.new_out("out"), spec.lse());
+        let (bytes, origin, others) = (scratch.buf(), spec.origin(), spec.others());
+        let operands = [&q, &k, &v].into_iter().chain(&origin).chain(others.iter().flatten());
+        let params: Vec<&Buf> = operands.chain([&out, &lse, &bytes]).collect();
         e.func(&self.symbol, false, &params, &["lo", "hi", "worker"], |e| {
             let base = scratch.base(e);
             let start = Self::start(e, origin.as_ref());
@@ -127,6 +153,7 @@ impl Plan {
                 before: parts.before.open(e, &bytes, base),
                 sum: parts.sum.open(e, &bytes, base),
                 lse: parts.lse.open(e, &bytes, base),
+                shares: parts.shares.open(e, &bytes, base),
             };
             let [v_rows, v_pairs, vt, q_rows, qt, ot, o] =
                 [&parts.v, &parts.v_pairs, &parts.vt, &parts.q, &parts.qt, &parts.ot, &parts.o]
@@ -147,9 +174,14 @@ impl Plan {
                 e.each(first, last, 1, |e, h| {
                     call(e, "pack_q", &[&q, &q_rows], &[b, h, zero, rows]);
                     call(e, "transpose_q", &[&q_pairs, &qt], &[]);
+                    if let Some([_, sums]) = &others {
+                        call(e, "load_sums", &[sums, &open.shares], &[b, h]);
+                    }
                     e.each(zero, rows, DEPTH, |e, q0| self.query_block(e, &open, q0, start));
                     call(e, "rows_o", &[&ot, &o], &[]);
-                    call(e, "unpack_o", &[&o, &out], &[b, h, zero, seq]);
+                    let with = others.iter().flat_map(|[out, _]| [out, &open.shares]);
+                    let rows: Vec<&Buf> = [&o].into_iter().chain(with).chain([&out]).collect();
+                    call(e, "unpack_o", &rows, &[b, h, zero, seq]);
                     call(e, "store_lse", &[&open.lse, &lse], &[b, h]);
                 });
             });
@@ -203,12 +235,18 @@ impl Plan {
                     e.when(crosses, |e| self.hide_unseen(e, &open.s, r, ahead));
                 }
             });
-            if start.is_none() && (self.spec.causal || self.spec.keys != self.key_rows) {
+            let last_rows = |e: &mut Emit, end: Val, hide: &dyn Fn(&mut Emit, Val)| {
                 let last = e.test("eq", k1, end);
                 e.when(last, |e| {
                     let row = e.idx_c("subi", count, DEPTH);
-                    self.hide_unseen(e, &open.s, row, None);
+                    hide(e, row);
                 });
+            };
+            if start.is_none() && self.spec.causal {
+                last_rows(e, end, &|e, row| self.hide_unseen(e, &open.s, row, None));
+            }
+            if self.has_padding() {
+                last_rows(e, keys, &|e, row| self.hide_padding(e, &open.s, row));
             }
             let alpha = self.softmax(e, open, &columns, count);
             each_sum(e, &|e, r| {
@@ -238,11 +276,22 @@ impl Plan {
             let max = simd.load(e, &open.max, &[c]);
             let log = simd.ln(e, sum);
             let scale = simd.splat(e, self.spec.scale);
-            let lse = simd.fma(e, max, scale, log);
+            let mut lse = simd.fma(e, max, scale, log);
             let at = e.idx("addi", q0, c);
-            simd.store(e, lse, &open.lse, &[at]);
             let one = simd.splat(e, 1.0);
-            inverses.push(simd.op(e, "divf", one, sum));
+            let mut inverse = simd.op(e, "divf", one, sum);
+            if self.spec.first {
+                [lse, inverse] = nothing_seen(e, &simd, [max, sum], [lse, inverse]);
+            }
+            if self.spec.so_far {
+                let other = simd.load(e, &open.shares, &[at]);
+                let [total, own, theirs] = joined(e, &simd, lse, other);
+                lse = total;
+                inverse = simd.op(e, "mulf", inverse, own);
+                simd.store(e, theirs, &open.shares, &[at]);
+            }
+            simd.store(e, lse, &open.lse, &[at]);
+            inverses.push(inverse);
         }
         each_sum(e, &|e, r| {
             for (&c, &inverse) in columns.iter().zip(&inverses) {

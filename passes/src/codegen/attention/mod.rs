@@ -11,6 +11,7 @@ mod forward;
 mod forward_tiles;
 mod layout;
 mod pack;
+mod so_far;
 mod start;
 mod tile;
 mod tiles;
@@ -30,8 +31,10 @@ pub struct AttentionSpec {
     pub seq: usize,
     /// Keys of a sequence: as many as queries, unless `first` says where they begin.
     pub keys: usize,
-    /// Where the first key is, counted from the first query (0 or below), is an operand: query i sees keys up to i − first.
+    /// Where the first key is, counted from the first query, is an operand: query i sees keys up to i − first.
     pub first: bool,
+    /// What other keys gave is an operand too: out and lse, or dq, in f32.
+    pub so_far: bool,
     /// Query heads; a multiple of `kv_heads`.
     pub heads: usize,
     /// Key and value heads; query head `h` uses key head `h / (heads / kv_heads)`.
@@ -48,6 +51,8 @@ pub struct AttentionSpec {
     pub alibi: bool,
     /// Element type of q, k, v, out and their gradients.
     pub dtype: Float,
+    /// Element type of what the kernel makes of queries, out or dq: `dtype`, or f32 to go on from.
+    pub result: Float,
 }
 
 impl AttentionSpec {
@@ -108,6 +113,21 @@ impl AttentionSpec {
         Buf::arg(name, &[self.batch, self.seq, self.heads, self.v_head_dim], self.dtype.name())
     }
 
+    /// What the forward kernel writes.
+    fn new_out(&self, name: &'static str) -> Buf {
+        Buf { element: self.result.name(), ..self.out(name) }
+    }
+
+    /// The gradient of queries.
+    fn dq(&self, name: &'static str) -> Buf {
+        Buf { element: self.result.name(), ..self.q(name) }
+    }
+
+    /// Operands beyond those that every kernel has, where results of other keys are so many operands.
+    fn extra_operands(&self, others: usize) -> usize {
+        usize::from(self.first) + if self.so_far { others } else { 0 }
+    }
+
     fn lse(&self) -> Buf {
         Buf::arg("lse", &[self.batch, self.heads, self.seq], "f32")
     }
@@ -115,16 +135,17 @@ impl AttentionSpec {
 
 /// The forward kernel.
 ///
-/// Buffers: q `[b,s,n,d]`, k `[b,t,g,d]`, v `[b,t,g,dv]`, first i32 if the spec has it → out `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the
-/// sum of exponentials of the scaled scores), scratch bytes. A grid item is a (sequence, key head) pair.
+/// Buffers: q `[b,s,n,d]`, k `[b,t,g,d]`, v `[b,t,g,dv]`, first i32 if the spec has it, out f32 and lse of other keys if it has them → out
+/// `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the sum of exponentials of the scaled scores), scratch bytes. A grid item is a
+/// (sequence, key head) pair.
 pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
     if spec.on_tiles(level) { forward_tiles::generate(spec, symbol) } else { forward::generate(spec, level, symbol) }
 }
 
 /// The backward kernel.
 ///
-/// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]`, first i32 if the spec has it → dq, dk, dv like q, k, v, scratch bytes. A grid item
-/// is a (sequence, key head) pair, so the sums over the query heads of a group have one writer and a fixed order.
+/// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]`, first i32 and dq f32 by other keys if the spec has them → dq, dk, dv like q,
+/// k, v, scratch bytes. A grid item is a (sequence, key head) pair, so the sums over the query heads of a group have one writer and a fixed order.
 pub fn backward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
     if spec.on_tiles(level) { backward_tiles::generate(spec, symbol) } else { backward::generate(spec, level, symbol) }
 }

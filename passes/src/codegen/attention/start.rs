@@ -1,4 +1,4 @@
-//! Where queries are among the keys: bounds of loops and masks where keys begin before the first query.
+//! Where queries are among the keys: bounds of loops and masks where keys begin before or after the first query.
 
 use super::layout::{DEPTH, Plan};
 use crate::codegen::emit::{Buf, Emit, Val};
@@ -28,10 +28,16 @@ impl Plan {
         match start {
             None => q,
             Some(start) => {
-                let end = e.idx("addi", q, start);
+                let end = Self::after(e, q, start);
                 e.ceil_to(end, self.simd.rows)
             }
         }
+    }
+
+    /// `start + q`, or 0 if that is before the first key.
+    fn after(e: &mut Emit, q: Val, start: Val) -> Val {
+        let (end, zero) = (e.idx("addi", q, start), e.index(0));
+        e.idx("maxsi", end, zero)
     }
 
     /// First query that sees key `k`, or `least` if that is later.
@@ -64,7 +70,7 @@ impl Plan {
         match start {
             None => q,
             Some(start) => {
-                let end = e.idx("addi", q, start);
+                let end = Self::after(e, q, start);
                 e.ceil_to(end, DEPTH)
             }
         }

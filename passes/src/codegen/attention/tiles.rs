@@ -11,7 +11,7 @@ pub(super) const SUMS: &str = "!amx.tile<16x16xf32>";
 const HALF: usize = DEPTH / 2;
 
 /// Score of a key that a query does not see; not so low that its product with a scale would overflow.
-const HIDDEN: f64 = -1.0e30;
+pub(super) const HIDDEN: f64 = -1.0e30;
 
 /// A buffer of a worker's scratch: its shape, its element type, and where it starts.
 #[derive(Debug, Clone)]
@@ -157,25 +157,32 @@ impl Plan {
         });
     }
 
-    /// Gives scores of keys that a query does not see their lowest value, in the block of scores whose first row is `row`:
-    /// keys after the query on the diagonal, or keys past the sequence. The block's first query is `ahead` positions after its
-    /// first key; without that the two are one position.
+    /// Whether packed keys past the last one would be seen if they were not hidden: by all queries, or by those that may be
+    /// far behind the keys.
+    pub fn has_padding(&self) -> bool {
+        (self.spec.first || !self.spec.causal) && self.spec.keys != self.key_rows
+    }
+
+    /// Gives scores of keys past the last one their lowest value, in the last block of scores, whose first row is `row`.
+    pub fn hide_padding(&self, e: &mut Emit, scores: &Buf, row: Val) {
+        let lowest = self.simd.splat(e, HIDDEN);
+        let (first, depth) = (e.index(self.spec.keys % DEPTH), e.index(DEPTH));
+        e.each(first, depth, 1, |e, i| {
+            let r = e.idx("addi", row, i);
+            for c in [0, HALF] {
+                let c = e.index(c);
+                self.simd.store(e, lowest, scores, &[r, c]);
+            }
+        });
+    }
+
+    /// Gives scores of keys that a query does not see, since they are after it, their lowest value, in the block of scores whose
+    /// first row is `row`. The block's first query is `ahead` positions after its first key; without that the two are one position.
     pub fn hide_unseen(&self, e: &mut Emit, scores: &Buf, row: Val, ahead: Option<Val>) {
         let simd = self.simd;
         let lowest = simd.splat(e, HIDDEN);
         let zero = e.index(0);
         let depth = e.index(DEPTH);
-        if !self.spec.causal {
-            let first = e.index(self.spec.keys % DEPTH);
-            e.each(first, depth, 1, |e, i| {
-                let r = e.idx("addi", row, i);
-                for c in [0, HALF] {
-                    let c = e.index(c);
-                    simd.store(e, lowest, scores, &[r, c]);
-                }
-            });
-            return;
-        }
         let ints = format!("vector<{}xi32>", simd.lanes);
         e.each(zero, depth, 1, |e, i| {
             let r = e.idx("addi", row, i);

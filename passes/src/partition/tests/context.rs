@@ -4,7 +4,7 @@ use super::*;
 use athanor_ir::{F64, Shared, Sharing};
 
 /// The loss of the next token but one of tokens `[2, 8]`, by an attention of four heads of width 2 with rotated queries.
-fn attention(mesh: Mesh, accumulation: usize) -> Module {
+pub(super) fn attention(mesh: Mesh, accumulation: usize) -> Module {
     let mut f = Func::new("forward");
     let f32s = |dims: &[usize]| TensorType::new(DType::F32, dims);
     let weight = || Role::Weight { init: Init::Normal { std: 0.02 }, decay: true };
@@ -43,7 +43,7 @@ fn cut(axes: &[(&str, usize)], accumulation: usize) -> Module {
     cut
 }
 
-fn count(m: &Module, name: &str) -> usize {
+pub(super) fn count(m: &Module, name: &str) -> usize {
     m.func("micro").unwrap().nodes.iter().filter(|n| n.op.name() == name).count()
 }
 
