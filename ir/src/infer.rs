@@ -1,5 +1,6 @@
 //! Result types from operand types, and with it what operands an op accepts.
 
+use crate::attention::Attend;
 use crate::collective::{Collective, CollectiveKind};
 use crate::experts;
 use crate::op::{Binary, Op, Unary};
@@ -26,7 +27,7 @@ pub(crate) fn want(ok: bool, text: impl FnOnce() -> String) -> Result<(), InferE
     if ok { Ok(()) } else { fail(text()) }
 }
 
-fn equal(what: &str, a: &TensorType, b: &TensorType) -> Result<(), InferError> {
+pub(crate) fn equal(what: &str, a: &TensorType, b: &TensorType) -> Result<(), InferError> {
     want(a == b, || format!("{what} have types {a} and {b}, which must be equal"))
 }
 
@@ -42,8 +43,10 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::Einsum { .. } => 2..=3,
         Op::RmsNormGrad { .. } | Op::LayerNorm { .. } | Op::LayerNormGrad { .. } => 3..=3,
         Op::Rope { .. } => 3..=3,
-        Op::Attention { .. } => 3..=6,
-        Op::AttentionGrad { .. } => 6..=8,
+        Op::Attention { .. } => 3..=4,
+        Op::AttentionGrad { .. } => 6..=7,
+        Op::AttentionStep { .. } => 6..=6,
+        Op::AttentionStepGrad { .. } => 8..=8,
         Op::CrossEntropyGrad | Op::PartEntropyGrad => 4..=4,
         Op::AdamW { .. } => 8..=8,
         Op::Histogram { .. } => 1..=1,
@@ -179,41 +182,10 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             want(fits, || format!("wants x [b, s, n, d] and tables [s, r/2] with r ≤ d, got {x} and {cos}"))?;
             vec![x.clone()]
         }
-        Op::Attention { causal, .. } | Op::AttentionGrad { causal, .. } => {
-            let (q, k, v) = (&ins[0], &ins[1], &ins[2]);
-            let first = ins.get(if matches!(op, Op::Attention { .. }) { 3 } else { 6 });
-            let says_where = first.is_none_or(|f| *causal && *f == TensorType::scalar(DType::I32));
-            want(says_where, || "where the first key is wants to be an i32 scalar, of causal attention".into())?;
-            let fits = [q, k, v].iter().all(|t| t.rank() == 4 && t.dtype == q.dtype && t.dims[0] == q.dims[0])
-                && (q.dims[1] == k.dims[1] || first.is_some() && q.dims[1] < k.dims[1])
-                && k.dims[..3] == v.dims[..3]
-                && q.dims[3] == k.dims[3]
-                && k.dims[2] > 0
-                && q.dims[2].is_multiple_of(k.dims[2]);
-            want(fits, || {
-                format!(
-                    "wants q [b,s,n,d], k [b,t,g,d], v [b,t,g,e] with n a multiple of g, and s = t, got {q}, {k}, {v}"
-                )
-            })?;
-            let out = q.with_dims([q.dims[0], q.dims[1], q.dims[2], v.dims[3]]);
-            let lse = TensorType::new(DType::F32.max_float(q.dtype), [q.dims[0], q.dims[2], q.dims[1]]);
-            // What is added up over several such ops is in f32 at least.
-            let wide = |t: &TensorType| t.with_dtype(DType::F32.max_float(t.dtype));
-            if let Op::Attention { .. } = op {
-                want(n != 5, || "takes out and lse of other keys together".into())?;
-                if let [.., so_far, sums] = &ins[3..] {
-                    equal("out of other keys and its place", so_far, &wide(&out))?;
-                    equal("lse of other keys and its place", sums, &lse)?;
-                }
-                vec![out, lse]
-            } else {
-                equal("out and its place", &ins[3], &out)?;
-                equal("lse and its place", &ins[4], &lse)?;
-                equal("dout and out", &ins[5], &out)?;
-                if let Some(so_far) = ins.get(7) {
-                    equal("dq by other keys and its place", so_far, &wide(q))?;
-                }
-                vec![q.clone(), k.clone(), v.clone()]
+        Op::Attention { .. } | Op::AttentionGrad { .. } | Op::AttentionStep { .. } | Op::AttentionStepGrad { .. } => {
+            match op.attend() {
+                Some(attend) => attend.infer(ins)?,
+                None => return undetermined(),
             }
         }
         Op::CrossEntropy | Op::CrossEntropyGrad | Op::PartEntropy | Op::PartEntropyGrad => {
@@ -302,9 +274,7 @@ pub fn check(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Result<(), Inf
             let expected = infer(op, ins)?;
             // Products may be kept in another float type than the operands: f32 gradients of bf16 products.
             let same = |(i, (e, o)): (usize, (&TensorType, &TensorType))| match op {
-                Op::Attention { .. } | Op::AttentionGrad { .. } if i == 0 => {
-                    e.dims == o.dims && [e.dtype, DType::F32.max_float(e.dtype)].contains(&o.dtype)
-                }
+                _ if i == 0 && op.attend().is_some() => Attend::is_first_result(o, e),
                 Op::Einsum { .. }
                 | Op::GroupedEinsum { .. }
                 | Op::CrossEntropyGrad

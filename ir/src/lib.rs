@@ -1,6 +1,7 @@
 //! The vocabulary that every other crate speaks: ops and their signatures, tensor types, modules, plans, diagnostics.
 
 pub mod alibi;
+pub mod attention;
 pub mod collective;
 pub mod diag;
 pub mod element;

@@ -124,13 +124,12 @@ pub enum Op {
         /// Rotate by the negative angle: the gradient.
         inverse: bool,
     },
-    /// (q [b, s, n, d], k [b, t, g, d], v [b, t, g, e][, first i32[, out f32, lse]]) → (out [b, s, n, e], lse [b, n, s] f32):
-    /// softmax attention; query head i reads key/value head i·g/n; softmax in f32.
+    /// (q [b, s, n, d], k [b, t, g, d], v [b, t, g, e][, first i32]) → (out [b, s, n, e], lse [b, n, s] f32): softmax attention;
+    /// query head i reads key/value head i·g/n; softmax in f32.
     ///
     /// There are as many keys as queries, unless `first` says where the first key is, counted from the first query: query i is
-    /// at position i − first then. A query that sees none of the keys has out 0 and lse −∞. Given out and lse of the same
-    /// queries and other keys, the results are those of all these keys: (out₁·exp(lse₁) + out₂·exp(lse₂)) / (exp(lse₁) + exp(lse₂)).
-    /// The result out has the queries' dtype, or f32 to be given to another such op.
+    /// at position i − first then. A query that sees none of the keys has out 0 and lse −∞. The result out has the queries'
+    /// dtype, or f32 where `attention_step` goes on from it.
     Attention {
         /// Multiplies the scores.
         scale: F64,
@@ -139,14 +138,31 @@ pub enum Op {
         /// The score of query i and key j is increased by slope·(j − i), with a slope for each head ([`crate::alibi`]).
         alibi: bool,
     },
-    /// (q, k, v, out, lse, dout[, first[, dq f32]]) → (dq, dk, dv), with out and lse over all keys that the queries look at. The
-    /// gradient dq by other keys, where it is given, is added to that by these; dq has the queries' dtype or f32.
+    /// (q, k, v, out, lse, dout[, first]) → (dq, dk, dv); dq has the queries' dtype, or f32 where `attention_step_grad` goes on
+    /// from it.
     AttentionGrad {
         /// As in the forward op.
         scale: F64,
         /// As in the forward op.
         causal: bool,
         /// As in the forward op.
+        alibi: bool,
+    },
+    /// (q, k, v, first, out f32, lse) → (out, lse): causal attention to more keys, given what it is to others. With the results of
+    /// these keys alone as out₂ and lse₂, out is (out₁·exp(lse₁) + out₂·exp(lse₂)) / (exp(lse₁) + exp(lse₂)), and lse the logarithm
+    /// of the divisor. Inserted by `partition`.
+    AttentionStep {
+        /// As in `attention`.
+        scale: F64,
+        /// As in `attention`.
+        alibi: bool,
+    },
+    /// (q, k, v, out, lse, dout, first, dq f32) → (dq, dk, dv), with out and lse over all keys: the gradients by some of them, and
+    /// to that of queries is added what it is by others.
+    AttentionStepGrad {
+        /// As in `attention`.
+        scale: F64,
+        /// As in `attention`.
         alibi: bool,
     },
     /// (logits […, v], labels i32 […]) → (loss f32 […], lse f32 […]): lse − logit\[label\].
@@ -291,6 +307,8 @@ impl Op {
             Self::Rope { .. } => "rope",
             Self::Attention { .. } => "attention",
             Self::AttentionGrad { .. } => "attention_grad",
+            Self::AttentionStep { .. } => "attention_step",
+            Self::AttentionStepGrad { .. } => "attention_step_grad",
             Self::CrossEntropy => "cross_entropy",
             Self::CrossEntropyGrad => "cross_entropy_grad",
             Self::PartEntropy => "part_entropy",

@@ -150,15 +150,14 @@ impl Op {
             Self::RopeTable { .. } => of(vec![], vec!["sd", "sd"], ""),
             Self::Rope { .. } => of(vec!["bsnd", "sr", "sr"], vec!["bsnd"], "dr"),
             // With slopes by head, a head must know which one it is.
-            Self::Attention { alibi, .. } => {
-                let whole = if *alibi { "tdeng" } else { "tde" };
-                let operands = ["bsnd", "btgd", "btge", "", "bsne", "bns"];
-                of(operands[..ins.len()].to_vec(), vec!["bsne", "bns"], whole)
-            }
-            Self::AttentionGrad { alibi, .. } => {
-                let whole = if *alibi { "tdeng" } else { "tde" };
-                let operands = ["bsnd", "btgd", "btge", "bsne", "bns", "bsne", "", "bsnd"];
-                of(operands[..ins.len()].to_vec(), vec!["bsnd", "btgd", "btge"], whole)
+            Self::Attention { .. }
+            | Self::AttentionGrad { .. }
+            | Self::AttentionStep { .. }
+            | Self::AttentionStepGrad { .. } => {
+                let attend = self.attend()?;
+                let (operands, results) = attend.labels();
+                let whole = if attend.alibi { "tdeng" } else { "tde" };
+                of(operands.get(..ins.len())?.to_vec(), results.to_vec(), whole)
             }
             Self::CrossEntropy | Self::CrossEntropyGrad | Self::PartEntropy | Self::PartEntropyGrad => {
                 let logits = letters(ins[0].rank());
@@ -223,13 +222,16 @@ impl Op {
                 let free = b.iter().zip(&ins[1].dims).filter(|(c, _)| !a.contains(c)).map(|(_, d)| *d as u64);
                 product(&[2, elements(&ins[0]), product(&free.collect::<Vec<_>>())])
             }
-            Self::Attention { causal, .. } | Self::AttentionGrad { causal, .. } => {
+            Self::Attention { .. }
+            | Self::AttentionGrad { .. }
+            | Self::AttentionStep { .. }
+            | Self::AttentionStepGrad { .. } => {
+                let Some(attend) = self.attend() else { return 0 };
                 let (q, v) = (&ins[0], &ins[2]);
                 let [batch, seq, heads, d] = [0, 1, 2, 3].map(|i| q.dims[i] as u64);
-                let pairs = product(&[batch, heads, seq, v.dims[1] as u64]) / if *causal { 2 } else { 1 };
+                let pairs = product(&[batch, heads, seq, v.dims[1] as u64]) / if attend.causal { 2 } else { 1 };
                 let e = v.dims[3] as u64;
-                let width = if matches!(self, Self::Attention { .. }) { d + e } else { 3 * d + 2 * e };
-                product(&[2, pairs, width])
+                product(&[2, pairs, if attend.back { 3 * d + 2 * e } else { d + e }])
             }
             Self::GroupedEinsum { spec } => experts::grouped_flops(spec, ins),
             Self::Combine | Self::CombineDot => product(&[2, elements(&ins[1]), ins[0].dims[1] as u64]),

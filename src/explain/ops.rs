@@ -160,6 +160,10 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
             let op = Op::AttentionGrad { scale: one, causal: true, alibi: false };
             (op, vec![4, 4, 4, 4, 3, 4], vec![4, 4, 4])
         }
+        "attention_step" => (Op::AttentionStep { scale: one, alibi: false }, vec![4, 4, 4, 0, 4, 3], vec![4, 3]),
+        "attention_step_grad" => {
+            (Op::AttentionStepGrad { scale: one, alibi: false }, vec![4, 4, 4, 4, 3, 4, 0, 4], vec![4, 4, 4])
+        }
         "cross_entropy" => (Op::CrossEntropy, vec![2, 1], vec![1, 1]),
         "cross_entropy_grad" => (Op::CrossEntropyGrad, vec![2, 1, 1, 1], vec![2]),
         "part_entropy" => (Op::PartEntropy, vec![2, 1], vec![1, 1]),

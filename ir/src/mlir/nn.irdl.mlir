@@ -296,10 +296,11 @@ irdl.dialect @nn {
     irdl.attributes {"interleaved" = %interleaved, "inverse" = %inverse}
   }
   irdl.operation @attention {
-    %operand_tensor = irdl.base "!builtin.tensor"
-    %operand_tuple = irdl.base "!builtin.tuple"
-    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
-    irdl.operands(operands: variadic %operand)
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: optional %operand_3)
     %result_0 = irdl.base "!builtin.tensor"
     %result_1 = irdl.base "!builtin.tensor"
     irdl.results(result_0: %result_0, result_1: %result_1)
@@ -313,10 +314,14 @@ irdl.dialect @nn {
     irdl.attributes {"scale" = %scale, "causal" = %causal, "alibi" = %alibi}
   }
   irdl.operation @attention_grad {
-    %operand_tensor = irdl.base "!builtin.tensor"
-    %operand_tuple = irdl.base "!builtin.tuple"
-    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
-    irdl.operands(operands: variadic %operand)
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    %operand_4 = irdl.base "!builtin.tensor"
+    %operand_5 = irdl.base "!builtin.tensor"
+    %operand_6 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5, operand_6: optional %operand_6)
     %result_0 = irdl.base "!builtin.tensor"
     %result_1 = irdl.base "!builtin.tensor"
     %result_2 = irdl.base "!builtin.tensor"
@@ -329,6 +334,43 @@ irdl.dialect @nn {
     %alibi_1 = irdl.is true
     %alibi = irdl.any_of(%alibi_0, %alibi_1)
     irdl.attributes {"scale" = %scale, "causal" = %causal, "alibi" = %alibi}
+  }
+  irdl.operation @attention_step {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    %operand_4 = irdl.base "!builtin.tensor"
+    %operand_5 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+    %scale = irdl.base "#builtin.float"
+    %alibi_0 = irdl.is false
+    %alibi_1 = irdl.is true
+    %alibi = irdl.any_of(%alibi_0, %alibi_1)
+    irdl.attributes {"scale" = %scale, "alibi" = %alibi}
+  }
+  irdl.operation @attention_step_grad {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    %operand_3 = irdl.base "!builtin.tensor"
+    %operand_4 = irdl.base "!builtin.tensor"
+    %operand_5 = irdl.base "!builtin.tensor"
+    %operand_6 = irdl.base "!builtin.tensor"
+    %operand_7 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2, operand_3: %operand_3, operand_4: %operand_4, operand_5: %operand_5, operand_6: %operand_6, operand_7: %operand_7)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    %result_2 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1, result_2: %result_2)
+    %scale = irdl.base "#builtin.float"
+    %alibi_0 = irdl.is false
+    %alibi_1 = irdl.is true
+    %alibi = irdl.any_of(%alibi_0, %alibi_1)
+    irdl.attributes {"scale" = %scale, "alibi" = %alibi}
   }
   irdl.operation @cross_entropy {
     %operand_0 = irdl.base "!builtin.tensor"

@@ -84,6 +84,10 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("causal", Field::Bool(*causal));
             see("alibi", Field::Bool(*alibi));
         }
+        Op::AttentionStep { scale, alibi } | Op::AttentionStepGrad { scale, alibi } => {
+            see("scale", Field::Float(scale.0));
+            see("alibi", Field::Bool(*alibi));
+        }
         Op::AdamW { beta1, beta2, eps, decay } => {
             see("beta1", Field::Float(beta1.0));
             see("beta2", Field::Float(beta2.0));
@@ -154,6 +158,8 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "attention_grad" => {
             Op::AttentionGrad { scale: f.float("scale")?, causal: f.bool("causal")?, alibi: f.bool("alibi")? }
         }
+        "attention_step" => Op::AttentionStep { scale: f.float("scale")?, alibi: f.bool("alibi")? },
+        "attention_step_grad" => Op::AttentionStepGrad { scale: f.float("scale")?, alibi: f.bool("alibi")? },
         "cross_entropy" => Op::CrossEntropy,
         "cross_entropy_grad" => Op::CrossEntropyGrad,
         "part_entropy" => Op::PartEntropy,
@@ -214,9 +220,9 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
         Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } | Op::ToHost | Op::FromHost => 1,
         Op::Assign { .. } => 2,
-        Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } => 2,
+        Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } | Op::AttentionStep { .. } => 2,
         Op::CrossEntropy | Op::PartEntropy => 2,
-        Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::AdamW { .. } => 3,
+        Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::AttentionStepGrad { .. } | Op::AdamW { .. } => 3,
         Op::Handover { .. } | Op::Call { .. } => return None,
     })
 }
@@ -255,6 +261,8 @@ pub(super) fn samples() -> Vec<Op> {
         Op::Rope { interleaved: false, inverse: false },
         Op::Attention { scale: one, causal: true, alibi: false },
         Op::AttentionGrad { scale: one, causal: true, alibi: false },
+        Op::AttentionStep { scale: one, alibi: false },
+        Op::AttentionStepGrad { scale: one, alibi: false },
         Op::CrossEntropy,
         Op::CrossEntropyGrad,
         Op::PartEntropy,

@@ -42,6 +42,8 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::RmsNormGrad { .. }
         | Op::LayerNormGrad { .. }
         | Op::AttentionGrad { .. }
+        | Op::AttentionStep { .. }
+        | Op::AttentionStepGrad { .. }
         | Op::CrossEntropyGrad
         | Op::PartEntropy
         | Op::PartEntropyGrad

@@ -73,26 +73,18 @@ pub(super) struct Step {
 impl Checker<'_> {
     /// Whether `node` is attention to a block of the keys, with queries of the same part of the mesh, and which block it is.
     pub(super) fn ring(&self, node: &Node) -> Checked<Option<Step>> {
-        let at = match node.op {
-            Op::Attention { .. } => 3,
-            Op::AttentionGrad { .. } => 6,
-            _ => return Ok(None),
-        };
+        let Some(attend) = node.op.attend() else { return Ok(None) };
         let [q, k, v] = [0, 1, 2].map(|i| self.of(node.inputs[i]));
         let ring = k.dims[1].unwrap_or_default();
         if ring.is_empty() {
-            return if node.inputs.len() > at + 1 {
-                Err("goes on from other keys without a ring".into())
-            } else {
-                Ok(None)
-            };
+            return if attend.step { Err("goes on from other keys without a ring".into()) } else { Ok(None) };
         }
         let block = k.block;
         let fits = q.dims[1] == Some(ring) && v.dims[1] == Some(ring) && v.block == block;
         if !fits || block.terms.is_some() || !block.is_own() && block.ring != ring {
             return Err("reads keys and values of other parts than its queries are of".into());
         }
-        let given = node.inputs.get(at).copied();
+        let given = node.inputs.get(attend.first()).copied();
         if given.is_some() || block.back > 0 {
             let first =
                 given.and_then(|v| self.made(v)).is_some_and(|made| self.begins_block(made, node, ring, block.back));
@@ -130,7 +122,7 @@ impl Checker<'_> {
             }
             Ok(block)
         };
-        if let Op::Attention { .. } = node.op {
+        if node.op.attend().is_some_and(|attend| !attend.back) {
             let block = onto(of(back, true), node.inputs.get(4..).unwrap_or_default())?;
             results.iter_mut().for_each(|r| r.block = block);
             return Ok(());

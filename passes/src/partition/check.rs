@@ -229,12 +229,8 @@ impl<'a> Checker<'a> {
     /// Whether attention that has some of the queries knows which they are: the operand counts the first key from the first of
     /// the rank's own part, and there are as many queries in a part.
     fn begins(&self, node: &Node) -> Checked<()> {
-        let at = match node.op {
-            Op::Attention { .. } => 3,
-            Op::AttentionGrad { .. } => 6,
-            _ => return Ok(()),
-        };
-        let (queries, given) = (node.inputs[0], node.inputs.get(at));
+        let Some(attend) = node.op.attend() else { return Ok(()) };
+        let (queries, given) = (node.inputs[0], node.inputs.get(attend.first()));
         let Some(axes) = self.of(queries).dims[1].filter(|axes| !axes.is_empty()) else { return Ok(()) };
         let counts = |n: &Node| match &n.op {
             Op::Collective(Collective { kind: CollectiveKind::OwnIds { size }, .. }) => {
@@ -380,9 +376,7 @@ fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
         Op::Embed => (Some(0), cut(1, 0)),
         Op::EmbedGrad { .. } => (Some(0), operands[0].ids),
         Op::PartEntropy | Op::PartEntropyGrad => (Some(1), cut(0, operands[0].dims.len() - 1)),
-        Op::Attention { .. } => (Some(3), cut(0, 1)),
-        Op::AttentionGrad { .. } => (Some(6), cut(0, 1)),
-        _ => (None, Axes::NONE),
+        ref op => op.attend().map_or((None, Axes::NONE), |attend| (Some(attend.first()), cut(0, 1))),
     };
     let fits = |(i, s): (usize, &&Spread)| s.ids == if reads == Some(i) { own } else { Axes::NONE };
     if !operands.iter().enumerate().all(fits) {

@@ -1,8 +1,8 @@
 //! Attention in a ring: keys and values go from rank to rank, so that none has all of them.
 //!
 //! Each rank has its own queries. At step j it has the keys and values of the rank j before (`shift`), which its queries see all
-//! or nothing of but for its own, and goes on from what the keys before gave: `nn.attention` takes out and logarithms of sums of
-//! other keys. Backward the keys go round again. The gradient of queries is added up where they are; that of keys and values
+//! or nothing of but for its own, and goes on from what the keys before gave: `nn.attention_step`
+//! takes out and logarithms of sums of other keys. Backward the keys go round again. The gradient of queries is added up where they are; that of keys and values
 //! goes with them, and is home after one step more. What is added up over steps is in f32.
 //!
 //! The next keys are asked for before those at hand are used, so that they can be on their way meanwhile. The order of blocks is
@@ -10,7 +10,8 @@
 
 use super::context::Own;
 use super::local::Cutter;
-use athanor_ir::{Binary, Builder, CollectiveKind, DType, Node, TensorType, ValueId};
+use athanor_ir::attention::wide;
+use athanor_ir::{Binary, Builder, CollectiveKind, DType, Node, Op, TensorType, ValueId};
 
 /// Operands of a gradient: queries, keys, values, out, logarithms of sums, gradient of out.
 const OPERANDS: usize = 6;
@@ -29,7 +30,7 @@ impl Cutter<'_> {
             let (keys, next) = (self.block(q, back, own), (back + 1 < ranks).then(|| self.shift_both(k, v, own)));
             let operands: Vec<ValueId> = [q, k, v].into_iter().chain(keys).chain(results).collect();
             let out = if next.is_some() { wide(&out) } else { out.clone() };
-            results = self.out.push(node.op.clone(), &operands, vec![out, lse.clone()], own.loc);
+            results = self.out.push(step(node, back), &operands, vec![out, lse.clone()], own.loc);
             (k, v) = next.unwrap_or((k, v));
         }
         results
@@ -49,7 +50,7 @@ impl Cutter<'_> {
             operands.extend(keys.into_iter().chain(dq));
             let of_queries = if next.is_some() { wide(&types[0]) } else { types[0].clone() };
             let gradients = self.out.push(
-                node.op.clone(),
+                step(node, back),
                 &operands,
                 vec![of_queries, types[1].clone(), types[2].clone()],
                 own.loc,
@@ -102,7 +103,12 @@ impl Cutter<'_> {
     }
 }
 
-/// `ty` in f32, or in f64 if it is in that.
-fn wide(ty: &TensorType) -> TensorType {
-    ty.with_dtype(if ty.dtype == DType::F64 { DType::F64 } else { DType::F32 })
+/// The op of a step of causal attention, or of its gradient, with the keys of the rank `back` before: the first is that of the
+/// whole.
+fn step(node: &Node, back: usize) -> Op {
+    match node.op {
+        Op::Attention { scale, alibi, .. } if back > 0 => Op::AttentionStep { scale, alibi },
+        Op::AttentionGrad { scale, alibi, .. } if back > 0 => Op::AttentionStepGrad { scale, alibi },
+        ref op => op.clone(),
+    }
 }

@@ -94,7 +94,7 @@ pub(super) fn is_summed(label: char) -> bool {
 pub(super) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
     let mut s = op.signature(ins, outs)?;
     match op {
-        Op::Attention { .. } | Op::AttentionGrad { .. } => {
+        _ if op.attend().is_some() => {
             s.operands.iter_mut().chain(&mut s.results).flatten().filter(|l| **l == 'g').for_each(|l| *l = 'n');
             if s.whole.contains(&'g') {
                 s.whole.push('n');

@@ -69,9 +69,9 @@ pub(crate) fn node(
         return Ok(());
     }
     let done = match (&node.op, callee) {
+        (op, _) if op.attend().is_some() => attend(draft, kernels, options, &site, op)?,
         (Op::Einsum { spec }, _) => product(draft, kernels, options, &site, spec)?,
         (Op::GroupedEinsum { spec }, _) => grouped(draft, kernels, options, &site, spec)?,
-        (Op::Attention { .. } | Op::AttentionGrad { .. }, _) => attend(draft, kernels, options, &site, &node.op)?,
         (Op::Rope { .. } | Op::Embed | Op::EmbedGrad { .. }, _) => positions(draft, kernels, options, &site, &node.op)?,
         (Op::CrossEntropy | Op::CrossEntropyGrad | Op::PartEntropy | Op::PartEntropyGrad, _) => {
             loss(draft, kernels, options, &site, &node.op)?
@@ -317,37 +317,32 @@ fn attend(
     site: &Site,
     op: &Op,
 ) -> Result<bool> {
-    let (Op::Attention { scale, causal, alibi } | Op::AttentionGrad { scale, causal, alibi }) = op else {
-        return Ok(false);
-    };
+    let Some(attend) = op.attend() else { return Ok(false) };
     let [q, k, v] = [0, 1, 2].map(|i| &site.inputs[i].1.dims);
     let Some(dtype) = float(site.inputs[0].1.dtype) else { return Ok(false) };
-    let forward = matches!(op, Op::Attention { .. });
-    // Operands that every such op has.
-    let own = if forward { 3 } else { 6 };
     let Some(result) = float(site.outputs[0].1.dtype) else { return Ok(false) };
     let spec = AttentionSpec {
         batch: q[0],
         seq: q[1],
         keys: k[1],
-        first: site.inputs.len() > own,
-        so_far: site.inputs.len() > own + 1,
+        first: site.inputs.len() > attend.first(),
+        so_far: attend.step,
         heads: q[2],
         kv_heads: k[2],
         head_dim: q[3],
         v_head_dim: v[3],
-        scale: scale.0,
-        causal: *causal,
-        alibi: *alibi,
+        scale: attend.scale.0,
+        causal: attend.causal,
+        alibi: attend.alibi,
         dtype,
         result,
     };
     let key = format!("{} {spec:?}", op.name());
     let kernel = generated(kernels, options, site, (key, op.name()), |symbol| {
-        if forward {
-            attention::forward(&spec, options.level, symbol)
-        } else {
+        if attend.back {
             attention::backward(&spec, options.level, symbol)
+        } else {
+            attention::forward(&spec, options.level, symbol)
         }
     })?;
     draft.run(site.index, kernels, kernel, site.inputs.clone(), site.outputs.clone());

@@ -9,7 +9,7 @@
 // CHECK-SAME: -> (tensor<1x4x2x4xf32>, tensor<1x2x4xf32>)
 // CHECK: %[[ZERO:.*]] = "nn.constant"() {value = 0.000000e+00 : f64} : () -> tensor<i32>
 // CHECK: %[[FIRST:.*]] = "nn.block_ids"(%[[ZERO]]) {axes = "cp", back = 1 : i64, ranks = 2 : i64, size = 4 : i64} : (tensor<i32>) -> tensor<i32>
-// CHECK: "nn.attention"(%[[Q]], %[[NEXT]], %[[NEXT]], %[[FIRST]], %[[OWN]]#0, %[[OWN]]#1)
+// CHECK: "nn.attention_step"(%[[Q]], %[[NEXT]], %[[NEXT]], %[[FIRST]], %[[OWN]]#0, %[[OWN]]#1)
 // CHECK-SAME: -> (tensor<1x4x2x4xbf16>, tensor<1x2x4xf32>)
 module attributes {nn.mesh = [["cp", 2]], nn.run = {keys = "ring"}} {
   func.func @forward(

@@ -63,7 +63,6 @@ fn attention_goes_on_from_other_keys() {
     let q = Tensor::from_f64(&[1, 1, 1, 1], &[0.7]);
     let (k, v) = ([0.3, -1.1], [10., 20.]);
     let (ot, lt) = (f64s(&[1, 1, 1, 1]), f64s(&[1, 1, 1]));
-    let op = Op::Attention { scale: F64(1.0), causal: true, alibi: false };
     let run = |k: &[f64], v: &[f64], first: i32, others: Option<(&Tensor, &Tensor)>| {
         let shape = [1, k.len(), 1, 1];
         let (k, v) = (Tensor::from_f64(&shape, k), Tensor::from_f64(&shape, v));
@@ -72,6 +71,11 @@ fn attention_goes_on_from_other_keys() {
         let mut outs = [ViewMut { ty: &ot, bytes: &mut out.bytes }, ViewMut { ty: &lt, bytes: &mut lse.bytes }];
         let mut ins = vec![q.view(), k.view(), v.view(), first.view()];
         ins.extend(others.iter().flat_map(|(out, lse)| [out.view(), lse.view()]));
+        let (scale, causal, alibi) = (F64(1.0), true, false);
+        let op = match others {
+            None => Op::Attention { scale, causal, alibi },
+            Some(_) => Op::AttentionStep { scale, alibi },
+        };
         run_op(&op, &ins, &mut outs).unwrap();
         (out, lse)
     };

@@ -12,7 +12,7 @@ fn ring(axes: &[(&str, usize)]) -> Module {
     cut
 }
 
-/// Dims and dtypes of the results of every `name`, and its number of operands.
+/// Number of operands and dims of the keys of every `name`.
 fn steps(m: &Module, name: &str) -> Vec<(usize, Vec<usize>)> {
     let f = m.func("micro").unwrap();
     let of = f.nodes.iter().filter(|n| n.op.name() == name);
@@ -25,8 +25,8 @@ fn keys_and_values_go_round() {
     assert_eq!(spread(&m, "micro", "tokens"), (vec![2, 2], "[ cp] ".into()));
     // The own keys, then those of each rank before, on from what there is.
     let blocks = |own, more| [vec![(own, vec![2, 2, 2, 2])], vec![(more, vec![2, 2, 2, 2]); 3]].concat();
-    assert_eq!(steps(&m, "attention"), blocks(3, 6));
-    assert_eq!(steps(&m, "attention_grad"), blocks(6, 8));
+    assert_eq!([steps(&m, "attention"), steps(&m, "attention_step")].concat(), blocks(3, 6));
+    assert_eq!([steps(&m, "attention_grad"), steps(&m, "attention_step_grad")].concat(), blocks(6, 8));
     // Keys, which are values too, three times there and three times back; two gradients all the way home.
     let counts = ["shift", "block_ids", "all_gather", "reduce_scatter"].map(|name| count(&m, name));
     assert_eq!(counts, [3 + 3 + 2 * 4, 6, 1, 0]);
@@ -39,7 +39,7 @@ fn keys_and_values_go_round() {
 fn tokens_are_exchanged_before_keys_go_round() {
     let m = ring(&[("cp", 2), ("up", 2)]);
     assert_eq!(spread(&m, "micro", "tokens"), (vec![2, 2], "[ cp,up] ".into()));
-    assert_eq!(steps(&m, "attention"), [(3, vec![2, 4, 2, 2]), (6, vec![2, 4, 2, 2])]);
+    assert_eq!(steps(&m, "attention_step"), [(6, vec![2, 4, 2, 2])]);
     let counts = ["shift", "all_to_all"].map(|name| count(&m, name));
     assert_eq!(counts, [1 + 1 + 2 * 2, 2 + 1 + 1 + 3]);
 }
@@ -106,11 +106,16 @@ fn steps_of_a_ring_fit_one_another() {
         wrong(n, "another block", &becomes(CollectiveKind::BlockIds { size, back: back - 1 }));
         wrong(n, "the own part", &becomes(CollectiveKind::OwnIds { size }));
     }
-    for (name, at) in [("attention", 3), ("attention_grad", 6)] {
-        let steps = nodes(name);
+    for (name, more, at) in [("attention", "attention_step", 3), ("attention_grad", "attention_step_grad", 6)] {
+        let steps = [nodes(name), nodes(more)].concat();
+        let first = m.funcs[f].nodes[steps[0]].op.clone();
         for n in &steps[1..] {
-            wrong(*n, "not told where", &|f, n| f.nodes[n].inputs.truncate(at));
-            wrong(*n, "from nothing", &|f, n| f.nodes[n].inputs.truncate(at + 1));
+            let begins = |f: &mut Func, n: usize, operands| {
+                f.nodes[n].op = first.clone();
+                f.nodes[n].inputs.truncate(operands);
+            };
+            wrong(*n, "not told where", &|f, n| begins(f, n, at));
+            wrong(*n, "from nothing", &|f, n| begins(f, n, at + 1));
         }
         wrong(steps[2], "from the first, not the second", &|f, n| {
             let first = f.nodes[steps[0]].outputs.clone();
