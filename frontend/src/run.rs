@@ -64,7 +64,7 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         sharing: config.sharing(),
         cut_vocabulary: config.cuts_vocabulary(),
         cut_sequence: (config.parallel_config.use_seq_parallel.value && config.mesh().size("tp") > 1)
-            .then_some(if config.recompute.mp_comm_recompute.value { Joined::Again } else { Joined::Kept }),
+            .then_some(if config.recompute.joins_again() { Joined::Again } else { Joined::Kept }),
         keys: if m.use_ring_attention.value && config.mesh().size("cp") > 1 { Keys::Ring } else { Keys::Gathered },
         experts_over_tp: config.expert_ranks().is_some_and(|(_, over_tp)| over_tp),
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),

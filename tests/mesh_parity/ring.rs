@@ -2,6 +2,8 @@
 
 use super::{Changes, GLOBAL, OptLevel, Resume, STEPS, Spread, agree, parity};
 use crate::support::mesh::{Compiled, DEEPSEEK};
+use athanor_ir::plan::{Action, Step};
+use athanor_ir::{CollectiveKind, Op};
 
 const RING: (&str, &str) = ("model.model_config.use_ring_attention", "True");
 const BY_TWO: (&str, &str) = ("parallel_config.context_parallel", "2");
@@ -57,6 +59,17 @@ fn keys_go_round_in_a_pipeline() {
     agree("stages", &train(on, &with(&model, &[BY_TWO, RING])), &train(on.alone(), &model));
 }
 
+/// How many parts that came from other ranks live at each step of `micro`.
+fn shifted(plan: &athanor_ir::Plan) -> Vec<usize> {
+    let stage = &plan.stages[0];
+    let micro = stage.programs.iter().find(|p| p.name == "micro").unwrap();
+    let shift = |s: &Step| matches!(&s.action, Action::Op(Op::Collective(c)) if c.kind == CollectiveKind::Shift);
+    let results: Vec<_> =
+        micro.steps.iter().filter(|s| shift(s)).filter_map(|s| stage.buffers[s.outputs[0]].live).collect();
+    assert!(!results.is_empty());
+    (0..micro.steps.len()).map(|i| results.iter().filter(|(from, to)| (*from..=*to).contains(&i)).count()).collect()
+}
+
 /// With gathered keys a rank has all of them, of which it needs a part at a time.
 #[test]
 fn no_rank_has_room_for_all_keys() {
@@ -76,6 +89,9 @@ fn no_rank_has_room_for_all_keys() {
     };
     assert!(all_keys(&gathered) > 0);
     assert_eq!(all_keys(&ring), 0);
+    // The parts of keys and values at hand and the next ones, and the sum of their gradients that has come and the next one.
+    let most = shifted(&ring).into_iter().max();
+    assert!(most <= Some(6), "{most:?} parts of others at once");
     let bytes = [&gathered, &ring].map(|plan| plan.stages[0].arena_bytes);
     assert!(bytes[1] < bytes[0], "{bytes:?}");
 }

@@ -153,7 +153,10 @@ fn parts_of_sequences_take_less_memory() {
     };
     // What lives from the forward to the backward program of a micro-batch.
     let slot = |s: &Stage| s.pipeline.as_ref().unwrap().slot_bytes;
-    let (whole, kept, parts) = (of(&[]), of(&[CUT, kept]), of(&[CUT]));
+    let (whole, parts) = (of(&[]), of(&[CUT]));
+    let again = of(&[CUT, kept, ("recompute_config.select_comm_recompute", "True")]);
+    let kept = of(&[CUT, kept]);
+    assert_eq!(slot(&again), slot(&parts));
     // A quarter of the residual stream, before and behind the norms of four layers, and of what the last one hands on; and
     // where sequences are kept joined, all of what products read behind the norms.
     let saved = 3 * 32 * 64 * size_of::<f32>() / 4;

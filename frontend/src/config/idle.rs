@@ -80,15 +80,13 @@ pub(super) fn note(report: &Report, config: &Config) {
     }
 }
 
-/// On one device nothing is communicated that could be kept or done again, and nothing is `sliced`.
+/// Where sequences are not `sliced` nothing is communicated that could be kept or done again.
 fn recompute(r: &RecomputeConfig, sliced: bool, say: &impl Fn(&str, &str, Option<Span>, bool)) {
     let section = "recompute_config";
-    for (key, chosen) in [
-        ("select_comm_recompute", &r.select_comm_recompute),
-        ("select_comm_recompute_exclude", &r.select_comm_recompute_exclude),
-    ] {
-        say(section, key, chosen.span, !chosen.value.is_none());
-    }
+    let (chosen, kept) = (&r.select_comm_recompute, &r.select_comm_recompute_exclude);
+    let done = sliced && chosen.value == Selection::All(true) && kept.value.is_none();
+    say(section, "select_comm_recompute", chosen.span, !chosen.value.is_none() && !done);
+    say(section, "select_comm_recompute_exclude", kept.span, !kept.value.is_none());
     let slice = &r.recompute_slice_activation;
     say(section, "recompute_slice_activation", slice.span, slice.value && !sliced);
 }
@@ -129,6 +127,24 @@ mod tests {
         assert_eq!(noted(&parallel), None);
         let exchanged = ("parallel_config.context_parallel_algo", "ulysses_cp");
         assert!(noted(&[&parallel[..], &[exchanged]].concat()).is_some_and(|help| help.contains("use_ring_attention")));
+    }
+
+    #[test]
+    fn communication_is_done_again_in_all_layers_or_in_none() {
+        let parts = [
+            ("use_parallel", "True"),
+            ("parallel_config.model_parallel", "2"),
+            ("parallel_config.use_seq_parallel", "True"),
+            ("recompute_config.mp_comm_recompute", "False"),
+        ];
+        let says = |more: &[(&str, &str)]| noted(&[&parts[..], more].concat()).unwrap_or_default();
+        let all = ("recompute_config.select_comm_recompute", "True");
+        assert!(!says(&[all]).contains("comm_recompute"));
+        assert!(says(&[("recompute_config.select_comm_recompute", "[1]")]).contains("select_comm_recompute"));
+        assert!(
+            says(&[all, ("recompute_config.select_comm_recompute_exclude", "['norm']")])
+                .contains("select_comm_recompute")
+        );
     }
 
     #[test]

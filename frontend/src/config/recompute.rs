@@ -55,6 +55,15 @@ pub struct RecomputeConfig {
     pub select_comm_recompute_exclude: Spanned<Selection>,
 }
 
+impl RecomputeConfig {
+    /// Whether ranks with parts of sequences bring them together again for the backward pass: all that they bring together is read
+    /// behind norms, which is what `select_comm_recompute` chooses in all layers or in none.
+    pub fn joins_again(&self) -> bool {
+        let chosen = self.select_comm_recompute.value == Selection::All(true);
+        self.mp_comm_recompute.value || chosen && self.select_comm_recompute_exclude.value.is_none()
+    }
+}
+
 impl FromNode for Amount {
     const EXPECTED: &'static str = "a boolean or a number of layers";
     fn from_node(node: &Node) -> Option<Self> {

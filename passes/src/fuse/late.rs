@@ -1,10 +1,11 @@
 //! What ranks bring together, and weights in another form, are made right before they are read, so that no rank has them for longer.
 
-use athanor_ir::func::{Func, Role};
+use athanor_ir::CollectiveKind;
+use athanor_ir::func::{Func, Node, Role};
 use athanor_ir::op::Op;
-use athanor_ir::{Collective, CollectiveKind};
 
-/// `func` with every `all_gather`, and what only places or converts what one gave or a weight, right before its first reader.
+/// `func` with every `all_gather` and `shift`, and what only places or converts what a gather gave or a weight, right before its
+/// first reader.
 ///
 /// Rewriting puts an operand where the first of its readers begins, which for a weight of the backward part may be before all
 /// layers behind its own.
@@ -28,12 +29,14 @@ fn late(func: &Func) -> Vec<bool> {
     let weights = func.params.iter().filter(|p| matches!(p.role, Role::Weight { .. }));
     weights.for_each(|p| whole[p.value.0 as usize] = true);
     let mut late = vec![false; func.nodes.len()];
+    let kind = |node: &Node| if let Op::Collective(c) = &node.op { Some(c.kind) } else { None };
     for (i, node) in func.nodes.iter().enumerate() {
-        let gathers = matches!(node.op, Op::Collective(Collective { kind: CollectiveKind::AllGather { .. }, .. }));
+        let gathers = matches!(kind(node), Some(CollectiveKind::AllGather { .. }));
+        let shifts = kind(node) == Some(CollectiveKind::Shift);
         let moves = matches!(node.op, Op::Cast | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. });
         let of_whole = moves && node.inputs.iter().all(|v| whole[v.0 as usize]);
-        late[i] = read[node.outputs[0].0 as usize] && (gathers || of_whole);
-        whole[node.outputs[0].0 as usize] = late[i];
+        late[i] = read[node.outputs[0].0 as usize] && (gathers || shifts || of_whole);
+        whole[node.outputs[0].0 as usize] = late[i] && !shifts;
     }
     late
 }

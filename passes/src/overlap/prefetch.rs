@@ -1,7 +1,7 @@
 //! Collective operations begin earlier, beside work that is enough: weights that are gathered where they are read above all.
 
 use super::{Body, sends, stays};
-use athanor_ir::{Node, Op};
+use athanor_ir::{CollectiveKind, Node, Op};
 
 /// How many others an operation is begun before at most: it takes memory from then on.
 const REACH: usize = 8;
@@ -29,6 +29,25 @@ impl Body<'_> {
     /// What stands at `at` after what is moved with it, in order, and the first place where it could stand: weights and what a stage
     /// is handed are there from the beginning, and converted on the way.
     fn chain(&self, at: usize) -> (Vec<usize>, usize) {
+        let (chain, bound) = self.converted(at);
+        (chain, bound.max(self.round(at)))
+    }
+
+    /// The first place for what goes round a ring at `at`: where the part that it came from before has been used, so that a rank has no
+    /// more than two.
+    fn round(&self, at: usize) -> usize {
+        let shifted = |k: usize| {
+            let shifts = matches!(&self.func.nodes[k].op, Op::Collective(c) if c.kind == CollectiveKind::Shift);
+            shifts.then(|| self.func.nodes[k].inputs[0])
+        };
+        let Some(made) = shifted(self.order[at]).and_then(|x| self.defs[x.0 as usize]) else { return 0 };
+        let Some(before) = shifted(made) else { return 0 };
+        let reads = |k: &usize| !sends(self.node(*k)) && self.node(*k).inputs.contains(&before);
+        (0..at).skip_while(|k| self.order[*k] != made).find(reads).map_or(0, |k| k + 1)
+    }
+
+    /// What stands at `at` after what it is converted from, and the first place where that is there.
+    fn converted(&self, at: usize) -> (Vec<usize>, usize) {
         let mut chain = vec![at];
         while let Some(def) = self.defs[self.node(chain[0]).inputs[0].0 as usize] {
             let Some(before) = (0..chain[0]).rev().find(|k| self.order[*k] == def) else { break };

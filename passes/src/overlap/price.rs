@@ -34,8 +34,8 @@ impl Price<'_> {
             CollectiveKind::AllReduce { .. } => 2.0 * others * ins,
             CollectiveKind::AllGather { .. } => others * outs,
             CollectiveKind::ReduceScatter { .. } | CollectiveKind::AllToAll { .. } => others * ins,
-            CollectiveKind::SumEnds => ins,
-            CollectiveKind::OwnPart { .. } | CollectiveKind::OwnIds { .. } => 0.0,
+            CollectiveKind::SumEnds | CollectiveKind::Shift => ins,
+            CollectiveKind::OwnPart { .. } | CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. } => 0.0,
         }
     }
 }

@@ -84,6 +84,11 @@ impl Checker<'_> {
         if !fits || block.terms.is_some() || !block.is_own() && block.ring != ring {
             return Err("reads keys and values of other parts than its queries are of".into());
         }
+        // Queries, and for a gradient what came of all keys.
+        let mut whole = node.inputs[..1].iter().chain(if attend.back { &node.inputs[3..6] } else { &[] });
+        if whole.any(|v| !self.of(*v).block.is_own()) {
+            return Err("reads the part of another rank, or some terms of a sum over parts".into());
+        }
         let given = node.inputs.get(attend.first()).copied();
         if given.is_some() || block.back > 0 {
             let first =
@@ -143,6 +148,7 @@ impl Checker<'_> {
         match node.op {
             _ if first.is_own() && blocks.clone().all(Block::is_own) => Ok(first),
             Op::Cast | Op::Reshape | Op::Transpose { .. } => Ok(first),
+            Op::Concat { .. } if blocks.clone().all(|block| block == first) => Ok(first),
             Op::Binary(Binary::Add) => {
                 let next = blocks.next().unwrap_or_default();
                 if first.terms.is_some_and(|t| t.weighted) {

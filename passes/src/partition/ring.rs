@@ -15,6 +15,8 @@ use athanor_ir::{Binary, Builder, CollectiveKind, DType, Node, Op, TensorType, V
 
 /// Operands of a gradient: queries, keys, values, out, logarithms of sums, gradient of out.
 const OPERANDS: usize = 6;
+/// The dim of keys and values that is a head's width.
+const WIDTH: usize = 3;
 
 impl Cutter<'_> {
     /// Attention of the own queries to the keys of all ranks along `own.gathered`; `inputs` are the operands with what other ranks
@@ -42,39 +44,37 @@ impl Cutter<'_> {
         let ranks = self.ranks(own.gathered);
         let types = [q, k, v].map(|x| self.out.ty(x).clone());
         let mut dq = None;
-        let mut carried: [Option<ValueId>; 2] = [None; 2];
+        let mut carried = None;
         for back in 0..ranks {
             let (keys, next) = (self.block(q, back, own), (back + 1 < ranks).then(|| self.shift_both(k, v, own)));
             let mut operands = inputs[..OPERANDS].to_vec();
             (operands[1], operands[2]) = (k, v);
             operands.extend(keys.into_iter().chain(dq));
             let of_queries = if next.is_some() { wide(&types[0]) } else { types[0].clone() };
-            let gradients = self.out.push(
-                step(node, back),
-                &operands,
-                vec![of_queries, types[1].clone(), types[2].clone()],
-                own.loc,
-            );
+            let results = vec![of_queries, types[1].clone(), types[2].clone()];
+            let gradients = self.out.push(step(node, back), &operands, results, own.loc);
             dq = Some(gradients[0]);
-            for (sum, gradient) in carried.iter_mut().zip(&gradients[1..]) {
-                *sum = Some(self.carry(*sum, *gradient, own));
-            }
+            carried = Some(self.carry(carried, &gradients[1..], own));
             (k, v) = next.unwrap_or((k, v));
         }
-        let home = carried.into_iter().flatten().zip(&types[1..]).map(|(sum, ty)| {
-            let mut b = Builder::new(&mut self.out, own.loc.clone());
-            b.cast(sum, ty.dtype)
-        });
-        let home: Vec<ValueId> = home.collect();
-        dq.into_iter().chain(home).collect()
+        let mut results: Vec<ValueId> = dq.into_iter().collect();
+        let (mut b, mut start) = (Builder::new(&mut self.out, own.loc.clone()), 0);
+        for ty in &types[1..] {
+            let all = carried.map(|sum| b.slice(sum, WIDTH, start, ty.dims[WIDTH]));
+            results.extend(all.map(|sum| b.cast(sum, ty.dtype)));
+            start += ty.dims[WIDTH];
+        }
+        results
     }
 
-    /// `sum`, which has been carried here, and `gradient`, on their way to the next rank.
-    fn carry(&mut self, sum: Option<ValueId>, gradient: ValueId, own: Own<'_>) -> ValueId {
-        let dtype = wide(self.out.ty(gradient)).dtype;
+    /// `sum`, which has been carried here, and the `gradients` of keys and values, on their way to the next rank: side by side,
+    /// so that they are one message.
+    fn carry(&mut self, sum: Option<ValueId>, gradients: &[ValueId], own: Own<'_>) -> ValueId {
+        let dtype = wide(self.out.ty(gradients[0])).dtype;
         let mut b = Builder::new(&mut self.out, own.loc.clone());
-        let gradient = b.cast(gradient, dtype);
-        let all = sum.map_or(gradient, |sum| b.binary(Binary::Add, sum, gradient));
+        let gradients: Vec<ValueId> = gradients.iter().map(|g| b.cast(*g, dtype)).collect();
+        let both = b.many(Op::Concat { dim: WIDTH }, &gradients)[0];
+        let all = sum.map_or(both, |sum| b.binary(Binary::Add, sum, both));
         self.collective(CollectiveKind::Shift, own.gathered, all, own.loc)
     }
 

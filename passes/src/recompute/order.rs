@@ -2,6 +2,7 @@
 
 use super::program::Program;
 use super::split::{Again, Parts, again};
+use athanor_ir::collective::CollectiveKind;
 use athanor_ir::func::{Func, Node, ValueId};
 use athanor_ir::op::Op;
 use athanor_ir::recompute::{Recomputed, layer_of};
@@ -129,9 +130,11 @@ impl<'a, 'm> Order<'a, 'm> {
                 self.place(n);
                 for f in &feeds[n] {
                     waits[*f] -= 1;
-                    if waits[*f] == 0 {
-                        ready.push_back(*f);
+                    if waits[*f] > 0 {
+                        continue;
                     }
+                    // What goes on to the next rank does so at once, before there is more of it.
+                    if self.shifts(*f) { ready.push_front(*f) } else { ready.push_back(*f) }
                 }
             }
         }
@@ -198,6 +201,12 @@ impl<'a, 'm> Order<'a, 'm> {
         }
         let node = &self.program.func.nodes[d];
         let Again { inputs, outputs, part } = again(self.program, node, self.chosen);
+        // What comes from other ranks is asked for when all else is there.
+        let shifted = |u: &ValueId| self.program.defs[u.0 as usize].is_some_and(|d| self.shifts(d));
+        let (others, rest): (Vec<ValueId>, Vec<ValueId>) = inputs.iter().partition(|u| shifted(u));
+        for u in rest.into_iter().chain(others) {
+            self.value(u);
+        }
         let inputs: Vec<ValueId> = inputs.iter().map(|u| self.value(*u)).collect();
         let op = part.as_ref().map_or_else(|| node.op.clone(), |part| self.parts.op(part));
         let types = outputs.iter().map(|o| self.program.func.ty(*o).clone()).collect();
@@ -212,6 +221,11 @@ impl<'a, 'm> Order<'a, 'm> {
         }
         self.layers.extend(self.program.makers[v.0 as usize].as_ref().and_then(|m| m.layer));
         self.copies[&v]
+    }
+
+    /// Whether ranks pass on what they have in node `n`.
+    fn shifts(&self, n: usize) -> bool {
+        matches!(&self.program.func.nodes[n].op, Op::Collective(c) if c.kind == CollectiveKind::Shift)
     }
 
     /// The node of the backward part that gathers the weight that node `n` of the forward part does, for the same layer.
