@@ -6,6 +6,7 @@ use crate::types::{DType, TensorType};
 
 /// An op of attention: to all keys or to some of them, or the gradient of either.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 pub struct Attend {
     /// Multiplies the scores.
     pub scale: F64,

@@ -62,6 +62,7 @@ pub enum Keys {
 }
 
 impl Keys {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
     fn are_gathered(&self) -> bool {
         *self == Self::Gathered
     }

@@ -284,7 +284,8 @@ fn in_blocks(whole: &AttentionSpec, parts: usize, own: usize, level: CpuLevel) {
                 "nothing is seen of block {back}"
             );
         }
-        (dk.push((block(back), of_keys)), dv.push((block(back), of_values)));
+        dk.push((block(back), of_keys));
+        dv.push((block(back), of_values));
         dq = Some(of_queries);
     }
     let bound = match dtype {

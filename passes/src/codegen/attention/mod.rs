@@ -24,6 +24,7 @@ use super::simd::Float;
 
 /// The attention of one layer on one rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 pub struct AttentionSpec {
     /// Sequences.
     pub batch: usize,
