@@ -1,9 +1,9 @@
 //! Attention in a ring: keys and values go from rank to rank, so that none has all of them.
 //!
 //! Each rank has its own queries. At step j it has the keys and values of the rank j before (`shift`), which its queries see all
-//! or nothing of but for its own, and goes on from what the keys before gave: `nn.attention_step`
-//! takes out and logarithms of sums of other keys. Backward the keys go round again. The gradient of queries is added up where they are; that of keys and values
-//! goes with them, and is home after one step more. What is added up over steps is in f32.
+//! or nothing of but for its own, and goes on from what the keys before gave: `nn.attention_step` takes out and logarithms of
+//! sums of other keys. Backward the keys go round again. The gradient of queries is added up where they are; that of keys and
+//! values goes with them, and is home after one step more. What is added up over steps is in f32.
 //!
 //! The next keys are asked for before those at hand are used, so that they can be on their way meanwhile. The order of blocks is
 //! another on each rank, and the same in every run.

@@ -136,17 +136,18 @@ impl AttentionSpec {
 
 /// The forward kernel.
 ///
-/// Buffers: q `[b,s,n,d]`, k `[b,t,g,d]`, v `[b,t,g,dv]`, first i32 if the spec has it, out f32 and lse of other keys if it has them → out
-/// `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the sum of exponentials of the scaled scores), scratch bytes. A grid item is a
-/// (sequence, key head) pair.
+/// Buffers: q `[b,s,n,d]`, k `[b,t,g,d]`, v `[b,t,g,dv]`, first i32 if the spec has it, out f32 and lse of other keys if it has
+/// them → out `[b,s,n,dv]`, lse f32 `[b,n,s]` (natural logarithm of the sum of exponentials of the scaled scores), scratch bytes.
+/// A grid item is a (sequence, key head) pair.
 pub fn forward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
     if spec.on_tiles(level) { forward_tiles::generate(spec, symbol) } else { forward::generate(spec, level, symbol) }
 }
 
 /// The backward kernel.
 ///
-/// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]`, first i32 and dq f32 by other keys if the spec has them → dq, dk, dv like q,
-/// k, v, scratch bytes. A grid item is a (sequence, key head) pair, so the sums over the query heads of a group have one writer and a fixed order.
+/// Buffers: q, k, v, out, lse as in [`forward`], dout `[b,s,n,dv]`, first i32 and dq f32 by other keys if the spec has them → dq,
+/// dk, dv like q, k, v, scratch bytes. A grid item is a (sequence, key head) pair, so the sums over the query heads of a group have
+/// one writer and a fixed order.
 pub fn backward(spec: &AttentionSpec, level: CpuLevel, symbol: &str) -> Generated {
     if spec.on_tiles(level) { backward_tiles::generate(spec, symbol) } else { backward::generate(spec, level, symbol) }
 }
