@@ -45,7 +45,7 @@ pub fn mesh(n: usize) -> Vec<String> {
         ("parallel_config.context_parallel", cp.to_string()),
         ("parallel_config.context_parallel_algo", "hybrid_cp".into()),
         ("parallel_config.ulysses_degree_in_cp", cp.min(2).to_string()),
-        ("model.model_config.use_ring_attention", "True".into()),
+        ("model.model_config.use_ring_attention", if cp > 1 { "True" } else { "False" }.into()),
         ("callbacks", "[{type: MFLossMonitor}, {type: CheckpointMonitor, save_checkpoint_steps: 3}]".into()),
     ];
     pairs.into_iter().flat_map(|(k, v)| ["--set".to_owned(), format!("{k}={v}")]).collect()
