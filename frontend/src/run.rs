@@ -6,7 +6,7 @@ use athanor_ir::diag::{Code, Diagnostic, Result};
 use athanor_ir::lr::{LrSchedule, Shape};
 use athanor_ir::offload::Offload;
 use athanor_ir::recompute::Recompute;
-use athanor_ir::run::{Joined, LossScale, LrGroup, RunSpec};
+use athanor_ir::run::{ExpertExchange, Joined, LossScale, LrGroup, RunSpec};
 use serde_json::{Value, json};
 
 use crate::config::{
@@ -66,6 +66,10 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
         cut_sequence: (config.parallel_config.use_seq_parallel.value && config.mesh().size("tp") > 1)
             .then_some(if config.recompute.mp_comm_recompute.value { Joined::Again } else { Joined::Kept }),
         experts_over_tp: config.expert_ranks().is_some_and(|(_, over_tp)| over_tp),
+        expert_exchange: ExpertExchange {
+            rows: config.parallel_config.expert_exchange.value,
+            factor: config.parallel_config.expert_exchange_factor.value,
+        },
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,
         lr: schedule(&config.lr_schedule, total, per_epoch),

@@ -185,6 +185,12 @@ pub enum Action {
     Op(Op),
     /// Index into [`Plan::kernels`].
     Kernel(usize),
+    /// (how often i32, how often so far i32) → (how often so far): counts the steps from `first` to before this one as done once
+    /// more, and goes back to `first` until they were done as often as is wanted, once at least.
+    Again {
+        /// Where to go back to.
+        first: usize,
+    },
 }
 
 /// One unit of work in a program.

@@ -130,6 +130,12 @@ enum Work {
         from: Operand,
         to: Operand,
     },
+    /// Back to step `first` until `done` is `rounds`.
+    Again {
+        rounds: Operand,
+        done: Operand,
+        first: usize,
+    },
     /// Group of [`CpuDevice::groups`].
     Collective {
         op: Collective,
@@ -388,7 +394,10 @@ impl CpuDevice {
         let base = bases.of(Memory::Device);
         let stage = &self.plan.stages[self.stage];
         let program = stage.programs.iter().position(|p| p.name == name).unwrap_or_default();
-        for (i, s) in steps.iter().enumerate() {
+        let mut next = 0;
+        while let Some(s) = steps.get(next) {
+            let i = next;
+            next += 1;
             let start = self.profile.is_some().then(Instant::now);
             match &s.work {
                 Work::Reference { op, ins, outs } => {
@@ -421,6 +430,12 @@ impl CpuDevice {
                 Work::Copy { from, to } => {
                     // SAFETY: `check` found the operands inside the arenas, each in its own.
                     unsafe { copy(&self.pool, bases, &from.in_slot(slot), &to.in_slot(slot))? }
+                }
+                Work::Again { rounds, done, first } => {
+                    // SAFETY: `check` found both inside the arena, i32s that are apart.
+                    if unsafe { once_more(base, &rounds.in_slot(slot), &done.in_slot(slot)) } {
+                        next = *first;
+                    }
                 }
                 Work::Collective { op, group, from, to } => {
                     let group = self.groups[*group].1.as_mut();
@@ -482,6 +497,21 @@ fn step_failed<T>(stage: &Stage, program: &str, index: usize, text: &str) -> Res
     Diagnostic::error(&STEP_FAILED, format!("program `{program}`, step {index}{block}{line}: {text}"))
         .help("token ids and labels must be below the model's vocab_size")
         .err()
+}
+
+/// Counts what was done once more; whether it is to be done again.
+///
+/// # Safety
+/// Both are an i32 in the arena at `base`, and nobody else uses the arena meanwhile.
+unsafe fn once_more(base: *mut u8, rounds: &Place<'_>, done: &Place<'_>) -> bool {
+    // SAFETY: inside the arena; buffers are aligned for their type.
+    let (rounds, done) =
+        unsafe { (*base.add(rounds.range.start).cast::<i32>(), base.add(done.range.start).cast::<i32>()) };
+    // SAFETY: as above.
+    unsafe {
+        *done = (*done).saturating_add(1);
+        *done < rounds
+    }
 }
 
 /// Runs one op by the reference implementation.

@@ -51,6 +51,11 @@ impl Loader<'_> {
                 let work = Work::Reference { op: op.clone(), ins: operands(t_in, &ins), outs: operands(t_out, &outs) };
                 return Ok(Prepared { work, row, flops, bytes });
             }
+            Action::Again { first } => {
+                let [rounds, done] = [ins[0], ins[1]].map(|b| Operand::of(tensor_type(b), b));
+                let work = Work::Again { rounds, done, first: *first };
+                return Ok(Prepared { work, row: profile.row("again"), flops: 0, bytes: 0 });
+            }
             Action::Kernel(i) => *i,
         };
         let kernel = &self.plan.kernels[index];
