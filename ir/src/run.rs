@@ -90,7 +90,6 @@ impl Default for ExpertExchange {
 }
 
 impl ExpertExchange {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

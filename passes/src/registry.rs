@@ -2,7 +2,9 @@
 
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
-use crate::{autodiff, bucket, dce, fuse, offload, optimizer, partition, pipeline, recompute, simplify, split_stages};
+use crate::{
+    autodiff, bucket, dce, fuse, offload, optimizer, overlap, partition, pipeline, recompute, simplify, split_stages,
+};
 use athanor_ir::{Code, Diagnostic, Result};
 
 /// Every pass, in the order in which a compilation meets them.
@@ -16,6 +18,7 @@ pub const PASSES: &[&Entry] = &[
     &fuse::ENTRY,
     &recompute::ENTRY,
     &offload::ENTRY,
+    &overlap::ENTRY,
     &dce::ENTRY,
 ];
 

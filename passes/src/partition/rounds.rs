@@ -32,14 +32,11 @@ impl Cutter<'_> {
         for (p, sum) in func.params[1..].iter_mut().zip(&sums) {
             p.sharding = self.sharding(*sum);
         }
-        let callee = match bodies.iter().find(|b| Func { name: b.name.clone(), ..func.clone() } == **b) {
-            Some(known) => known.name.clone(),
-            None => {
-                func.name = format!("experts_{}", bodies.len());
-                bodies.push(func);
-                bodies[bodies.len() - 1].name.clone()
-            }
-        };
+        let same = |known: &&Func| Func { name: known.name.clone(), ..func.clone() } == **known;
+        let callee = bodies.iter().find(same).map_or_else(|| format!("experts_{}", bodies.len()), |f| f.name.clone());
+        if bodies.iter().all(|known| known.name != callee) {
+            bodies.push(Func { name: callee.clone(), ..func });
+        }
         let most = CollectiveKind::AllReduce { reduce: ReduceKind::Max };
         let rounds = self.collective(most, axes, sorted.rounds, &loc);
         let operands: Vec<ValueId> = std::iter::once(rounds).chain(captured).collect();

@@ -2,6 +2,7 @@
 
 use super::layout::{Home, Names, Place, layout};
 use super::parts::Parts;
+use super::streams::Beside;
 use super::{Draft, DraftStep, KernelTable, PlanOptions, lower};
 use athanor_ir::diag::Result;
 use athanor_ir::func::Func;
@@ -36,7 +37,8 @@ pub(super) fn lower(
     let given: Vec<Place> =
         std::iter::once(round.0).chain(sums.iter().chain(&inputs[1..]).map(|v| draft.of(*v).0)).collect();
     let layout = layout(callee, &names, &[]);
-    let mut body = Draft { func: callee, layout, steps: vec![], parts: Parts::default(), ends: vec![] };
+    let mut body =
+        Draft { func: callee, layout, steps: vec![], parts: Parts::default(), ends: vec![], beside: Beside::new() };
     for n in (0..callee.nodes.len()).filter(|n| !body.layout.view[*n]).collect::<Vec<_>>() {
         lower::node(module, &mut body, n, kernels, options)?;
     }

@@ -145,7 +145,7 @@ fn collectives_must_be_those_of_the_mesh() {
     refused(&UNMATCHED, "at different times", |p| {
         let kind = CollectiveKind::AllReduce { reduce: ReduceKind::Sum };
         let op = Op::Collective(Collective { kind, axes: "pp".into(), ranks: p.stages.len() });
-        let step = Step { action: Action::Op(op), inputs: vec![0], outputs: vec![0], loc: Loc::default() };
+        let step = Step::new(Action::Op(op), vec![0], vec![0], Loc::default());
         p.stages[0].programs[0].steps.push(step);
     });
 }
@@ -189,12 +189,8 @@ fn repeated() -> Plan {
         scalar("view", 64),
     ];
     let collective = |kind| Action::Op(Op::Collective(Collective { kind, axes: "ep".into(), ranks: 2 }));
-    let step = |action, inputs: &[usize], outputs: &[usize]| Step {
-        action,
-        inputs: inputs.into(),
-        outputs: outputs.into(),
-        loc: Loc::default(),
-    };
+    let step =
+        |action, inputs: &[usize], outputs: &[usize]| Step::new(action, inputs.into(), outputs.into(), Loc::default());
     let steps = vec![
         step(collective(CollectiveKind::AllReduce { reduce: ReduceKind::Max }), &[0], &[1]),
         step(Action::Op(Op::Constant { value: athanor_ir::F64(0.0) }), &[], &[2]),

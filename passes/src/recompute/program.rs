@@ -147,7 +147,7 @@ fn forward(func: &Func) -> Vec<bool> {
 }
 
 /// Floating-point operations of a node of `func`; what is repeated counts once.
-fn flops_of(module: &Module, func: &Func, node: &Node) -> u64 {
+pub(crate) fn flops_of(module: &Module, func: &Func, node: &Node) -> u64 {
     let (Op::Call { callee } | Op::Repeat { callee }) = &node.op else { return flops(func, node) };
     module.func(callee).map_or(0, |callee| callee.nodes.iter().map(|n| flops_of(module, callee, n)).sum())
 }

@@ -121,9 +121,11 @@ pub(super) fn portion(rows: &Array, spans: &Array, round: &Array, capacity: usiz
     for (rank, of) in spans_of_ranks(spans).enumerate() {
         let first = of[0].0 + round.data[0] as usize * capacity;
         for (expert, (start, end)) in of.into_iter().enumerate() {
-            for row in start.max(first)..end.min(first + capacity).min(rows.data.len()) {
+            let end = end.min(first + capacity).min(rows.data.len());
+            let start = start.max(first).min(end);
+            for (row, to) in (start..end).zip(&mut places[start..end]) {
                 let place = rank * capacity + row - first;
-                places[row] = place as f64;
+                *to = place as f64;
                 experts[place] = expert as f64;
             }
         }
