@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What it brings to communicate beside computation: the quickstart on two hosts that share all weights, over a network of so many
-# Mbit/s, with the plan's two streams and with all of its steps on one, interleaved. Prints the time of a step of each and their ratio.
+# Mbit/s, with the plan's two streams and with `--no-overlap`, interleaved. Prints the time of a step of each and their ratio.
 #   benches/overlap.sh ATHANOR [MBIT [ROUNDS [MPIRUN]]]
 # Needs root, iproute2, util-linux, jq and an mpirun; the text of the quickstart, which `make demo` prepares.
 set -euo pipefail
@@ -15,22 +15,20 @@ for host in 1 2; do
 done
 
 parallel=parallel.parallel_optimizer_config
-"$athanor" compile examples/quickstart.yaml -o "$work/two" --threads 1 --set use_parallel=True --set 'callbacks=[]' \
+"$athanor" compile examples/quickstart.yaml -o "$work/plan" --threads 1 --set use_parallel=True --set 'callbacks=[]' --output_dir "$work/out" \
   --set runner_config.batch_size=4 --set parallel_config.data_parallel=2 --set parallel.enable_parallel_optimizer=True \
   --set $parallel.parallel_optimizer_threshold=1 --set recompute_config.parallel_optimizer_comm_recompute=True \
   >/dev/null 2>&1
-cp -r "$work/two" "$work/one"
-jq -c '(.stages[].programs[].steps[]) |= del(.stream, .after)' "$work/two/plan.json" >"$work/one/plan.json"
 
-# Seconds of a step, the median of all but the first two.
+# Milliseconds of a step, the median of all but the first two.
 step() {
-  rm -f "$work/$1.jsonl"
-  launch "$mpirun" 1 train "$work/$1" --steps 8 --quiet --output_dir "$work/out" --metrics-json "$work/$1.jsonl" \
-    >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-  jq -s '[.[2:][].step_time_s] | sort | .[length / 2 | floor]' "$work/$1.jsonl"
+  rm -f "$work/metrics.jsonl"
+  launch "$mpirun" 1 train "$work/plan" --steps 8 --quiet --metrics-json "$work/metrics.jsonl" "$@" >"$work/log" 2>&1 ||
+    { cat "$work/log" >&2; exit 1; }
+  jq -s '[.[2:][].step_ms] | sort | .[length / 2 | floor] | round' "$work/metrics.jsonl"
 }
 
 for round in $(seq "$rounds"); do
-  two=$(step two) one=$(step one)
-  echo "round $round: $two s with two streams, $one s with one, ratio $(jq -n "$one / $two * 100 | round / 100")"
+  two=$(step) one=$(step --no-overlap)
+  echo "round $round: $two ms with two streams, $one ms with one, ratio $(jq -n "$one / $two * 100 | round / 100")"
 done

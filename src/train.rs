@@ -76,6 +76,9 @@ pub struct Args {
     /// Use generated matrix products only, not oneDNN
     #[arg(long)]
     no_library: bool,
+    /// Communicate in turn with computation, not beside it, to see what the latter brings
+    #[arg(long)]
+    no_overlap: bool,
     /// Of several processes: warn when others have waited so long for one, with what each is doing
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..))]
     stall_warning: u32,
@@ -133,6 +136,7 @@ impl Args {
             profile: self.profile,
             quiet: self.quiet,
             library: !self.no_library,
+            overlap: !self.no_overlap,
             ..TrainOptions::default()
         }
     }

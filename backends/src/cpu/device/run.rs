@@ -47,7 +47,7 @@ impl CpuDevice {
             _ => Ok(()),
         };
         std::thread::scope(|scope| {
-            let apart = steps.iter().any(|s| s.stream == Stream::Communication);
+            let apart = self.overlap && steps.iter().any(|s| s.stream == Stream::Communication);
             let mut beside = apart.then(|| Beside::start(scope, &progress, communicate)).flatten();
             let mut next = 0;
             while let Some(s) = steps.get(next) {
