@@ -305,14 +305,14 @@ fn compile(
     let watch = dir.clone().map(RemoveOnInterrupt::new);
     let compiled = Job::new(&config, &options, false)?.plan(&Observe::default())?.compiled;
     let (plan, kernels) = if let (Some(writer), Some(dir)) = (writer, &args.plan) {
-        write(&compiled, writer)?;
+        write(&compiled, options.cache().as_ref(), writer)?;
         let kept = plan_dir::read(dir)?;
         (kept.plan, kept.kernels)
     } else {
         let file = dir.unwrap_or_default().join("kernels.so");
         let generated = !compiled.texts.is_empty();
         if generated {
-            build_shared_object(&compiled.texts, compiled.plan.target.cpu, &file)?;
+            build_shared_object(&compiled.texts, compiled.plan.target.cpu, options.cache().as_ref(), &file)?;
         }
         (compiled.plan, generated.then_some(file))
     };
