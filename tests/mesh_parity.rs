@@ -3,6 +3,8 @@
 
 #[path = "mesh_parity/context.rs"]
 mod context;
+#[path = "mesh_parity/exchange.rs"]
+mod exchange;
 #[path = "mesh_parity/experts.rs"]
 mod experts;
 #[path = "mesh_parity/ring.rs"]

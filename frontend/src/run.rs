@@ -6,7 +6,7 @@ use athanor_ir::diag::{Code, Diagnostic, Result};
 use athanor_ir::lr::{LrSchedule, Shape};
 use athanor_ir::offload::Offload;
 use athanor_ir::recompute::Recompute;
-use athanor_ir::run::{Joined, Keys, LossScale, LrGroup, RunSpec};
+use athanor_ir::run::{ExpertExchange, Joined, Keys, LossScale, LrGroup, RunSpec};
 use serde_json::{Value, json};
 
 use crate::config::{
@@ -67,6 +67,10 @@ pub fn spec(config: &Config) -> Result<RunSpec> {
             .then_some(if config.recompute.joins_again() { Joined::Again } else { Joined::Kept }),
         keys: if m.use_ring_attention.value && config.mesh().size("cp") > 1 { Keys::Ring } else { Keys::Gathered },
         experts_over_tp: config.expert_ranks().is_some_and(|(_, over_tp)| over_tp),
+        expert_exchange: ExpertExchange {
+            rows: config.parallel_config.expert_exchange.value,
+            factor: config.parallel_config.expert_exchange_factor.value,
+        },
         max_grad_norm: config.wrapper.use_clip_grad.value.then_some(config.wrapper.max_grad_norm.value),
         per_token_loss: config.wrapper.calculate_per_token_loss.unwrap_or(m.calculate_per_token_loss).value,
         lr: schedule(&config.lr_schedule, total, per_epoch),

@@ -83,6 +83,13 @@ fn weights(rows: &TensorType, w: Option<&TensorType>) -> Result<(), InferError> 
     want(fits, || format!("weights {} do not fit the slots {rows}", w.map(ToString::to_string).unwrap_or_default()))
 }
 
+/// Spans by the rank that has the experts: [p, e, 2].
+fn spans_of_ranks(capacity: usize, t: &TensorType) -> Result<usize, InferError> {
+    let fits = t.dtype == DType::I32 && matches!(t.dims[..], [p, e, 2] if p > 0 && e > 0) && capacity > 0;
+    want(fits, || format!("wants i32 spans [p, e, 2] and room for a row, got {t} and room for {capacity}"))?;
+    Ok(t.dims[0])
+}
+
 /// Result types; the number of operands is right.
 pub(crate) fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError> {
     Ok(match op {
@@ -123,6 +130,21 @@ pub(crate) fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, Infe
             weights(&ins[0], ins.get(1))?;
             want(ins.len() == 1 || *capacity > 0, || "weights decide only what a capacity drops".into())?;
             vec![ins[0].clone(), TensorType::new(DType::I32, [*experts, 2])]
+        }
+        Op::Rounds { capacity } => {
+            spans_of_ranks(*capacity, &ins[0])?;
+            vec![TensorType::scalar(DType::I32)]
+        }
+        Op::Portion { capacity } => {
+            ids("rows", &ins[0])?;
+            let ranks = spans_of_ranks(*capacity, &ins[1])?;
+            let round = &ins[2];
+            want(*round == TensorType::scalar(DType::I32), || {
+                format!("wants the number of a round, i32, got {round}")
+            })?;
+            let sent = ranks.checked_mul(*capacity);
+            let Some(sent) = sent else { return fail("sends more rows than can be counted") };
+            vec![ins[0].clone(), TensorType::new(DType::I32, [sent, 1])]
         }
         Op::Dispatch { rows } => {
             ids("rows", &ins[1])?;
@@ -220,6 +242,16 @@ pub(crate) fn signature(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Opt
             let whole = slots.iter().copied().chain(['e', 'z']).collect();
             Signature { operands: vec![slots.clone(); ins.len()], results: vec![slots, vec!['e', 'z']], whole }
         }
+        Op::Rounds { .. } => {
+            let spans = vec!['p', 'e', 'z'];
+            Signature { operands: vec![spans.clone()], results: vec![vec![]], whole: spans }
+        }
+        Op::Portion { .. } => {
+            let slots = with(tokens(&ins[0]), 'k');
+            let spans = vec!['p', 'e', 'z'];
+            let whole = slots.iter().chain(&spans).copied().collect();
+            Signature { operands: vec![slots.clone(), spans, vec![]], results: vec![slots, vec!['r', 'o']], whole }
+        }
         Op::Dispatch { .. } => {
             let t = tokens(&ins[1]);
             let slots = with(t.clone(), 'k');
@@ -290,6 +322,17 @@ mod tests {
             assert!(infer(&bad, &[f(&[5, 8])]).is_err(), "{bad:?}");
         }
         assert!(infer(&route(2, 1, 1, 1), &[f(&[5, 8]), f(&[7])]).is_err());
+    }
+
+    #[test]
+    fn rows_go_to_ranks_in_rounds() {
+        let (rows, spans, round) = (i(&[2, 3, 2]), i(&[4, 8, 2]), i(&[]));
+        let portion = Op::Portion { capacity: 5 };
+        assert_eq!(infer(&portion, &[rows.clone(), spans.clone(), round.clone()]), Ok(vec![rows.clone(), i(&[20, 1])]));
+        assert_eq!(infer(&Op::Rounds { capacity: 5 }, std::slice::from_ref(&spans)), Ok(vec![i(&[])]));
+        assert!(infer(&portion, &[rows.clone(), i(&[8, 2]), round.clone()]).is_err());
+        assert!(infer(&portion, &[rows.clone(), spans.clone(), i(&[1])]).is_err());
+        assert!(infer(&Op::Portion { capacity: 0 }, &[rows, spans, round]).is_err());
     }
 
     #[test]

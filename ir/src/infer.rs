@@ -49,7 +49,9 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::AttentionStepGrad { .. } => 8..=8,
         Op::CrossEntropyGrad | Op::PartEntropyGrad => 4..=4,
         Op::AdamW { .. } => 8..=8,
-        Op::Histogram { .. } => 1..=1,
+        Op::Histogram { .. } | Op::Rounds { .. } => 1..=1,
+        Op::Portion { .. } => 3..=3,
+        Op::Repeat { .. } => 1..=usize::MAX,
         Op::Route { .. } | Op::Assign { .. } => 1..=2,
         Op::Pick | Op::PickGrad { .. } => 2..=2,
         Op::Dispatch { .. } | Op::Combine => 2..=3,
@@ -80,6 +82,7 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
         | Op::Broadcast { .. }
         | Op::RopeTable { .. }
         | Op::Handover { last: false }
+        | Op::Repeat { .. }
         | Op::Call { .. } => {
             return undetermined();
         }
@@ -211,6 +214,8 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
         | Op::Dispatch { .. }
         | Op::Combine
         | Op::CombineDot
+        | Op::Rounds { .. }
+        | Op::Portion { .. }
         | Op::GroupedEinsum { .. } => experts::infer(op, ins)?,
         Op::Collective(Collective {
             kind: CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. }, ..
@@ -269,7 +274,7 @@ pub fn check(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Result<(), Inf
             want(fits && ins.is_empty(), || format!("wants two tables [s, {}]", inv_freq.len()))
         }
         Op::Handover { last: false } => want(!ins.is_empty(), || "hands over one value at least".into()),
-        Op::Call { .. } => Ok(()),
+        Op::Repeat { .. } | Op::Call { .. } => Ok(()),
         _ => {
             let expected = infer(op, ins)?;
             // Products may be kept in another float type than the operands: f32 gradients of bf16 products.

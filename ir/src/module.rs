@@ -1,6 +1,7 @@
 //! A module in decoded form: everything a dump carries, so that any dump is a complete program.
 
-use crate::func::Func;
+use crate::func::{Func, Node};
+use crate::op::Op;
 use crate::run::RunSpec;
 use serde::{Deserialize, Serialize};
 
@@ -137,5 +138,13 @@ impl Module {
     /// The function called `name`.
     pub fn func(&self, name: &str) -> Option<&Func> {
         self.funcs.iter().find(|f| f.name == name)
+    }
+
+    /// Names of the functions that others repeat.
+    pub fn repeated(&self) -> Vec<&str> {
+        fn callee(node: &Node) -> Option<&str> {
+            if let Op::Repeat { callee } = &node.op { Some(callee) } else { None }
+        }
+        self.funcs.iter().flat_map(|f| &f.nodes).filter_map(callee).collect()
     }
 }

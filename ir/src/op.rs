@@ -235,6 +235,22 @@ pub enum Op {
         /// Operand labels and result labels as in `einsum`.
         spec: String,
     },
+    /// (spans i32 [p, e, 2]) → i32: how many rounds it takes until each of `p` ranks has been sent the rows of its `e` experts,
+    /// `capacity` of them in a round; 1 at least. Spans are those of `assign`. No gradient.
+    Rounds {
+        /// Most rows that a rank is sent in a round.
+        capacity: usize,
+    },
+    /// (rows i32 […, k], spans i32 [p, e, 2], round i32) → (places i32 […, k], experts i32 [p·capacity, 1]): the slots whose rows go
+    /// in round `round`, counted from 0.
+    ///
+    /// A slot of an expert of the j-th rank, whose row is the n-th that this rank gets, goes in round n / `capacity`, at the place
+    /// j·`capacity` + n % `capacity`; the others have place −1. `experts[i]` is the expert of the row at place i, counted among
+    /// those of its rank, and `e` where there is none. No gradient.
+    Portion {
+        /// Most rows that a rank is sent in a round.
+        capacity: usize,
+    },
     /// (g₀, g₁, …) → f64 scalar: sum of the squares of all elements, accumulated in f64.
     SumSquares,
     /// (p, g, m, v, lr, `step_size`, `v_scale`, `g_scale` — the last four f32 scalars) → (p, m, v): one AdamW step.
@@ -266,6 +282,15 @@ pub enum Op {
     ToHost,
     /// (x on the host) → x in the device's memory. Inserted by `offload`.
     FromHost,
+    /// (rounds i32, x₀, x₁, …) → (a₀, a₁, …): runs another function of the module `rounds` times, once at least.
+    ///
+    /// Its parameters are the number of the round, from 0, then what was summed up so far, zeros at first, then the operands;
+    /// its results are the new sums, under the names of the old ones. If ranks do something together in it, they must agree on
+    /// the number of rounds. Inserted by `partition`.
+    Repeat {
+        /// Name of the function.
+        callee: String,
+    },
     /// Runs another function of the module on the operands.
     Call {
         /// Name of the function.
@@ -322,12 +347,15 @@ impl Op {
             Self::Combine => "combine",
             Self::CombineDot => "combine_dot",
             Self::GroupedEinsum { .. } => "grouped_einsum",
+            Self::Rounds { .. } => "rounds",
+            Self::Portion { .. } => "portion",
             Self::SumSquares => "sum_squares",
             Self::AdamW { .. } => "adam_w",
             Self::Collective(c) => c.name(),
             Self::Handover { .. } => "handover",
             Self::ToHost => "to_host",
             Self::FromHost => "from_host",
+            Self::Repeat { .. } => "repeat",
             Self::Call { .. } => "call",
         }
     }

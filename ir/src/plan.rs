@@ -186,6 +186,13 @@ pub enum Action {
     Op(Op),
     /// Index into [`Plan::kernels`].
     Kernel(usize),
+    /// (how often i32, how often so far i32) → (how often so far): counts the steps from `first` to before this one as done once
+    /// more, and goes back to `first` until they were done as often as is wanted, once at least. All of both streams has ended
+    /// by then.
+    Again {
+        /// Where to go back to.
+        first: usize,
+    },
 }
 
 /// What carries a step out: each stream takes its steps in the order of the program, beside the other.

@@ -78,6 +78,41 @@ pub struct LrGroup {
     pub weights: Vec<String>,
 }
 
+/// How ranks along axis ep come by the rows of their experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpertRows {
+    /// By exchange where it at least halves the rows that a rank has room for.
+    #[default]
+    Auto,
+    /// Every rank has the tokens of all.
+    Gathered,
+    /// Ranks send each other rows, round by round.
+    Exchanged,
+}
+
+/// Rows of experts between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExpertExchange {
+    /// How ranks come by rows.
+    pub rows: ExpertRows,
+    /// Rows that a rank sends another in a round, as a multiple of what it sends if all experts have as many.
+    pub factor: f64,
+}
+
+impl Default for ExpertExchange {
+    fn default() -> Self {
+        Self { rows: ExpertRows::Auto, factor: 1.5 }
+    }
+}
+
+impl ExpertExchange {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Everything about a training run that is not a program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,6 +148,9 @@ pub struct RunSpec {
     /// Ranks along axis tp have other experts, not parts of the same ones.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub experts_over_tp: bool,
+    /// How ranks along axis ep come by the rows of their experts.
+    #[serde(default, skip_serializing_if = "ExpertExchange::is_default")]
+    pub expert_exchange: ExpertExchange,
     /// Clips gradients to this global norm.
     pub max_grad_norm: Option<f64>,
     /// Divide summed losses by the tokens of the whole step instead of averaging micro-batch means.
@@ -191,6 +229,7 @@ impl RunSpec {
             cut_sequence: None,
             keys: Keys::Gathered,
             experts_over_tp: false,
+            expert_exchange: ExpertExchange::default(),
             max_grad_norm: None,
             per_token_loss: false,
             lr: LrSchedule {

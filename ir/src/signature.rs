@@ -81,7 +81,7 @@ pub(crate) fn letters(n: usize) -> Vec<char> {
 }
 
 impl Op {
-    /// The signature for operands `ins` and results `outs`; `None` for a call, whose callee has the answer.
+    /// The signature for operands `ins` and results `outs`; `None` for a call or a repetition, whose callee has the answer.
     pub fn signature(&self, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
         let same = |n: usize| {
             let l = letters(outs.first().map_or(0, TensorType::rank));
@@ -93,7 +93,7 @@ impl Op {
             whole: whole.chars().collect(),
         };
         Some(match self {
-            Self::Call { .. } => return None,
+            Self::Call { .. } | Self::Repeat { .. } => return None,
             Self::Constant { .. } => same(0),
             Self::Unary(_) | Self::Cast | Self::ToHost | Self::FromHost => same(1),
             Self::Binary(_) => same(2),
@@ -184,6 +184,8 @@ impl Op {
             | Self::Dispatch { .. }
             | Self::Combine
             | Self::CombineDot
+            | Self::Rounds { .. }
+            | Self::Portion { .. }
             | Self::GroupedEinsum { .. } => return experts::signature(self, ins, outs),
             Self::Collective(c) => {
                 let mut s = same(1);

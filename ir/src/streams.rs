@@ -4,7 +4,7 @@
 //! stream only if one of them waits for the other to end ([`Step::after`]). All that ranks do together is in the order of the
 //! program on every rank, whatever the stream: so that ranks which run one program meet as they would without streams.
 
-use crate::plan::{Buffer, Program, Step, Stream};
+use crate::plan::{Action, Buffer, Program, Step, Stream};
 
 /// Whether one of two steps writes bytes that the other reads or writes.
 pub fn conflict(buffers: &[Buffer], a: &Step, b: &Step) -> bool {
@@ -38,6 +38,9 @@ pub fn check(buffers: &[Buffer], program: &Program) -> Result<(), String> {
             Stream::Compute => {
                 if let Some(a) = step.after {
                     flying.retain(|f| *f > a);
+                }
+                if let (Action::Again { .. }, Some(f)) = (&step.action, flying.first()) {
+                    return says(i, format!("goes back while step {f} may still be at work"));
                 }
                 for f in &flying {
                     if sends(i) {
@@ -77,7 +80,7 @@ mod tests {
     use crate::func::Loc;
     use crate::memory::Memory;
     use crate::op::{Op, Unary};
-    use crate::plan::{Action, BufferRole};
+    use crate::plan::BufferRole;
     use crate::sharding::Sharding;
     use crate::types::DType;
 
@@ -141,6 +144,15 @@ mod tests {
         refused(|s| s[1].after = Some(2), "no earlier one of the other stream");
         refused(|s| s[3].after = Some(2), "no earlier one of the other stream");
         refused(|s| s[2].stream = Stream::Communication, "no communication");
+    }
+
+    #[test]
+    fn going_back_waits_for_everything() {
+        let again =
+            |after| Step { after, ..Step::new(Action::Again { first: 0 }, vec![3, 4], vec![4], Loc::default()) };
+        let steps = |a| vec![works(0, 1), after(0, beside(sums(1, 2))), works(0, 5), again(a)];
+        of(steps(Some(1))).unwrap();
+        assert!(of(steps(None)).unwrap_err().contains("step 3: goes back while step 1"));
     }
 
     #[test]

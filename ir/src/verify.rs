@@ -6,7 +6,7 @@ use crate::infer::check;
 use crate::memory;
 use crate::module::{Level, Module};
 use crate::op::Op;
-use crate::types::TensorType;
+use crate::types::{DType, TensorType};
 use std::collections::HashSet;
 
 /// A module that breaks a rule of the IR.
@@ -38,6 +38,26 @@ pub fn verify(module: &Module) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether `callee` can be run again and again on operands of types `ins`, summing up values of types `outs`.
+fn repeats(module: &Module, callee: &str, ins: &[TensorType], outs: &[TensorType]) -> std::result::Result<(), String> {
+    let Some(target) = module.func(callee) else { return Err(format!("repeats unknown @{callee}")) };
+    let scalar = TensorType::scalar(DType::I32);
+    if ins.first() != Some(&scalar) {
+        return Err("wants an i32 that says how often".into());
+    }
+    let wanted = std::iter::once(&scalar).chain(outs).chain(&ins[1..]);
+    let params = || target.params.iter().map(|p| target.ty(p.value));
+    if !params().eq(wanted) || !target.results.iter().map(|r| target.ty(r.value)).eq(outs) {
+        return Err(format!("does not match the type of @{callee}"));
+    }
+    let names = target.params[1..].iter().map(|p| &p.name).take(outs.len());
+    if names.eq(target.results.iter().map(|r| &r.name)) {
+        Ok(())
+    } else {
+        Err(format!("repeats @{callee}, which does not sum up what it was given"))
+    }
 }
 
 fn verify_func(module: &Module, func: &Func) -> Result<()> {
@@ -79,6 +99,8 @@ fn verify_func(module: &Module, func: &Func) -> Result<()> {
             if params != ins || results != outs {
                 return broken(format!("{here} does not match the type of @{callee}"));
             }
+        } else if let Op::Repeat { callee } = &node.op {
+            repeats(module, callee, &ins, &outs).or_else(|text| broken(format!("{here} {text}")))?;
         } else if let Err(e) = check(&node.op, &ins, &outs) {
             return broken(format!("{here}: {e}"));
         }

@@ -151,6 +151,7 @@ fn name(plan: &Plan, stage: u16, program: u16, step: u32) -> String {
     };
     let what = match &step.action {
         Action::Op(op) => op.name(),
+        Action::Again { .. } => "again",
         Action::Kernel(kernel) => plan.kernels.get(*kernel).map_or("a kernel", |k| &k.name),
     };
     let loc = &step.loc;

@@ -149,6 +149,7 @@ fn dot(module: &Module, only: Option<&str>) -> String {
         for (i, node) in f.nodes.iter().enumerate() {
             let what = match &node.op {
                 athanor_ir::Op::Call { callee } => format!("@{callee}"),
+                athanor_ir::Op::Repeat { callee } => format!("@{callee} in rounds"),
                 athanor_ir::Op::Einsum { spec } => spec.clone(),
                 op => op.name().to_owned(),
             };

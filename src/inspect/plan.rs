@@ -214,6 +214,7 @@ fn sent(stage: &Stage, p: &Program, wanted: impl Fn(&Step) -> bool) -> u64 {
 fn cost(plan: &Plan, stage: &Stage, step: &Step) -> (u64, u64) {
     match &step.action {
         Action::Kernel(k) => plan.kernels.get(*k).map_or((0, 0), |k| (k.flops, k.bytes)),
+        Action::Again { .. } => (0, 0),
         Action::Op(op) => {
             let ty = |b: &usize| stage.buffers.get(*b).map(|b| TensorType::new(b.dtype, b.dims.clone()));
             let all = |list: &[usize]| list.iter().map(ty).collect::<Option<Vec<_>>>();
@@ -345,6 +346,7 @@ fn dot(plan: &Plan, only: Option<&str>) -> String {
             for (i, step) in p.steps.iter().enumerate() {
                 let name = match &step.action {
                     Action::Op(op) => op.name(),
+                    Action::Again { .. } => "again",
                     Action::Kernel(k) => plan.kernels.get(*k).map_or("?", |k| k.name.as_str()),
                 };
                 let label = if step.loc.block.is_empty() { name.into() } else { format!("{name}\n{}", step.loc.block) };

@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod again;
 mod beside;
 mod collectives;
 mod copies;
@@ -23,6 +24,7 @@ mod load;
 mod operands;
 mod run;
 
+use again::Again;
 use collectives::Meeting;
 use load::Loader;
 use operands::{Addresses, Operand};
@@ -131,6 +133,7 @@ enum Work {
         to: Operand,
     },
     Collective(Meeting),
+    Again(Again),
 }
 
 struct Prepared {

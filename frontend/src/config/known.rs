@@ -34,7 +34,8 @@ const SECTIONS: &[(&str, &str)] = &[
         "\
           data_parallel model_parallel pipeline_stage context_parallel context_parallel_algo ulysses_degree_in_cp \
           expert_parallel micro_batch_num seq_split_num use_seq_parallel optimizer_shard gradient_aggregation_group \
-          vocab_emb_dp mem_coeff expert_model_parallel pp_interleave_num recompute",
+          vocab_emb_dp mem_coeff expert_model_parallel pp_interleave_num recompute expert_exchange \
+          expert_exchange_factor",
     ),
     (
         "parallel",

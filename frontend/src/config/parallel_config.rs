@@ -1,7 +1,13 @@
 //! `parallel_config`: how many ways each axis of the mesh is split.
 
+use athanor_ir::run::{ExpertExchange, ExpertRows};
+
 use super::reader::{Rule, Section};
 use super::span::Spanned;
+
+/// Spellings of [`ExpertRows`].
+pub(super) const ROWS: &[(&str, ExpertRows)] =
+    &[("auto", ExpertRows::Auto), ("gather", ExpertRows::Gathered), ("exchange", ExpertRows::Exchanged)];
 
 /// How attention is computed when the sequence is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,10 @@ pub struct ParallelConfig {
     pub ulysses_degree_in_cp: Spanned<usize>,
     /// Expert parallel ways.
     pub expert_parallel: Spanned<usize>,
+    /// How ranks that share experts come by rows of them: `auto`, `gather` or `exchange`. Ours.
+    pub expert_exchange: Spanned<ExpertRows>,
+    /// Room for rows between two ranks in a round, times an even share. Ours.
+    pub expert_exchange_factor: Spanned<f64>,
     /// Micro batches per step in a pipeline.
     pub micro_batch_num: Spanned<usize>,
     /// Chunks a sequence is cut into by the Seq-Pipe schedule.
@@ -70,6 +80,7 @@ pub(super) fn read(mut s: Section<'_>) -> ParallelConfig {
         ("ulysses_cp", ContextParallelAlgo::Ulysses),
         ("hybrid_cp", ContextParallelAlgo::Hybrid),
     ];
+    let exchange = ExpertExchange::default();
     let config = ParallelConfig {
         data_parallel: s.positive("data_parallel", 1),
         model_parallel: s.positive("model_parallel", 1),
@@ -78,6 +89,8 @@ pub(super) fn read(mut s: Section<'_>) -> ParallelConfig {
         context_parallel_algo: s.one_of("context_parallel_algo", ALGOS, ContextParallelAlgo::Colossalai),
         ulysses_degree_in_cp: s.positive("ulysses_degree_in_cp", 1),
         expert_parallel: s.positive("expert_parallel", 1),
+        expert_exchange: s.one_of("expert_exchange", ROWS, exchange.rows),
+        expert_exchange_factor: s.checked("expert_exchange_factor", exchange.factor, "must be above 0", |f| *f > 0.0),
         micro_batch_num: s.positive("micro_batch_num", 1),
         seq_split_num: s.positive("seq_split_num", 1),
         use_seq_parallel: s.get("use_seq_parallel", false),

@@ -3,7 +3,7 @@
 use athanor_frontend::config::{Config, LossScale as ScaleSense, Spanned, UpdateRule};
 use athanor_frontend::run::spec;
 use athanor_ir::optimizer::{BiasCorrection, OptimizerSpec};
-use athanor_ir::run::LossScale;
+use athanor_ir::run::{ExpertExchange, ExpertRows, LossScale};
 
 /// A run of 7 steps.
 fn config() -> Config {
@@ -45,4 +45,14 @@ fn the_wrapper_says_last_how_losses_are_divided() {
     config.wrapper.calculate_per_token_loss = Some(Spanned::default(true));
     config.model.calculate_per_token_loss = Spanned::default(false);
     assert!(spec(&config).unwrap().per_token_loss);
+}
+
+#[test]
+fn ranks_come_by_rows_of_experts_as_the_file_says() {
+    let mut config = config();
+    assert_eq!(spec(&config).unwrap().expert_exchange, ExpertExchange::default());
+    config.parallel_config.expert_exchange = Spanned::default(ExpertRows::Exchanged);
+    config.parallel_config.expert_exchange_factor = Spanned::default(0.5);
+    let wanted = ExpertExchange { rows: ExpertRows::Exchanged, factor: 0.5 };
+    assert_eq!(spec(&config).unwrap().expert_exchange, wanted);
 }

@@ -493,6 +493,25 @@ irdl.dialect @nn {
     %spec = irdl.base "#builtin.string"
     irdl.attributes {"spec" = %spec}
   }
+  irdl.operation @rounds {
+    %operand_0 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %capacity = irdl.base "#builtin.integer"
+    irdl.attributes {"capacity" = %capacity}
+  }
+  irdl.operation @portion {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    %result_1 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0, result_1: %result_1)
+    %capacity = irdl.base "#builtin.integer"
+    irdl.attributes {"capacity" = %capacity}
+  }
   irdl.operation @sum_squares {
     %operand_tensor = irdl.base "!builtin.tensor"
     %operand_tuple = irdl.base "!builtin.tuple"
@@ -638,5 +657,17 @@ irdl.dialect @nn {
     %axes = irdl.base "#builtin.string"
     %ranks = irdl.base "#builtin.integer"
     irdl.attributes {"size" = %size, "back" = %back, "axes" = %axes, "ranks" = %ranks}
+  }
+  irdl.operation @repeat {
+    %operand_tensor = irdl.base "!builtin.tensor"
+    %operand_tuple = irdl.base "!builtin.tuple"
+    %operand = irdl.any_of(%operand_tensor, %operand_tuple)
+    irdl.operands(operands: variadic %operand)
+    %result_tensor = irdl.base "!builtin.tensor"
+    %result_tuple = irdl.base "!builtin.tuple"
+    %result = irdl.any_of(%result_tensor, %result_tuple)
+    irdl.results(results: variadic %result)
+    %callee = irdl.base "#builtin.string"
+    irdl.attributes {"callee" = %callee}
   }
 }

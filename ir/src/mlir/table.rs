@@ -54,6 +54,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("capacity", Field::Int(*capacity));
         }
         Op::Dispatch { rows } => see("rows", Field::Int(*rows)),
+        Op::Rounds { capacity } | Op::Portion { capacity } => see("capacity", Field::Int(*capacity)),
         Op::Transpose { perm } => see("perm", Field::Ints(perm)),
         Op::Broadcast { dims } => see("dims", Field::Ints(dims)),
         Op::Slice { dim, start, len } => {
@@ -115,7 +116,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("ranks", Field::Int(c.ranks));
         }
         Op::Handover { last } => see("last", Field::Bool(*last)),
-        Op::Call { callee } => see("callee", Field::Text(callee)),
+        Op::Repeat { callee } | Op::Call { callee } => see("callee", Field::Text(callee)),
     }
 }
 
@@ -179,6 +180,8 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "combine" => Op::Combine,
         "combine_dot" => Op::CombineDot,
         "grouped_einsum" => Op::GroupedEinsum { spec: f.text("spec")? },
+        "rounds" => Op::Rounds { capacity: f.int("capacity")? },
+        "portion" => Op::Portion { capacity: f.int("capacity")? },
         "sum_squares" => Op::SumSquares,
         "adam_w" => Op::AdamW {
             beta1: f.float("beta1")?,
@@ -198,6 +201,7 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "from_host" => Op::FromHost,
         "own_ids" => collective(CollectiveKind::OwnIds { size: f.int("size")? }, f)?,
         "block_ids" => collective(CollectiveKind::BlockIds { size: f.int("size")?, back: f.int("back")? }, f)?,
+        "repeat" => Op::Repeat { callee: f.text("callee")? },
         "call" => Op::Call { callee: f.text("callee")? },
         _ => {
             let unary = Unary::ALL.into_iter().find(|u| u.name() == name).map(Op::Unary);
@@ -219,11 +223,12 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::CrossEntropyGrad | Op::PartEntropyGrad | Op::SumSquares | Op::Collective(_) => 1,
         Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
         Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } | Op::ToHost | Op::FromHost => 1,
-        Op::Assign { .. } => 2,
+        Op::Rounds { .. } => 1,
+        Op::Assign { .. } | Op::Portion { .. } => 2,
         Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } | Op::AttentionStep { .. } => 2,
         Op::CrossEntropy | Op::PartEntropy => 2,
         Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::AttentionStepGrad { .. } | Op::AdamW { .. } => 3,
-        Op::Handover { .. } | Op::Call { .. } => return None,
+        Op::Handover { .. } | Op::Repeat { .. } | Op::Call { .. } => return None,
     })
 }
 
@@ -276,6 +281,8 @@ pub(super) fn samples() -> Vec<Op> {
         Op::Combine,
         Op::CombineDot,
         Op::GroupedEinsum { spec: "rk,enk->rn".into() },
+        Op::Rounds { capacity: 1 },
+        Op::Portion { capacity: 1 },
         Op::SumSquares,
         Op::AdamW { beta1: one, beta2: one, eps: one, decay: one },
     ]);
@@ -290,6 +297,7 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::AllToAll { cut: 0, join: 0 }));
     ops.push(collective(CollectiveKind::Shift));
     ops.push(collective(CollectiveKind::BlockIds { size: 1, back: 1 }));
+    ops.push(Op::Repeat { callee: "f".into() });
     ops.push(Op::Call { callee: "f".into() });
     ops
 }

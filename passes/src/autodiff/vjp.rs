@@ -35,7 +35,7 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         Op::Combine => experts::combine(back, node, dy),
         Op::GroupedEinsum { spec } => experts::grouped(back, spec, node, dy)?,
         // Choices and counts are steps: no gradient flows through them.
-        Op::Route { .. } | Op::Histogram { .. } | Op::Assign { .. } => {}
+        Op::Route { .. } | Op::Histogram { .. } | Op::Assign { .. } | Op::Rounds { .. } | Op::Portion { .. } => {}
         Op::PickGrad { .. }
         | Op::CombineDot
         | Op::EmbedGrad { .. }
@@ -54,7 +54,7 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::FromHost
         | Op::AdamW { .. } => return no_derivative(node, ""),
         // Calls are inlined before.
-        Op::Call { .. } => return no_derivative(node, ""),
+        Op::Repeat { .. } | Op::Call { .. } => return no_derivative(node, ""),
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ impl Overlap {
 
 /// Whether ranks send each other something in `node`.
 fn sends(node: &Node) -> bool {
-    matches!(&node.op, Op::Collective(c) if c.sends())
+    matches!(&node.op, Op::Collective(c) if c.sends()) || matches!(node.op, Op::Repeat { .. })
 }
 
 /// Whether `node` stays where it is: parts of a pipeline's stage end there, or it was put there for the memory's sake.

@@ -1,6 +1,6 @@
 //! What work and messages cost, in bytes sent.
 
-use crate::recompute::program::flops;
+use crate::recompute::program::flops_of;
 use athanor_ir::{Collective, CollectiveKind, Func, Module, Node, Op, ValueId};
 
 /// The measure of a function's nodes.
@@ -17,8 +17,7 @@ impl Price<'_> {
     pub fn work(&self, func: &Func, node: &Node) -> f64 {
         let flops = match &node.op {
             Op::Reshape | Op::Slice { .. } | Op::Handover { .. } => return 0.0,
-            Op::Call { callee } => self.module.func(callee).map_or(0, |f| f.nodes.iter().map(|n| flops(f, n)).sum()),
-            _ => flops(func, node),
+            _ => flops_of(self.module, func, node),
         };
         let bytes = bytes(func, &node.inputs) + bytes(func, &node.outputs);
         (flops as f64 / self.flops).max(bytes / self.bytes)

@@ -27,7 +27,7 @@ pub(super) struct Spread {
     /// It is ids or a position, counted from the first of the part that these axes cut out of a vocabulary or a sequence.
     pub(super) ids: Axes,
     /// It is the logarithm of a part of a sum over these axes: its exponential is partial.
-    log: Axes,
+    pub(super) log: Axes,
 }
 
 /// Checks that no function of `module` reads a partial sum as if it were whole, sums up what is whole, or hands on something
@@ -37,7 +37,9 @@ pub(super) struct Spread {
 /// [`PARTIAL`], naming the function and the op.
 pub fn check(module: &Module) -> Result<()> {
     let mut handed: HashMap<&str, Spread> = HashMap::new();
-    for func in &module.funcs {
+    // What is repeated is checked where it is, with what it is given.
+    let repeated = module.repeated();
+    for func in module.funcs.iter().filter(|f| !repeated.contains(&f.name.as_str())) {
         Checker { module, func, spread: vec![Spread::default(); func.types.len()] }
             .run(&mut handed)
             .or_else(|text| Diagnostic::error(&PARTIAL, format!("@{}: {text}", func.name)).err())?;
@@ -46,9 +48,9 @@ pub fn check(module: &Module) -> Result<()> {
 }
 
 pub(super) struct Checker<'a> {
-    module: &'a Module,
-    func: &'a Func,
-    spread: Vec<Spread>,
+    pub(super) module: &'a Module,
+    pub(super) func: &'a Func,
+    pub(super) spread: Vec<Spread>,
 }
 
 pub(super) type Checked<T> = std::result::Result<T, String>;
@@ -69,13 +71,7 @@ impl<'a> Checker<'a> {
             handed.insert(&p.name, spread.clone());
             self.spread[p.value.0 as usize] = spread;
         }
-        for (i, node) in self.func.nodes.iter().enumerate() {
-            let results =
-                self.node(node).map_err(|e| format!("op {i} (nn.{} in {:?}) {e}", node.op.name(), node.loc.block))?;
-            for (value, spread) in node.outputs.iter().zip(results) {
-                self.spread[value.0 as usize] = spread;
-            }
-        }
+        self.nodes()?;
         let is_gradient = |name: &str| {
             self.module.funcs.iter().flat_map(|f| &f.params).any(|p| p.role == Role::Grad && p.name == name)
         };
@@ -103,6 +99,18 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
+    /// Follows the nodes of the function, one after the other.
+    pub(super) fn nodes(&mut self) -> Checked<()> {
+        for (i, node) in self.func.nodes.iter().enumerate() {
+            let results =
+                self.node(node).map_err(|e| format!("op {i} (nn.{} in {:?}) {e}", node.op.name(), node.loc.block))?;
+            for (value, spread) in node.outputs.iter().zip(results) {
+                self.spread[value.0 as usize] = spread;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn of(&self, value: ValueId) -> &Spread {
         &self.spread[value.0 as usize]
     }
@@ -120,13 +128,13 @@ impl<'a> Checker<'a> {
         self.func.nodes.iter().find(|n| n.outputs.contains(&value))
     }
 
-    fn axes<'n>(&self, names: impl Iterator<Item = &'n str>) -> Checked<Axes> {
+    pub(super) fn axes<'n>(&self, names: impl Iterator<Item = &'n str>) -> Checked<Axes> {
         let axis =
             |n: &str| self.module.mesh.axis(n).ok_or_else(|| format!("names axis {n:?}, which the mesh does not have"));
         names.map(axis).try_fold(Axes::NONE, |all, a| Ok(all.or(Axes::one(a?))))
     }
 
-    fn declared(&self, s: &Sharding, rank: usize) -> Checked<Spread> {
+    pub(super) fn declared(&self, s: &Sharding, rank: usize) -> Checked<Spread> {
         let dim = |d: usize| self.axes(s.dims.get(d).into_iter().flatten().map(String::as_str)).map(Some);
         let dims = (0..rank).map(dim).collect::<Checked<_>>()?;
         Ok(Spread { dims, partial: self.axes(s.partial.iter().map(String::as_str))?, ..Spread::default() })
@@ -139,6 +147,9 @@ impl<'a> Checker<'a> {
         }
         if node.op == Op::SumSquares {
             return Ok(vec![self.squares(node)?]);
+        }
+        if let Some(results) = self.in_rounds(node)? {
+            return Ok(results);
         }
         let ring = self.ring(node)?;
         let block = if ring.is_some() { Block::default() } else { self.block(node)? };
@@ -163,9 +174,15 @@ impl<'a> Checker<'a> {
         if let Some(label) = s.whole.iter().find(|l| cut.get(l).copied().flatten().is_some_and(|a| !a.is_empty())) {
             return Err(format!("needs all of dim {label}, which is cut"));
         }
+        // Rows that were sent to where their experts are are all of these.
+        let sent = if form(&node.op).is_some() { self.of(node.inputs[0]).experts.sent() } else { Axes::NONE };
         // Rows of experts are cut as their tokens are.
         let of_tokens = |label: &char| *label == 'r' && together(&node.op);
-        let cuts = |label: &char| cut.get(label).copied().flatten().filter(|_| !of_tokens(label)).unwrap_or_default();
+        let own = |label: &char| if *label == 'r' { sent } else { Axes::NONE };
+        let cuts = |label: &char| {
+            let axes = cut.get(label).copied().flatten().filter(|_| !of_tokens(label)).unwrap_or_default();
+            axes.without(own(label))
+        };
         let mut labels = cut.keys().enumerate();
         let twice = |(i, a): (usize, &char)| {
             cut.keys().skip(i + 1).find(|b| !cuts(a).and(cuts(b)).is_empty()).map(|b| (*a, *b))
@@ -197,7 +214,7 @@ impl<'a> Checker<'a> {
         let result = |labels: &Vec<char>| {
             let sums = |label: char| !together(&node.op) || is_summed(label);
             let gone = || cut.iter().filter(|(label, _)| sums(**label) && !labels.contains(label));
-            let lost = gone().fold(Axes::NONE, |all, (_, axes)| all.or(axes.unwrap_or_default()));
+            let lost = gone().fold(Axes::NONE, |all, (_, axes)| all.or(axes.unwrap_or_default())).without(sent);
             if !lost.and(partial).is_empty() {
                 return Err("sums over an axis that it is partial over already".to_owned());
             }
@@ -330,7 +347,10 @@ impl<'a> Checker<'a> {
         };
         match c.kind {
             CollectiveKind::AllReduce { reduce: ReduceKind::Sum } => summed(&mut out)?,
-            CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => out.log = Axes::NONE,
+            CollectiveKind::AllReduce { reduce: ReduceKind::Max } if x.partial.is_empty() => {
+                out.log = Axes::NONE;
+                out.experts = x.experts.agreed_over(axes);
+            }
             CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. } if x.partial.is_empty() => out.ids = axes,
             CollectiveKind::OwnIds { .. } | CollectiveKind::BlockIds { .. } => return Err("reads a partial sum".into()),
             CollectiveKind::AllReduce { reduce: ReduceKind::Max } => return Err("reads a partial sum".into()),
@@ -343,6 +363,13 @@ impl<'a> Checker<'a> {
                     return Err(format!("gathers dim {dim}, which {} does not cut", c.axes));
                 }
                 out.dims[dim] = Some(cut.without(axes));
+            }
+            CollectiveKind::AllToAll { cut: 0, join: 0 } => {
+                let cut = x.dims[0].unwrap_or_default();
+                if !axes.without(cut).is_empty() || !axes.and(x.partial).is_empty() {
+                    return Err(format!("exchanges over {} rows that are not of tokens of its ranks", c.axes));
+                }
+                out.experts = x.experts.exchanged(axes)?;
             }
             CollectiveKind::AllToAll { cut, join } => {
                 let (whole, parts) = (x.dims[cut].unwrap_or_default(), x.dims[join].unwrap_or_default());
@@ -393,7 +420,7 @@ fn vocabulary(node: &Node, operands: &[&Spread]) -> Checked<(Axes, Axes)> {
 }
 
 /// Whether two accounts of one value say the same where both say something.
-fn agree(a: &Spread, b: &Spread) -> bool {
+pub(super) fn agree(a: &Spread, b: &Spread) -> bool {
     let same = |(x, y): (&Option<Axes>, &Option<Axes>)| x.is_none() || y.is_none() || x == y;
     a.partial == b.partial && a.dims.len() == b.dims.len() && a.dims.iter().zip(&b.dims).all(same)
 }

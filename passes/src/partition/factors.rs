@@ -18,6 +18,8 @@ pub(super) struct Factors {
     batch: BTreeSet<usize>,
     /// Roots of the sequence.
     sequence: BTreeSet<usize>,
+    /// Roots of rows sorted by expert.
+    rows: BTreeSet<usize>,
     /// Axes along which ranks with other tokens share experts.
     experts: Axes,
     /// Axes that cut experts.
@@ -45,8 +47,8 @@ impl Factors {
         let experts = Axes::named(&module.mesh, &["ep"]);
         let over_tp = if module.run.experts_over_tp { Axes::named(&module.mesh, &["tp"]) } else { Axes::NONE };
         let (cut, batch, holders) = (HashMap::new(), BTreeSet::new(), experts.or(over_tp));
-        let sequence = BTreeSet::new();
-        let mut this = Self { first, parent: (0..count).collect(), cut, batch, sequence, experts, holders };
+        let (sequence, rows) = (BTreeSet::new(), BTreeSet::new());
+        let mut this = Self { first, parent: (0..count).collect(), cut, batch, sequence, rows, experts, holders };
         let (mut whole, mut shifted) = (vec![], vec![]);
         for (f, func) in module.funcs.iter().enumerate() {
             this.join_func(f, func, module.run.cut_vocabulary, (&mut whole, &mut shifted))?;
@@ -213,6 +215,7 @@ impl Factors {
             }
         }
         let (rows, experts) = (self.of_experts(module, Kind::Row), self.of_experts(module, Kind::Expert));
+        self.rows.clone_from(&rows);
         // Ranks that share experts have each other's rows.
         let apart = batch.without(self.experts).or(Axes::named(mesh, &Mesh::SEQUENCE));
         if !apart.is_empty() {
@@ -301,6 +304,11 @@ impl Factors {
     /// Whether dim `dim` of `value` of function `f` is the sequence.
     pub(super) fn is_sequence(&self, f: usize, value: ValueId, dim: usize) -> bool {
         self.sequence.contains(&self.root(self.first[f][value.0 as usize] + dim))
+    }
+
+    /// Whether dim `dim` of `value` of function `f` is rows sorted by expert, and if so which: those of one layer are one factor.
+    pub(super) fn rows(&self, f: usize, value: ValueId, dim: usize) -> Option<usize> {
+        Some(self.root(self.first[f][value.0 as usize] + dim)).filter(|root| self.rows.contains(root))
     }
 
     /// Axes along which ranks with other tokens share experts.

@@ -1,6 +1,7 @@
 //! Functions with the shapes of one rank, and the collective operations that make partial values whole.
 
 use super::cannot;
+use super::exchange::Exchange;
 use super::factors::Factors;
 use super::fetch::Fetch;
 use super::held::Held;
@@ -23,9 +24,11 @@ pub(super) fn cut(module: &Module, factors: &Factors) -> Result<Module> {
     let of_weight = |name: &str| name.strip_prefix("grad.").is_some_and(|w| weights.contains(w));
     let gradients = params().filter(|p| p.role == Role::Grad && of_weight(&p.name)).map(|p| p.name.as_str()).collect();
     let shares = Shares::of(module, factors);
+    let mut rounds = vec![];
     for (f, func) in module.funcs.iter().enumerate() {
-        funcs.push(Cutter::new(module, factors, &shares, f, func).run(&gradients, &mut partial)?);
+        funcs.push(Cutter::new(module, factors, &shares, f, func).run(&gradients, &mut partial, &mut rounds)?);
     }
+    funcs.extend(rounds);
     Ok(Module { funcs, ..module.clone() })
 }
 
@@ -62,6 +65,8 @@ pub(super) struct Cutter<'a> {
     pub(super) fetch: Fetch,
     /// Parts of sequences.
     pub(super) parts: Parts,
+    /// Layers whose rows ranks exchange.
+    pub(super) exchange: Exchange,
 }
 
 impl<'a> Cutter<'a> {
@@ -73,6 +78,7 @@ impl<'a> Cutter<'a> {
         let (ids, attended, held) =
             (HashMap::new(), HashMap::new(), Held::of(func, shares, module.mesh.size("pp") > 1));
         let (keys, fetch, parts) = (HashMap::new(), Fetch::of(func, shares), Parts::of(module, func));
+        let exchange = Exchange::of(module, factors, index);
         Self {
             module,
             factors,
@@ -92,11 +98,18 @@ impl<'a> Cutter<'a> {
             held,
             fetch,
             parts,
+            exchange,
         }
     }
 
-    /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is.
-    fn run(mut self, gradients: &HashSet<&str>, handed: &mut HashMap<String, Axes>) -> Result<Func> {
+    /// `gradients` are the names of what functions hand on and may be partial, `handed` says over which axes it is; `rounds` are
+    /// the functions that are repeated.
+    fn run(
+        mut self,
+        gradients: &HashSet<&str>,
+        handed: &mut HashMap<String, Axes>,
+        rounds: &mut Vec<Func>,
+    ) -> Result<Func> {
         for p in &self.func.params {
             let value = self.out.param(p.name.clone(), self.held_type(p.value), p.role.clone(), p.loc.clone());
             self.new[p.value.0 as usize] = Some(value);
@@ -107,7 +120,9 @@ impl<'a> Cutter<'a> {
         for (i, node) in self.func.nodes.iter().enumerate() {
             self.parts.at(i, self.module.run.cut_sequence);
             self.fetch.at(node);
-            self.node(node)?;
+            if !self.exchanged(i, rounds)? {
+                self.node(node)?;
+            }
             self.take_due(node);
         }
         let left = self.summed_gradients();
@@ -151,7 +166,7 @@ impl<'a> Cutter<'a> {
         ty
     }
 
-    fn sharding(&self, value: ValueId) -> Sharding {
+    pub(super) fn sharding(&self, value: ValueId) -> Sharding {
         let name = |a: usize| self.module.mesh.axes[a].name.clone();
         let axes = |d| self.factors.axes_of(self.index, value, d).iter().map(name).collect();
         let mut dims: Vec<Vec<String>> = (0..self.func.ty(value).rank()).map(axes).collect();

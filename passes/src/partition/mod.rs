@@ -1,8 +1,10 @@
 //! `partition`: from the program of all devices together to that of one rank, which is the same for every rank.
 
+mod agreed;
 mod blocks;
 mod check;
 mod context;
+mod exchange;
 mod experts;
 mod factors;
 mod fetch;
@@ -10,6 +12,7 @@ mod gathered;
 mod held;
 mod local;
 mod ring;
+mod rounds;
 mod sequence;
 mod share;
 mod spread;
@@ -37,6 +40,8 @@ use factors::Factors;
 /// Axis `ep` also cuts experts: ranks along it share the experts of every layer. They bring their tokens together (`all_gather`),
 /// sort all of them, and each multiplies the rows of its own experts; what tokens get back is partial over `ep`, and each rank
 /// gets the sum of its own tokens (`reduce_scatter`). Ranks along `dp` sort apart: no token is dropped, so that it changes nothing.
+/// Where that is less to have room for, each rank sorts its own tokens instead and sends the others the rows of their experts, a
+/// planned number in a round, until none is left (`exchange.rs`).
 ///
 /// With `cut_vocabulary` in the run axis `tp` cuts embedding and output layer by their rows: ids are counted from the first of the
 /// own part, rows of the others are zeros, and the loss is made of each part's logarithm of a sum and the one logit.
@@ -130,7 +135,7 @@ pub fn partition(module: &Module) -> Result<Module> {
         return cannot(format!("parameter {} is spread over the mesh already", p.name));
     }
     let factors = Factors::of(module)?;
-    let cut = local::cut(module, &factors)?;
+    let cut = local::cut(&exchange::side_by_side(module, &factors), &factors)?;
     check(&cut)?;
     Ok(cut)
 }

@@ -1,6 +1,7 @@
 //! A small model on a mesh: what is cut, where ranks add up, and that the check finds every sum that is missing or too many.
 
 mod context;
+mod exchange;
 mod experts;
 mod ring;
 mod sequence;

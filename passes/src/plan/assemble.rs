@@ -76,6 +76,18 @@ impl Placed {
             c.returns.iter().for_each(|v| touch(&of(v), 1, starts[1], true));
             c.goes_back.iter().for_each(|v| touch(&of(v), 1, starts[2] - 1, false));
         }
+        // What a repeated step reads of what was made before, or leaves for later, lives through all rounds.
+        for (i, s) in draft.steps.iter().enumerate() {
+            let Action::Again { first: back } = s.action else { continue };
+            let part = draft.ends.iter().filter(|e| **e <= i).count();
+            let [from, to] = [back, i].map(|i| starts[part] + i - first(part));
+            for life in lives.iter_mut().flatten() {
+                let steps = life.steps;
+                if steps.0 <= to && from <= steps.1 && (steps.0 < from || to < steps.1) {
+                    life.steps = (steps.0.min(from), steps.1.max(to));
+                }
+            }
+        }
         let mut placed = Self { offsets: vec![0; lives.len()], lives, starts, slot: [0; 2], peak: [0; 2] };
         for memory in Memory::ALL {
             let m = memory as usize;
@@ -246,7 +258,11 @@ impl Maker<'_> {
                 outputs.extend(s.scratch.iter().map(|x| self.buffer(x, true)));
                 let loc = s.node.map(|n| draft.func.nodes[n].loc.clone()).unwrap_or_default();
                 let stream = if draft.beside.contains_key(&i) { Stream::Communication } else { Stream::Compute };
-                steps.push(Step { stream, ..Step::new(s.action.clone(), inputs, outputs, loc) });
+                let action = match s.action {
+                    Action::Again { first: back } => Action::Again { first: back - first },
+                    ref action => action.clone(),
+                };
+                steps.push(Step { stream, ..Step::new(action, inputs, outputs, loc) });
             }
             if !draft.beside.is_empty() {
                 wait(self.buffers, &mut steps);

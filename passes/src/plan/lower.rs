@@ -7,6 +7,7 @@ use super::grouped::as_grouped;
 use super::layout::Place;
 use super::matrix::{Batch, as_gemm};
 use super::reduce;
+use super::repeat;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
 use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
@@ -17,7 +18,7 @@ use crate::codegen::{Generated, gemm, loops, squares};
 use athanor_ir::diag::Result;
 use athanor_ir::func::{Func, Node, Role};
 use athanor_ir::module::Module;
-use athanor_ir::op::{Op, ReduceKind};
+use athanor_ir::op::{F64, Op, ReduceKind};
 use athanor_ir::plan::{Action, GemmSpec, Kernel, KernelKind};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::types::{DType, TensorType};
@@ -55,6 +56,12 @@ pub(crate) fn node(
     options: &PlanOptions,
 ) -> Result<()> {
     let node = &draft.func.nodes[i];
+    if let Op::Repeat { callee } = &node.op {
+        return match module.func(callee) {
+            Some(callee) => repeat::lower(module, draft, i, callee, kernels, options),
+            None => Ok(()),
+        };
+    }
     let inputs: Vec<_> = node.inputs.iter().map(|v| draft.of(*v)).collect();
     let outputs: Vec<_> = node.outputs.iter().map(|v| draft.of(*v)).collect();
     let (ins, outs) = (Site::types(&inputs), Site::types(&outputs));
@@ -88,7 +95,7 @@ pub(crate) fn node(
             _,
         ) => experts::lower(draft, kernels, options, &site, &node.op)?,
         (Op::SumSquares, _) => sum_squares(draft, kernels, options, &site)?,
-        (Op::ToHost | Op::FromHost, _) => false,
+        (Op::ToHost | Op::FromHost | Op::Rounds { .. } | Op::Portion { .. }, _) => false,
         (_, Some(func)) => group(draft, kernels, options, &site, func)?,
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
         (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {
@@ -103,6 +110,24 @@ pub(crate) fn node(
     };
     if !done {
         draft.push(i, Action::Op(node.op.clone()), site.inputs, site.outputs);
+    }
+    Ok(())
+}
+
+/// Appends what makes every element of `to` zero, for node `i`.
+pub(super) fn zeros(
+    draft: &mut Draft<'_>,
+    i: usize,
+    to: (Place, TensorType),
+    kernels: &mut KernelTable,
+    options: &PlanOptions,
+) -> Result<()> {
+    let (op, outs) = (Op::Constant { value: F64(0.0) }, vec![to.1.clone()]);
+    let site = Site { index: i, flops: 0, bytes: to.1.bytes() as u64, inputs: vec![], outputs: vec![to] };
+    let plain = options.reference || site.outputs[0].1.elements() < SMALL;
+    let alone = alone(&draft.func.nodes[i], &op, &[], &outs);
+    if plain || !group(draft, kernels, options, &site, &alone)? {
+        draft.push(i, Action::Op(op), site.inputs, site.outputs);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod matrix;
 mod parts;
 mod pipeline;
 mod reduce;
+mod repeat;
 mod streams;
 
 use crate::codegen::llvm::KernelText;
@@ -235,7 +236,9 @@ fn called(module: &Module, stage: Option<usize>) -> Vec<Cow<'_, Func>> {
         .funcs
         .iter()
         .flat_map(|f| &f.nodes)
-        .filter_map(|n| if let Op::Call { callee } = &n.op { Some(callee.as_str()) } else { None })
+        .filter_map(
+            |n| if let Op::Call { callee } | Op::Repeat { callee } = &n.op { Some(callee.as_str()) } else { None },
+        )
         .collect();
     let own = |f: &&Func| stage.is_none_or(|s| func_of_stage(&f.name).is_some_and(|(of, _)| of == s));
     let programs = module.funcs.iter().filter(|f| !called.contains(&f.name.as_str())).filter(own);

@@ -131,12 +131,17 @@ fn of_logits(func: &Func) -> Vec<bool> {
 
 /// Nodes that make what goes back, or results other than weights' gradients.
 ///
-/// The gradient of the output layer is not put off: the logits would have to be kept until then.
+/// The gradient of the output layer is not put off: the logits would have to be kept until then. Nor is what is summed up in
+/// rounds, which make all gradients of a layer's experts at once.
 fn backward(func: &Func) -> Vec<bool> {
     let goes_back = format!("grad.{}", handed(0).trim_end_matches('0'));
-    let of_logits = of_logits(func);
+    let (of_logits, defs) = (of_logits(func), func.defs());
+    let in_rounds = |v: &ValueId| defs[v.0 as usize].is_some_and(|d| matches!(func.nodes[d].op, Op::Repeat { .. }));
     let now = |r: &&FuncResult| {
-        !r.name.starts_with("grad.") || r.name.starts_with(&goes_back) || of_logits[r.value.0 as usize]
+        !r.name.starts_with("grad.")
+            || r.name.starts_with(&goes_back)
+            || of_logits[r.value.0 as usize]
+            || defs[r.value.0 as usize].is_some_and(|d| func.nodes[d].inputs.iter().any(in_rounds))
     };
     let results = func.results.iter().filter(now);
     let embedded = func.nodes.iter().filter(|n| matches!(n.op, Op::EmbedGrad { .. })).flat_map(|n| n.inputs.clone());

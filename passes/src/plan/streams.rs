@@ -36,11 +36,12 @@ pub(super) fn beside(draft: &mut Draft<'_>) -> Beside {
     let mut all = Beside::new();
     let mut first = 0;
     for end in draft.ends.clone() {
-        put_off(&mut draft.steps[first..end]);
+        put_off(&mut draft.steps[..end], first);
         let steps = &draft.steps[..end];
         // When the next operation must have ended, and with it this one.
         let mut next = end;
         for i in (first..end).rev().filter(|i| sends(&steps[*i])) {
+            next = next.min(wall(steps, i));
             let needed = (i + 1..next).find(|k| !sends(&steps[*k]) && tied(&steps[i], &steps[*k])).unwrap_or(next);
             if steps[i + 1..needed].iter().any(|s| matches!(s.action, Action::Kernel(_))) {
                 all.insert(i, needed - 1);
@@ -54,14 +55,25 @@ pub(super) fn beside(draft: &mut Draft<'_>) -> Beside {
     all
 }
 
-/// Moves each step that only places what the operation before it brought, of the same node, to right before the first one that
+/// The first step behind `i` that a step may not be moved behind and an operation not be at work beyond: one that goes back over
+/// `i`, or the first of those that another goes back over.
+fn wall(steps: &[DraftStep], i: usize) -> usize {
+    let back = |(k, s): (usize, &DraftStep)| match s.action {
+        Action::Again { first } => Some(if first > i { first } else { k }),
+        _ => None,
+    };
+    steps.iter().enumerate().skip(i + 1).find_map(back).unwrap_or(steps.len())
+}
+
+/// From step `first` on, moves each step that only places what the operation before it brought, of the same node, to right before the first one that
 /// needs it.
-fn put_off(steps: &mut [DraftStep]) {
-    for i in (1..steps.len()).rev() {
+fn put_off(steps: &mut [DraftStep], first: usize) {
+    for i in (first + 1..steps.len()).rev() {
         if sends(&steps[i]) || !sends(&steps[i - 1]) || steps[i].node.is_none() || steps[i].node != steps[i - 1].node {
             continue;
         }
-        let needed = (i + 1..steps.len()).find(|k| tied(&steps[i], &steps[*k])).unwrap_or(steps.len());
+        let behind = wall(steps, i).max(i + 1);
+        let needed = (i + 1..behind).find(|k| tied(&steps[i], &steps[*k])).unwrap_or(behind);
         steps[i..needed].rotate_left(1);
     }
 }
@@ -73,7 +85,8 @@ pub(super) fn wait(buffers: &[Buffer], steps: &mut [Step]) {
     for i in 0..steps.len() {
         let (before, step) = (&steps[..i], &steps[i]);
         let apart = |k: &usize| before[*k].sends().is_some() && step.sends().is_some();
-        let needs = |k: &usize| apart(k) || conflict(buffers, step, &before[*k]);
+        let back = matches!(step.action, Action::Again { .. });
+        let needs = |k: &usize| back || apart(k) || conflict(buffers, step, &before[*k]);
         let after = match step.stream {
             Stream::Compute => flying.iter().rev().copied().find(|k| needs(k)),
             Stream::Communication => {

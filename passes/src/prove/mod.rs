@@ -6,6 +6,7 @@
 //! ([`events`]), and for one rank of each class who has which slot ([`slots`]) and what its streams do ([`athanor_ir::streams`]).
 
 mod events;
+mod rounds;
 mod slots;
 
 pub use events::{Event, Events};
@@ -18,8 +19,8 @@ pub const UNMATCHED: Code = Code {
     id: "P0601",
     title: "the ranks of the plan do not fit together",
     explain: "Before a plan for several ranks is written, what its ranks do together is played through: ranks of a group must \
-              come to the same collective operation, over the same group, of the same type and size, and a rank that sends must \
-              meet one that receives the same, without any of them waiting for another that never comes, even if no message is \
+              come to the same collective operation, over the same group, of the same type and size and as often, and a rank that \
+              sends must meet one that receives the same, without any of them waiting for another that never comes, even if no message is \
               buffered. A plan that fails this would hang or compute nonsense; the compiler has made a mistake that is worth \
               reporting.",
 };
@@ -59,6 +60,7 @@ pub fn prove(plan: &Plan) -> Result<()> {
             .err()
     };
     events::groups(plan).or_else(|text| refuse(&UNMATCHED, text))?;
+    rounds::agreed(plan).or_else(|text| refuse(&UNMATCHED, text))?;
     slots::kept(plan).or_else(|text| refuse(&HAZARD, text))?;
     for (s, stage) in plan.stages.iter().enumerate() {
         let followed = stage.programs.iter().try_for_each(|p| streams::check(&stage.buffers, p));

@@ -4,9 +4,9 @@ use crate::split_stages::split_stages;
 use crate::split_stages::tests::{module, pipeline};
 use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::pipeline::{Act, Kind, Part};
-use athanor_ir::plan::{Action, Step};
+use athanor_ir::plan::{Action, Buffer, BufferRole, Program, Step};
 use athanor_ir::target::CpuLevel;
-use athanor_ir::{DType, Loc, Op, ReduceKind};
+use athanor_ir::{DType, Loc, Memory, Op, ReduceKind, Sharding};
 
 fn plan(kind: Kind, layers: &[&[usize]], micro: usize) -> Plan {
     let module = split_stages(&module(&pipeline(kind, layers), micro)).unwrap();
@@ -160,4 +160,83 @@ fn eight_thousand_ranks_are_as_many_classes_as_stages() {
     assert!(p.mesh.ranks() > 8192);
     prove(&p).unwrap();
     assert_eq!(Events::of(&p).unwrap().stages.len(), 3);
+}
+
+/// A program in which two ranks exchange x as often as they need, four numbers at a time.
+fn repeated() -> Plan {
+    let mut p = plan(Kind::OneFOneB, &[&[1, 1, 1]], 5);
+    p.mesh.axes = ["ep", "tp"].map(|name| athanor_ir::module::Axis { name: name.into(), size: 2 }).into();
+    p.run.pipeline = None;
+    let buffer = |name: &str, dtype, dims: &[usize], offset| Buffer {
+        name: name.into(),
+        dtype,
+        dims: dims.into(),
+        memory: Memory::Device,
+        offset,
+        bytes: 4 * dims.iter().product::<usize>(),
+        role: BufferRole::Activation,
+        sharding: Sharding::default(),
+        live: None,
+    };
+    let scalar = |name, offset| buffer(name, DType::I32, &[], offset);
+    let x = |name, offset| buffer(name, DType::F32, &[4], offset);
+    let buffers = vec![
+        scalar("needed", 0),
+        scalar("rounds", 64),
+        scalar("done", 128),
+        x("x", 192),
+        x("y", 256),
+        scalar("view", 64),
+    ];
+    let collective = |kind| Action::Op(Op::Collective(Collective { kind, axes: "ep".into(), ranks: 2 }));
+    let step =
+        |action, inputs: &[usize], outputs: &[usize]| Step::new(action, inputs.into(), outputs.into(), Loc::default());
+    let steps = vec![
+        step(collective(CollectiveKind::AllReduce { reduce: ReduceKind::Max }), &[0], &[1]),
+        step(Action::Op(Op::Constant { value: athanor_ir::F64(0.0) }), &[], &[2]),
+        step(collective(CollectiveKind::AllToAll { cut: 0, join: 0 }), &[3], &[4]),
+        step(Action::Again { first: 2 }, &[1, 2], &[2]),
+    ];
+    p.stages.truncate(1);
+    let stage = &mut p.stages[0];
+    (stage.buffers, stage.pipeline) = (buffers, None);
+    stage.programs = vec![Program { name: "micro".into(), steps, results: vec![] }];
+    p
+}
+
+#[test]
+fn ranks_that_meet_again_and_again_agree_how_often() {
+    prove(&repeated()).unwrap();
+    let refused = |says: &str, change: fn(&mut Vec<Step>)| {
+        let mut p = repeated();
+        change(&mut p.stages[0].programs[0].steps);
+        let e = prove(&p).expect_err(says);
+        assert!(e.code == &UNMATCHED && e.message.contains(says), "{e}");
+    };
+    // Each as often as it needs itself; or as those along another axis, or their sum, or as another value says.
+    refused("do not agree how often", |steps| steps[3].inputs[0] = 0);
+    refused("do not agree how often", |steps| steps[0].outputs[0] = 3);
+    refused("those along tp agree how often", |steps| {
+        if let Action::Op(Op::Collective(c)) = &mut steps[0].action {
+            c.axes = "tp".into();
+        }
+    });
+    refused("do not agree how often", |steps| {
+        if let Action::Op(Op::Collective(c)) = &mut steps[0].action {
+            c.kind = CollectiveKind::AllReduce { reduce: ReduceKind::Sum };
+        }
+    });
+    // How often changes in a round, if only through a view.
+    for overwritten in [1, 5, 2] {
+        let mut p = repeated();
+        p.stages[0].programs[0].steps[2].outputs[0] = overwritten;
+        assert!(prove(&p).unwrap_err().message.contains("how often changes meanwhile"), "{overwritten}");
+    }
+    refused("counted from 0", |steps| steps[1].action = Action::Op(Op::Constant { value: athanor_ir::F64(1.0) }));
+    refused("elsewhere than it reads them", |steps| steps[3].outputs[0] = 0);
+    refused("no step of its own", |steps| steps[3].action = Action::Again { first: 4 });
+    refused("no step of its own", |steps| {
+        let again = steps[3].clone();
+        steps.push(again);
+    });
 }

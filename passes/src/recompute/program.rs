@@ -72,10 +72,7 @@ impl<'a> Program<'a> {
 
     /// Floating-point operations of `node`.
     pub fn flops(&self, node: &Node) -> u64 {
-        match self.callee(node) {
-            Some(callee) => callee.nodes.iter().map(|n| flops(callee, n)).sum(),
-            None => flops(self.func, node),
-        }
+        flops_of(self.module, self.func, node)
     }
 
     /// Floating-point operations of all nodes.
@@ -147,6 +144,12 @@ fn forward(func: &Func) -> Vec<bool> {
         *flag = true;
     }
     forward
+}
+
+/// Floating-point operations of a node of `func`; what is repeated counts once.
+pub(crate) fn flops_of(module: &Module, func: &Func, node: &Node) -> u64 {
+    let (Op::Call { callee } | Op::Repeat { callee }) = &node.op else { return flops(func, node) };
+    module.func(callee).map_or(0, |callee| callee.nodes.iter().map(|n| flops_of(module, callee, n)).sum())
 }
 
 /// Floating-point operations of a node of `func` that is no call.

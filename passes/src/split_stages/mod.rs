@@ -85,7 +85,9 @@ pub fn split_stages(module: &Module) -> Result<Module> {
     };
     let positions = micro::positions(micro, pipeline)?;
     let owners = update::Owners::of(module, micro, pipeline, &positions)?;
-    let plain: Vec<_> = module.funcs.iter().filter(|f| f.name != "micro").collect();
+    let repeated = module.repeated();
+    let plain: Vec<_> =
+        module.funcs.iter().filter(|f| f.name != "micro" && !repeated.contains(&f.name.as_str())).collect();
     let mut funcs = vec![];
     for stage in 0..stages {
         for chunk in 0..pipeline.layers.len() {
@@ -98,6 +100,7 @@ pub fn split_stages(module: &Module) -> Result<Module> {
             funcs.push(update::of_stage(func, stage, stages, &owners, &fresh));
         }
     }
+    funcs.extend(module.funcs.iter().filter(|f| repeated.contains(&f.name.as_str())).cloned());
     Ok(Module { funcs, ..module.clone() })
 }
 

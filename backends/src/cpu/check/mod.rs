@@ -4,6 +4,7 @@
 //! device can use raw addresses. What cannot be checked is machine code: a generated kernel is trusted to stay within the
 //! buffers it was compiled for, which is why every step that runs it must give buffers of the same sizes.
 
+mod again;
 mod host;
 mod matrix;
 mod overlap;
@@ -87,6 +88,7 @@ fn check_stage(plan: &Plan, stage: &Stage) -> std::result::Result<(), String> {
             step(plan, stage, s, i, &mut signatures)
                 .map_err(|e| format!("program `{}`, step {i}{}: {e}", p.name, place(s)))?;
         }
+        again::check(stage, p).map_err(|e| format!("program `{}`, {e}", p.name))?;
         results(stage, p).map_err(|e| format!("program `{}`: {e}", p.name))?;
         streams::check(&stage.buffers, p)?;
     }
@@ -156,7 +158,11 @@ fn step(
     }
     host::reached(&s.action, &ins, &outs)?;
     match &s.action {
-        Action::Op(Op::Call { callee }) => Err(format!("calls @{callee}; a plan has no functions")),
+        // Looked at with the steps that it goes back over.
+        Action::Again { .. } => Ok(()),
+        Action::Op(Op::Call { callee } | Op::Repeat { callee }) => {
+            Err(format!("calls @{callee}; a plan has no functions"))
+        }
         Action::Op(Op::Collective(c)) => {
             collective(c, &ins, &outs).map_err(|e| format!("nn.{} over {}: {e}", c.name(), c.axes))
         }

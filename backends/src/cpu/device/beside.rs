@@ -96,6 +96,11 @@ impl<'a> Beside<'a> {
         }
     }
 
+    /// Steps from `first` on will be given again: all before it have ended, as those have that were given.
+    pub(super) fn back_to(&self, first: usize) {
+        self.progress.set(|s| s.ended = first.checked_sub(1));
+    }
+
     /// Waits for all that was given.
     ///
     /// # Errors
@@ -132,6 +137,30 @@ mod tests {
             go.send(()).unwrap();
             beside.end().unwrap();
             assert_eq!(*done.lock().unwrap(), [2, 5]);
+        });
+    }
+
+    #[test]
+    fn steps_that_are_given_again_are_waited_for_again() {
+        let (progress, done) = (Progress::default(), Mutex::new(vec![]));
+        let (go, gone) = sync_channel(0);
+        let gone = Mutex::new(gone);
+        std::thread::scope(|scope| {
+            let work = |step| {
+                gone.lock().unwrap().recv().unwrap();
+                done.lock().unwrap().push(step);
+                Ok(())
+            };
+            let mut beside = Beside::start(scope, &progress, work).unwrap();
+            for round in 0..2 {
+                beside.give(3);
+                scope.spawn(|| go.send(()).unwrap());
+                beside.wait_for(3).unwrap();
+                // What was before the round has ended.
+                beside.wait_for(1).unwrap();
+                assert_eq!(*done.lock().unwrap(), vec![3; round + 1]);
+                beside.back_to(2);
+            }
         });
     }
 

@@ -1,5 +1,6 @@
 //! From the steps of a plan to work: kernels and groups found, addresses known.
 
+use super::again::Again;
 use super::collectives::Meeting;
 use super::operands::{Addresses, Operand};
 use super::{KERNELS, KernelFn, NO_GROUP, Prepared, Work};
@@ -53,6 +54,11 @@ impl Loader<'_> {
                 let row = profile.row(&format!("{} (reference)", op.name()));
                 let work = Work::Reference { op: op.clone(), ins: operands(t_in, &ins), outs: operands(t_out, &outs) };
                 return prepared(work, row, flops, bytes);
+            }
+            Action::Again { first } => {
+                let [rounds, done] = [ins[0], ins[1]].map(|b| Operand::of(tensor_type(b), b));
+                let work = Work::Again(Again { rounds, done, first: *first });
+                return prepared(work, profile.row("again"), 0, 0);
             }
             Action::Kernel(i) => *i,
         };

@@ -49,7 +49,10 @@ impl CpuDevice {
         std::thread::scope(|scope| {
             let apart = self.overlap && steps.iter().any(|s| s.stream == Stream::Communication);
             let mut beside = apart.then(|| Beside::start(scope, &progress, communicate)).flatten();
-            for (i, s) in steps.iter().enumerate() {
+            let mut next = 0;
+            while let Some(s) = steps.get(next) {
+                let i = next;
+                next += 1;
                 if let (Some(beside), Stream::Compute, Some(after)) = (&beside, s.stream, s.after) {
                     let start = self.profile.is_some().then(Instant::now);
                     beside.wait_for(after)?;
@@ -90,6 +93,15 @@ impl CpuDevice {
                     Work::Copy { from, to } => {
                         // SAFETY: `check` found the operands inside the arenas, each in its own.
                         unsafe { copy(&self.pool, bases, &from.in_slot(slot), &to.in_slot(slot))? }
+                    }
+                    Work::Again(again) => {
+                        // SAFETY: `check` found both inside the arena, i32s that are apart.
+                        if unsafe { again.once_more(base, slot) } {
+                            next = again.first;
+                            if let Some(beside) = &beside {
+                                beside.back_to(next);
+                            }
+                        }
                     }
                     Work::Collective(_) => match &mut beside {
                         Some(beside) if s.stream == Stream::Communication => beside.give(i),

@@ -152,3 +152,62 @@ fn a_step_that_refuses_its_data_says_where() {
     assert_eq!(e.code.id, "B0204");
     assert!(e.message.contains("model.layers.0.mlp"), "{e}");
 }
+
+/// y = x, added up as often as `rounds` says.
+fn repeated() -> Plan {
+    use athanor_ir::{Binary, DType, F64, Loc};
+    let mut p = without_kernels();
+    let s = &mut p.stages[0];
+    s.arena_bytes = 384;
+    let scalar = |name: &str, offset, role, live| athanor_ir::plan::Buffer {
+        name: name.into(),
+        dtype: DType::I32,
+        dims: vec![],
+        offset,
+        bytes: 4,
+        role,
+        live,
+        ..s.buffers[3].clone()
+    };
+    let counts =
+        [scalar("rounds", 256, BufferRole::Input, None), scalar("done", 320, BufferRole::Activation, Some((0, 3)))];
+    s.buffers.extend(counts);
+    s.buffers[3].live = Some((1, 4));
+    let step = |action, inputs: &[usize], outputs: &[usize]| {
+        athanor_ir::plan::Step::new(action, inputs.into(), outputs.into(), Loc::default())
+    };
+    let zero = || Action::Op(Op::Constant { value: F64(0.0) });
+    s.programs[0].steps = vec![
+        step(zero(), &[], &[6]),
+        step(zero(), &[], &[3]),
+        step(Action::Op(Op::Binary(Binary::Add)), &[3, 0], &[3]),
+        step(Action::Again { first: 2 }, &[5, 6], &[6]),
+    ];
+    p
+}
+
+#[test]
+fn steps_run_again_as_often_as_is_wanted() {
+    let mut d = device(repeated(), &DeviceOptions::default()).unwrap();
+    set(&mut d, "x", &[0.5; 16]);
+    for rounds in [0_i32, 1, 3, 2] {
+        let i = d.buffer("rounds").unwrap();
+        d.bytes_mut(i).copy_from_slice(&rounds.to_ne_bytes());
+        d.run_program("forward").unwrap();
+        assert_eq!(get(&d, "y"), [0.5 * rounds.max(1) as f32; 16], "{rounds}");
+    }
+}
+
+#[test]
+fn what_is_read_in_the_next_round_must_live_until_then() {
+    let refused = |says: &str, change: fn(&mut Stage)| {
+        let mut p = repeated();
+        change(&mut p.stages[0]);
+        let e = device(p, &DeviceOptions::default()).expect_err(says);
+        assert!(e.message.contains(says), "{e}");
+    };
+    refused("lives from step 1 to step 2 only", |s| s.buffers[3].live = Some((1, 2)));
+    refused("cannot go back to step 4", |s| s.programs[0].steps[3].action = Action::Again { first: 4 });
+    refused("cannot go back", |s| s.programs[0].steps[3].inputs = vec![5, 5]);
+    refused("without saying how often", |s| s.programs[0].steps[3].inputs = vec![5]);
+}

@@ -102,6 +102,39 @@ pub(super) fn assign(
     Ok(vec![rows, spans])
 }
 
+/// First row and row behind the last one of each expert of every rank, from spans [p, e, 2].
+fn spans_of_ranks(spans: &Array) -> impl Iterator<Item = Vec<(usize, usize)>> {
+    let of_rank = 2 * spans.dims[1];
+    spans.data.chunks_exact(of_rank).map(|rank| rank.chunks_exact(2).map(|s| (s[0] as usize, s[1] as usize)).collect())
+}
+
+pub(super) fn rounds(spans: &Array, capacity: usize) -> f64 {
+    let rows = spans_of_ranks(spans).map(|of| of[of.len() - 1].1.saturating_sub(of[0].0)).max().unwrap_or(0);
+    rows.div_ceil(capacity).max(1) as f64
+}
+
+pub(super) fn portion(rows: &Array, spans: &Array, round: &Array, capacity: usize) -> Vec<Vec<f64>> {
+    let none = spans.dims[1] as f64;
+    let mut experts = vec![none; spans.dims[0] * capacity];
+    // Places of the rows that go, by row.
+    let mut places = vec![-1.0; rows.data.len()];
+    for (rank, of) in spans_of_ranks(spans).enumerate() {
+        let first = of[0].0 + round.data[0] as usize * capacity;
+        for (expert, (start, end)) in of.into_iter().enumerate() {
+            let end = end.min(first + capacity).min(rows.data.len());
+            let start = start.max(first).min(end);
+            for (row, to) in (start..end).zip(&mut places[start..end]) {
+                let place = rank * capacity + row - first;
+                *to = place as f64;
+                experts[place] = expert as f64;
+            }
+        }
+    }
+    let place = |row: &f64| if *row < 0.0 { None } else { places.get(*row as usize) };
+    let slots = rows.data.iter().map(|row| place(row).copied().unwrap_or(-1.0)).collect();
+    vec![slots, experts]
+}
+
 /// (slot, row) of every slot that was not dropped.
 fn kept(rows: &Array, n: usize) -> Result<Vec<(usize, usize)>, String> {
     let mut out = vec![];

@@ -2,7 +2,7 @@
 
 use super::run_op;
 use super::tensor::{Tensor, ViewMut};
-use athanor_ir::{Code, Diagnostic, Func, Module, Op, Result};
+use athanor_ir::{Code, DType, Diagnostic, Func, Module, Op, Result, TensorType};
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
@@ -46,6 +46,27 @@ pub fn interpret<S: BuildHasher>(
     Ok(f.results.iter().map(|r| r.name.clone()).zip(results).collect())
 }
 
+/// Runs `func` as often as the first of `operands` says, on the others and the `sums` so far.
+fn repeat(
+    module: &Module,
+    func: &Func,
+    operands: &[&Tensor],
+    mut sums: Vec<Tensor>,
+    depth: usize,
+) -> Result<Vec<Tensor>> {
+    let rounds = operands.first().and_then(|t| t.to_f64().first().copied()).unwrap_or(0.0) as u32;
+    for round in 0..rounds.max(1) {
+        let number = Tensor { ty: TensorType::scalar(DType::I32), bytes: round.to_ne_bytes().to_vec() };
+        let given = operands.iter().skip(1).map(|t| (*t).clone());
+        let args = std::iter::once(number).chain(sums).chain(given).collect::<Vec<_>>();
+        if args.len() != func.params.len() {
+            return fail(func, &format!("takes {} operands", func.params.len()));
+        }
+        sums = call(module, func, args, depth)?;
+    }
+    Ok(sums)
+}
+
 fn call(module: &Module, func: &Func, args: Vec<Tensor>, depth: usize) -> Result<Vec<Tensor>> {
     if depth > DEEPEST {
         return fail(func, "calls itself");
@@ -74,6 +95,10 @@ fn call(module: &Module, func: &Func, args: Vec<Tensor>, depth: usize) -> Result
                 return fail(func, &here(&format!("@{callee} takes {} operands", target.params.len())));
             }
             call(module, target, ins.into_iter().cloned().collect(), depth + 1)?
+        } else if let Op::Repeat { callee } = &node.op {
+            let Some(target) = module.func(callee) else { return fail(func, &here(&format!("no function @{callee}"))) };
+            let zeros = node.outputs.iter().map(|o| Tensor::zeros(func.ty(*o).clone())).collect();
+            repeat(module, target, &ins, zeros, depth + 1)?
         } else {
             let mut outs: Vec<Tensor> = node.outputs.iter().map(|o| Tensor::zeros(func.ty(*o).clone())).collect();
             let ins: Vec<_> = ins.into_iter().map(Tensor::view).collect();

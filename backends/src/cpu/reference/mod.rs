@@ -82,11 +82,15 @@ fn compute(op: &Op, ins: &[Array], outs: &[TensorType]) -> Result<Vec<Vec<f64>>,
         Op::Combine => one(experts::combine(&ins[0], &ins[1], ins.get(2))?),
         Op::CombineDot => one(experts::combine_dot(&ins[0], &ins[1], &ins[2])?),
         Op::GroupedEinsum { spec } => one(experts::grouped(spec, ins, outs[0].elements())?),
+        Op::Rounds { capacity } => one(vec![experts::rounds(&ins[0], *capacity)]),
+        Op::Portion { capacity } => Ok(experts::portion(&ins[0], &ins[1], &ins[2], *capacity)),
         Op::SumSquares => one(vec![ins.iter().flat_map(|x| &x.data).map(|v| v * v).sum()]),
         Op::AdamW { beta1, beta2, eps, decay } => Ok(optimizer::adamw(ins, [beta1.0, beta2.0, eps.0, decay.0])),
         Op::Collective(c) => Err(format!("it is of {} ranks together and cannot be computed by one", c.ranks)),
         Op::Handover { .. } => Err("it is between two programs and no step of one".into()),
-        Op::Call { callee } => Err(format!("@{callee} is run by `interpret`, which has the module")),
+        Op::Repeat { callee } | Op::Call { callee } => {
+            Err(format!("@{callee} is run by `interpret`, which has the module"))
+        }
     }
 }
 

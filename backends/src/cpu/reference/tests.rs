@@ -231,3 +231,24 @@ fn rows_and_spans_that_lead_outside_are_refused() {
     let e = run_op(&op, &[x.view(), w.view(), spans.view()], &mut [ViewMut { ty: &ty, bytes: &mut bytes }]);
     assert!(e.unwrap_err().contains("do not follow one another in 2 rows"));
 }
+
+#[test]
+fn rows_go_to_ranks_in_rounds() {
+    // Ranks 0 and 1 have two experts each: rows 0 to 2 of the first, none of the second, row 3 of the third, 4 and 5 of the last.
+    let rows = Tensor::from_i32(&[3, 2], &[0, 4, 1, 3, 5, 2]);
+    let spans = Tensor::from_i32(&[2, 2, 2], &[0, 3, 3, 3, 3, 4, 4, 6]);
+    let rounds = |capacity| run(&Op::Rounds { capacity }, &[&spans], &i32s(&[]));
+    assert_eq!([1, 2, 3, 9].map(rounds), [[3.], [2.], [1.], [1.]]);
+    let portion = |round| {
+        let (pt, et) = (i32s(&[3, 2]), i32s(&[4, 1]));
+        let (mut places, mut experts) = (Tensor::zeros(pt.clone()), Tensor::zeros(et.clone()));
+        let mut outs = [ViewMut { ty: &pt, bytes: &mut places.bytes }, ViewMut { ty: &et, bytes: &mut experts.bytes }];
+        let round = Tensor::from_i32(&[], &[round]);
+        run_op(&Op::Portion { capacity: 2 }, &[rows.view(), spans.view(), round.view()], &mut outs).unwrap();
+        (places.to_f64(), experts.to_f64())
+    };
+    assert_eq!(portion(0), (vec![0., 3., 1., 2., -1., -1.], vec![0., 0., 0., 1.]));
+    // One row is left for each; the other place of each has none.
+    assert_eq!(portion(1), (vec![-1., -1., -1., -1., 2., 0.], vec![0., 2., 1., 2.]));
+    assert_eq!(portion(2), (vec![-1.; 6], vec![2.; 4]));
+}

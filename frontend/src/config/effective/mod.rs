@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use self::writer::{Writer, float, quoted};
 use super::general::Resume;
+use super::parallel_config::ROWS;
 use super::recompute::{Amount, Selection};
 use super::swap::{Numbers, SwapConfig, SwapEntry};
 use super::{CheckpointFormat, Config, DataLoader, DataPath, GptDataset, LossScale, RunMode, TokenDtype};
@@ -191,6 +192,14 @@ fn parallel(out: &mut Writer, config: &Config) {
             ("gradient_aggregation_group", &p.gradient_aggregation_group),
         ] {
             out.number(key, degree.value);
+        }
+        if let Some((name, _)) =
+            ROWS.iter().find(|(_, rows)| *rows == p.expert_exchange.value && p.expert_exchange.is_set())
+        {
+            out.raw("expert_exchange", name);
+        }
+        if p.expert_exchange_factor.is_set() {
+            out.float("expert_exchange_factor", p.expert_exchange_factor.value);
         }
         out.boolean("use_seq_parallel", p.use_seq_parallel.value);
         out.boolean(

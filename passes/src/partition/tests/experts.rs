@@ -4,7 +4,7 @@ use super::*;
 use athanor_ir::{RouteMask, Shared};
 
 /// A loss of x `[batch, 3, 8]` plus four experts of width 6 of norm(x), of which each token meets two, with their load.
-fn layer(mesh: Mesh, batch: usize, accumulation: usize, capacity: usize) -> Module {
+pub(super) fn layer(mesh: Mesh, batch: usize, accumulation: usize, capacity: usize) -> Module {
     let mut f = Func::new("forward");
     let f32s = |dims: &[usize]| TensorType::new(DType::F32, dims);
     let weight = || Role::Weight { init: Init::Normal { std: 0.02 }, decay: true };
@@ -45,7 +45,7 @@ fn cut_layer(axes: &[(&str, usize)], accumulation: usize) -> Module {
 }
 
 /// Number of collective operations by name.
-fn count(m: &Module, func: &str, name: &str) -> usize {
+pub(super) fn count(m: &Module, func: &str, name: &str) -> usize {
     m.func(func).unwrap().nodes.iter().filter(|n| n.op.name() == name).count()
 }
 
@@ -114,6 +114,7 @@ fn replicas_share_experts_and_what_belongs_to_them() {
 fn tensor_parallel_ranks_may_have_other_experts() {
     let mut m = layer(mesh(&[("ep", 2), ("tp", 2)]), 8, 1, 0);
     m.run.experts_over_tp = true;
+    m.run.expert_exchange.rows = athanor_ir::run::ExpertRows::Gathered;
     let m = partition(&m).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(spread(&m, "micro", "up"), (vec![1, 6, 8], "[ep,tp  ] ".into()));
     // Replicas bring their tokens together; tensor-parallel ranks have the same ones.
