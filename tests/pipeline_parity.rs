@@ -127,6 +127,19 @@ fn experts_on_stages_follow_one_device() {
     }
 }
 
+/// Sequences of 32 tokens in `n` slices.
+fn slices(n: &str) -> [(&str, &str); 2] {
+    [scheduler("seqpipe"), ("parallel_config.seq_split_num", n)]
+}
+
+#[test]
+fn slices_of_sequences_follow_one_device() {
+    for opt in [OptLevel::O0, OptLevel::O1] {
+        parity(opt, [2, 1, 1], &[&slices("2"), &slices("4")], &[]);
+    }
+    parity(OptLevel::O0, [4, 1, 1], &[&slices("2"), &slices("4")], &[]);
+}
+
 const SAVES: (&str, &str) = ("callbacks", "[{type: CheckpointMonitor, save_checkpoint_steps: 2}]");
 
 #[test]

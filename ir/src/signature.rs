@@ -112,6 +112,17 @@ impl Op {
                 s.whole.push(s.results[0][*dim]);
                 s
             }
+            Self::KeepSlice { dim } | Self::OwnSlice { dim, .. } => {
+                let mut s = same(ins.len());
+                s.operands[ins.len() - 1].clear();
+                s.whole.push(s.results[0][*dim]);
+                s
+            }
+            Self::SumSlices { .. } => {
+                let mut s = same(3);
+                s.operands[2].clear();
+                s
+            }
             Self::Concat { dim } => {
                 let mut s = same(ins.len());
                 s.whole.push(s.results[0][*dim]);
@@ -233,6 +244,7 @@ impl Op {
             Self::GroupedEinsum { spec } => experts::grouped_flops(spec, ins),
             Self::Combine | Self::CombineDot => product(&[2, elements(&ins[1]), ins[0].dims[1] as u64]),
             Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
+            Self::KeepSlice { .. } | Self::OwnSlice { .. } => 0,
             Self::Constant { .. }
             | Self::Transpose { .. }
             | Self::Embed

@@ -2,7 +2,9 @@
 
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
-use crate::{autodiff, bucket, dce, fuse, offload, optimizer, partition, pipeline, recompute, simplify, split_stages};
+use crate::{
+    autodiff, bucket, dce, fuse, offload, optimizer, partition, pipeline, recompute, simplify, slices, split_stages,
+};
 use athanor_ir::{Code, Diagnostic, Result};
 
 /// Every pass, in the order in which a compilation meets them.
@@ -10,6 +12,7 @@ pub const PASSES: &[&Entry] = &[
     &simplify::ENTRY,
     &autodiff::ENTRY,
     &optimizer::ENTRY,
+    &slices::ENTRY,
     &partition::ENTRY,
     &split_stages::ENTRY,
     &bucket::ENTRY,

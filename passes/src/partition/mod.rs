@@ -10,7 +10,7 @@ mod held;
 mod local;
 mod sequence;
 mod share;
-mod spread;
+pub(crate) mod spread;
 mod vocabulary;
 
 use crate::options::Options;

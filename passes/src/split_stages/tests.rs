@@ -47,7 +47,7 @@ pub(crate) fn module(pipeline: &Pipeline, micro: usize) -> Module {
 }
 
 pub(crate) fn pipeline(schedule: Kind, layers: &[&[usize]]) -> Pipeline {
-    Pipeline { schedule, layers: layers.iter().map(|l| l.to_vec()).collect() }
+    Pipeline { schedule, layers: layers.iter().map(|l| l.to_vec()).collect(), slices: 1 }
 }
 
 fn split(pipeline: &Pipeline) -> Module {

@@ -219,6 +219,9 @@ fn staged() -> Plan {
         slot_bytes: 64,
         host_slots_at: 0,
         host_slot_bytes: 0,
+        caches: 0,
+        caches_at: 0,
+        cache_bytes: 0,
         chunks: vec![Chunk { arrives: vec![2], ..Chunk::default() }],
         acts: vec![
             Act::Receive { from: 1, task: task(0), chunk: 0, slot: 2 },
