@@ -83,6 +83,7 @@ pub fn in_place(op: &Op, output: usize) -> &'static [usize] {
         (Op::AdamW { .. }, 0) => &[0],
         (Op::AdamW { .. }, 1) => &[2],
         (Op::AdamW { .. }, 2) => &[3],
+        (Op::KeepSlice { .. } | Op::SumSlices { .. }, 0) => &[0],
         (Op::Einsum { .. }, 0) => &[2],
         (Op::GroupedEinsum { .. }, 0) => &[3],
         (Op::Collective(Collective { kind: CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds, .. }), 0) => {

@@ -7,6 +7,7 @@ use super::grouped::as_grouped;
 use super::layout::Place;
 use super::matrix::{Batch, as_gemm};
 use super::reduce;
+use super::slices;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
 use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
@@ -94,6 +95,9 @@ pub(crate) fn node(
         (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {
             copies::lower(draft, kernels, options, &site, &node.op)?
         }
+        (Op::KeepSlice { .. } | Op::OwnSlice { .. } | Op::SumSlices { .. }, _) => {
+            slices::lower(draft, kernels, options, &site, &node.op)?
+        }
         (Op::Reduce { kind, dims }, None) => {
             let alone = alone(node, &node.op, &ins, &outs);
             group(draft, kernels, options, &site, &alone)?
@@ -170,7 +174,7 @@ fn grouped(
 }
 
 /// Copies what a product adds to where the result lies, if it is not there yet.
-fn copy_addend(draft: &mut Draft<'_>, site: &Site, acc: Option<&(Place, TensorType)>) {
+pub(super) fn copy_addend(draft: &mut Draft<'_>, site: &Site, acc: Option<&(Place, TensorType)>) {
     if let Some(acc) = acc
         && acc.0 != site.outputs[0].0
     {

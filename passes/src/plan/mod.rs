@@ -12,6 +12,7 @@ mod matrix;
 mod parts;
 mod pipeline;
 mod reduce;
+mod slices;
 
 use crate::codegen::llvm::KernelText;
 use crate::prove::prove;

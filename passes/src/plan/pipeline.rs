@@ -256,6 +256,25 @@ mod tests {
         }
     }
 
+    /// (p − 1) slices through all three parts, whatever the number of slices.
+    #[test]
+    fn slices_leave_the_bubble_of_one_slice() {
+        for (stages, micro_batches, slices) in [(2, 4, 2), (4, 4, 4), (3, 5, 3)] {
+            let schedule =
+                generate(&Request { kind: Kind::Seqpipe, stages, micro_batches, chunks: 1, slices }).unwrap();
+            let acts = acts(&schedule).unwrap();
+            let acts: Vec<&[Act]> = acts.iter().map(Vec::as_slice).collect();
+            let time = UnitTime::of(&acts, false);
+            let work = 3 * (micro_batches * slices) as u64;
+            assert_eq!((time.makespan, time.bubble), (work + time.bubble, 3 * (stages as u64 - 1)));
+            let pipeline = Pipeline { slices, ..pipeline(Kind::Seqpipe, &[&vec![1; stages]]) };
+            let caches: Vec<usize> = acts.iter().map(|a| under_way(a, &pipeline)).collect();
+            // Those of a micro-batch that ends, and of as many as the stages behind fill.
+            let most = 1 + (stages + slices - 1).div_ceil(slices);
+            assert!(caches.iter().all(|c| (1..=most).contains(c)), "{caches:?} of {most}");
+        }
+    }
+
     #[test]
     fn there_are_as_many_slots_as_micro_batches_in_flight() {
         let slots_of = |kind, stages, micro_batches| -> Vec<usize> {

@@ -2,7 +2,7 @@
 
 use super::cannot;
 use super::cut::{Form, Slicer};
-use athanor_ir::{Builder, DType, Loc, Node, Op, Result, Role, TensorType, ValueId};
+use athanor_ir::{Builder, Loc, Node, Op, Result, Role, TensorType, ValueId};
 
 /// Dim of queries, keys, values and what attention makes of them.
 const SEQUENCE: usize = 1;
@@ -69,9 +69,7 @@ impl Slicer<'_> {
     fn own_gradient(&mut self, what: &str, old: ValueId, new: ValueId, loc: &Loc) -> Result<ValueId> {
         let ty = self.micro.ty(old).clone();
         let part = self.part(old, SEQUENCE)?;
-        // Sums are f32 at least, whatever is summed.
-        let wide = if ty.dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        let (name, before) = self.cache(what, ty.with_dtype(wide), loc);
+        let (name, before) = self.cache(what, ty.with_dtype(Self::wide(ty.dtype)), loc);
         let first = self.first;
         let (len, begin) = (part.dims[SEQUENCE], ty.dims[SEQUENCE] - part.dims[SEQUENCE]);
         let sum = Builder::new(&mut self.out, loc.clone()).many(Op::SumSlices { begin }, &[before, new, first])[0];

@@ -3,9 +3,7 @@
 use super::cannot;
 use crate::partition::spread::{is_summed, labels, together};
 use athanor_ir::pipeline::FIRST;
-use athanor_ir::{
-    Binary, Builder, DType, F64, Func, Loc, Node, Op, ReduceKind, Result, Role, TensorType, Unary, ValueId,
-};
+use athanor_ir::{Builder, DType, Func, Loc, Node, Op, Result, Role, TensorType, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
 /// What a value is in the program of a slice.
@@ -17,6 +15,8 @@ pub(super) enum Form {
     Slice(Option<usize>),
     /// The sum over slices is what it is of the whole sequence.
     Partial,
+    /// In the last slice it is what it is of the whole sequence: it is made of sums over the slices so far.
+    Last,
 }
 
 /// `micro` for one of `slices` slices.
@@ -25,20 +25,20 @@ pub(super) enum Form {
 /// [`super::CANNOT_SLICE`].
 pub(super) fn sliced(micro: &Func, slices: usize) -> Result<Func> {
     let mut s = Slicer::of(micro, slices);
-    for node in &micro.nodes {
-        s.node(node)?;
+    for (node, forward) in micro.nodes.iter().zip(micro.needed_for(micro.forward_results())) {
+        s.node(node, forward)?;
     }
     for r in &micro.results {
         // Tokens are counted over the whole sequence, which whoever runs the slices takes once.
         let fits = match s.form(r.value) {
-            Form::Partial => true,
+            Form::Partial | Form::Last => true,
             Form::Whole(_) => r.name == "token_count",
             Form::Slice(_) => false,
         };
         if !fits {
             return cannot(format!("result {} is no sum over tokens", r.name));
         }
-        let value = s.new(r.value);
+        let value = if s.form(r.value) == Form::Last { s.in_the_last(r.value) } else { s.new(r.value) };
         s.out.result(r.name.clone(), value);
     }
     Ok(s.out.without_dead_nodes())
@@ -51,7 +51,7 @@ pub(super) struct Slicer<'a> {
     pub(super) out: Func,
     /// Where the sequence begins, counted from the slice.
     pub(super) first: ValueId,
-    defs: Vec<Option<usize>>,
+    pub(super) defs: Vec<Option<usize>>,
     /// By old value.
     forms: Vec<Option<Form>>,
     /// Whether an old value depends on inputs and constants alone.
@@ -61,6 +61,12 @@ pub(super) struct Slicer<'a> {
     own: HashMap<(ValueId, usize), ValueId>,
     /// Keys and values of all slices so far, by old value.
     pub(super) kept: HashMap<ValueId, ValueId>,
+    /// Nodes of the forward part.
+    pub(super) forward: Vec<bool>,
+    /// Sums over the slices so far, by old value.
+    pub(super) sums: HashMap<ValueId, ValueId>,
+    /// 1 in the last slice, 0 before, by type.
+    pub(super) last: HashMap<DType, ValueId>,
 }
 
 impl<'a> Slicer<'a> {
@@ -80,7 +86,8 @@ impl<'a> Slicer<'a> {
         }
         let first = out.param(FIRST, TensorType::scalar(DType::I32), Role::Input, Loc::default());
         let (defs, own, kept) = (micro.defs(), HashMap::new(), HashMap::new());
-        Self { micro, slices, out, first, defs, forms, free, new, own, kept }
+        let (forward, sums, last) = (micro.needed_for(micro.forward_results()), HashMap::new(), HashMap::new());
+        Self { micro, slices, out, first, defs, forms, free, new, own, kept, forward, sums, last }
     }
 
     pub(super) fn form(&self, old: ValueId) -> Form {
@@ -111,7 +118,7 @@ impl<'a> Slicer<'a> {
         Ok(ty)
     }
 
-    fn node(&mut self, node: &Node) -> Result<()> {
+    fn node(&mut self, node: &Node, forward: bool) -> Result<()> {
         if let Op::Attention { .. } | Op::AttentionGrad { .. } = node.op {
             return self.attend(node);
         }
@@ -137,12 +144,9 @@ impl<'a> Slicer<'a> {
             }
             return Ok(());
         }
-        let forms: Vec<Form> = node.inputs.iter().map(|v| self.form(*v)).collect();
-        if forms.contains(&Form::Partial) {
-            if !cut.is_empty() || !self.stays_a_sum(node, &forms) {
-                return refuse("reads a sum over tokens of which a slice has a part");
-            }
-        }
+        let Some((given, forms)) = self.sums_as_read(node, forward, cut.is_empty())? else {
+            return refuse("reads a sum over tokens of which a slice has a part");
+        };
         if !cut.is_empty() && together(&node.op) {
             cut.insert('r');
         }
@@ -156,16 +160,17 @@ impl<'a> Slicer<'a> {
                 (Form::Slice(None), _) if !matches!((&node.op, i), (Op::GroupedEinsum { .. }, 2)) => {
                     return refuse("reads where the experts of a slice's tokens are");
                 }
-                _ => self.new(*value),
+                _ => given[i],
             });
         }
+        let sum = [Form::Last, Form::Partial].into_iter().find(|f| forms.contains(f));
         let (mut types, mut made) = (vec![], vec![]);
         for (old, labels) in node.outputs.iter().zip(&s.results) {
             let dim = labels.iter().position(|l| cut.contains(l));
             types.push(dim.map_or_else(|| Ok(self.micro.ty(*old).clone()), |d| self.part(*old, d))?);
             made.push(match dim {
                 Some(_) => Form::Slice(dim),
-                None if cut.is_empty() && !forms.contains(&Form::Partial) => Form::Whole(None),
+                None if cut.is_empty() => sum.unwrap_or(Form::Whole(None)),
                 None if together(&node.op) && !cut.iter().any(|l| is_summed(*l)) => Form::Slice(None),
                 None => Form::Partial,
             });
@@ -179,26 +184,6 @@ impl<'a> Slicer<'a> {
             self.define(*old, new, form);
         }
         Ok(())
-    }
-
-    /// Whether the sum over slices of the results of `node` is what it gives for the sums over slices of its operands, which have
-    /// no tokens.
-    fn stays_a_sum(&self, node: &Node, forms: &[Form]) -> bool {
-        let sums = forms.iter().filter(|f| **f == Form::Partial).count();
-        let zero = |v: &ValueId| {
-            let def = self.defs[v.0 as usize].map(|d| &self.micro.nodes[d].op);
-            def == Some(&Op::Constant { value: F64(0.0) })
-        };
-        match node.op {
-            Op::Cast | Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Broadcast { .. } => true,
-            Op::Unary(Unary::Neg) | Op::Reduce { kind: ReduceKind::Sum, .. } => true,
-            Op::Binary(Binary::Add | Binary::Sub) | Op::Concat { .. } => {
-                node.inputs.iter().zip(forms).all(|(v, f)| *f == Form::Partial || zero(v))
-            }
-            Op::Binary(Binary::Mul) | Op::Einsum { .. } => sums == 1,
-            Op::Binary(Binary::Div) => forms[1] != Form::Partial,
-            _ => false,
-        }
     }
 
     /// The slice's part along `dim` of what is whole.

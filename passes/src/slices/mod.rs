@@ -2,6 +2,7 @@
 
 mod attention;
 mod cut;
+mod sums;
 
 use crate::options::Options;
 use crate::pass::Pass;
@@ -21,7 +22,8 @@ use athanor_ir::{Code, Diagnostic, Module, Result};
 /// are summed over slices (`nn.sum_slices`): when a slice comes to its own, all later ones have added theirs.
 ///
 /// What is summed over tokens, losses and gradients of weights, is the sum over slices then, as it is over micro-batches. A product
-/// of two such sums is none, and refused.
+/// of two such sums, as the balance loss of experts is, is none: it is made of the sums over the slices so far, and counts in the
+/// last slice. The backward part finds those of all slices.
 #[derive(Debug, Default)]
 pub struct SliceSequences;
 
@@ -52,8 +54,8 @@ pub const CANNOT_SLICE: Code = Code {
     id: "P0702",
     title: "the sequences of the module cannot be cut into slices",
     explain: "`slice-sequences` runs on a module with `micro`, before it is cut over the mesh. Every input `[batch, sequence]` \
-              is cut in as many equal slices as the run's pipeline says. Attention must be causal; no other op may need all of a \
-              sequence, and what is summed over tokens must stay a sum: a balance loss of experts multiplies two of them.",
+              is cut in as many equal slices as the run's pipeline says. Attention must be causal, no other op may need all of a \
+              sequence, and nothing of a token may depend on a sum over all tokens.",
 };
 
 /// Codes of this pass.

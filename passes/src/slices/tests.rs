@@ -9,8 +9,14 @@ use athanor_ir::run::RunSpec;
 use athanor_ir::{Binary, Builder, DType, F64, Func, Init, Level, Loc, Op, ReduceKind, Role, TensorType, ValueId};
 use std::collections::HashMap;
 
-/// The mean loss over counted tokens of the next token but one, by an attention of two groups of two heads with rotated queries.
-fn module(slices: usize, causal: bool, last: impl Fn(&mut Builder<'_>, ValueId, ValueId) -> ValueId) -> Module {
+/// Makes another residual stream `[2, 8, 6]` of what the layer gives.
+type Layer = fn(&mut Builder<'_>, ValueId) -> ValueId;
+
+/// Makes the loss of the residual stream, the sum of the losses of counted tokens, and their number.
+type Last = fn(&mut Builder<'_>, ValueId, [ValueId; 2]) -> ValueId;
+
+/// A loss of the next token but one, by an attention of two groups of two heads with rotated queries.
+fn module(slices: usize, causal: bool, layer: Layer, last: Last) -> Module {
     let mut f = Func::new("forward");
     let f64s = |dims: &[usize]| TensorType::new(DType::F64, dims);
     let weight = || Role::Weight { init: Init::Normal { std: 0.02 }, decay: true };
@@ -36,6 +42,7 @@ fn module(slices: usize, causal: bool, last: impl Fn(&mut Builder<'_>, ValueId, 
     let y = b.reshape(y, &[2, 8, 8]);
     let y = b.einsum("bsk,hk->bsh", y, out);
     let y = b.add(x, y);
+    let y = layer(&mut b, y);
     let logits = b.einsum("bsh,vh->bsv", y, table);
     let rest = b.slice(labels, 1, 1, 7);
     let end = b.constant(0.0, TensorType::new(DType::I32, [2, 1]));
@@ -44,7 +51,7 @@ fn module(slices: usize, causal: bool, last: impl Fn(&mut Builder<'_>, ValueId, 
     let loss = b.mul(loss, mask);
     let sum = b.reduce(ReduceKind::Sum, loss, &[0, 1]);
     let count = b.reduce(ReduceKind::Sum, mask, &[0, 1]);
-    let loss = last(&mut b, sum, count);
+    let loss = last(&mut b, y, [sum, count]);
     f.result("loss", loss);
     let pipeline = Pipeline { schedule: Kind::Seqpipe, layers: vec![vec![1, 0]], slices };
     let run = RunSpec { accumulation: 2, pipeline: Some(pipeline), ..RunSpec::for_tests() };
@@ -53,9 +60,17 @@ fn module(slices: usize, causal: bool, last: impl Fn(&mut Builder<'_>, ValueId, 
     registry::build("autodiff,optimizer").unwrap().iter().fold(module, |m, p| p.run(&m).unwrap())
 }
 
-fn mean(b: &mut Builder<'_>, sum: ValueId, count: ValueId) -> ValueId {
-    b.binary(Binary::Div, sum, count)
-}
+const PLAIN: Layer = |_, x| x;
+const MEAN: Last = |b, _, [sum, count]| b.binary(Binary::Div, sum, count);
+
+/// The mean, and the square of the sum over all tokens of the residual stream.
+const BALANCED: Last = |b, x, sums| {
+    let mean = MEAN(b, x, sums);
+    let sum = b.reduce(ReduceKind::Sum, x, &[0, 1]);
+    let square = b.mul(sum, sum);
+    let square = b.reduce(ReduceKind::Sum, square, &[0]);
+    b.add(mean, square)
+};
 
 /// A value for each parameter of `micro`, the same for the same name and type; zeros for what is kept between calls.
 fn arguments(m: &Module) -> HashMap<String, Tensor> {
@@ -81,10 +96,10 @@ fn arguments(m: &Module) -> HashMap<String, Tensor> {
 
 #[test]
 fn sums_over_slices_are_those_of_the_whole_sequence() {
-    let whole = module(4, true, mean);
+    let whole = module(4, true, PLAIN, MEAN);
     let want = interpret(&whole, "micro", &arguments(&whole)).unwrap();
     for slices in [2, 4, 8] {
-        let sliced = slice_sequences(&module(slices, true, mean)).unwrap_or_else(|e| panic!("{e}"));
+        let sliced = slice_sequences(&module(slices, true, PLAIN, MEAN)).unwrap_or_else(|e| panic!("{e}"));
         athanor_ir::verify::verify(&sliced).unwrap_or_else(|e| panic!("{e}"));
         let mut args = arguments(&sliced);
         let mut run = |slice: usize, back: bool| -> f64 {
@@ -113,7 +128,7 @@ fn sums_over_slices_are_those_of_the_whole_sequence() {
 
 #[test]
 fn what_slices_share_is_keys_values_and_their_gradients() {
-    let sliced = slice_sequences(&module(4, true, mean)).unwrap();
+    let sliced = slice_sequences(&module(4, true, PLAIN, MEAN)).unwrap();
     let f = sliced.func("micro").unwrap();
     let caches: Vec<(&str, &[usize])> =
         f.params.iter().filter(|p| p.role == Role::Cache).map(|p| (p.name.as_str(), &f.ty(p.value).dims[..])).collect();
@@ -133,10 +148,36 @@ fn what_needs_the_whole_sequence_is_refused() {
         let e = slice_sequences(m).unwrap_err();
         assert!(e.code == &CANNOT_SLICE && e.message.contains(says), "{e} should say {says:?}");
     };
-    refused(&module(3, true, mean), "8 tokens cannot be cut in 3 equal slices");
-    refused(&module(2, false, mean), "is not causal");
-    // The product of two sums over tokens is none.
-    refused(&module(2, true, |b, sum, _| b.mul(sum, sum)), "reads a sum over tokens");
-    // So is a sum with what is no sum over slices.
-    refused(&module(2, true, |b, sum, count| b.add(sum, count)), "reads a sum over tokens");
+    refused(&module(3, true, PLAIN, MEAN), "8 tokens cannot be cut in 3 equal slices");
+    refused(&module(2, false, PLAIN, MEAN), "is not causal");
+    // Every token depends on all of them.
+    let mixed: Layer = |b, x| {
+        let sum = b.reduce(ReduceKind::Sum, x, &[1]);
+        let all = b.broadcast(sum, &[0, 2], &[2, 8, 6]);
+        b.mul(x, all)
+    };
+    refused(&module(2, true, mixed, MEAN), "reads a sum over tokens of which a slice has a part");
+    // Losses come in the order in which slices go back: there is no sum of those so far.
+    refused(&module(2, true, PLAIN, |b, _, [sum, _]| b.mul(sum, sum)), "is more than a sum over tokens");
+}
+
+#[test]
+fn other_functions_of_sums_count_in_the_last_slice() {
+    let sliced = slice_sequences(&module(4, true, PLAIN, BALANCED)).unwrap_or_else(|e| panic!("{e}"));
+    athanor_ir::verify::verify(&sliced).unwrap_or_else(|e| panic!("{e}"));
+    let f = sliced.func("micro").unwrap();
+    let sums: Vec<&str> = f.params.iter().map(|p| p.name.as_str()).filter(|n| n.starts_with("sums.")).collect();
+    assert_eq!(sums, ["sums.model.layers.0.self_attn"]);
+    let mut args = arguments(&sliced);
+    let mut run = |slice: usize| {
+        args.insert(FIRST.into(), Tensor::scalar(DType::I32, -((slice * 2) as f64)));
+        let results = interpret(&sliced, "micro", &args).unwrap_or_else(|e| panic!("{e}"));
+        let loss = results["loss"].to_f64()[0];
+        args.extend(results.into_iter().filter(|(name, _)| !name.starts_with("grad.") && name != "loss"));
+        loss
+    };
+    let losses: f64 = (0..4).map(&mut run).sum();
+    let whole = module(1, true, PLAIN, BALANCED);
+    let want = interpret(&whole, "micro", &arguments(&whole)).unwrap()["loss"].to_f64()[0];
+    assert!((losses - want).abs() < 1e-12 * want, "{losses} is not {want}");
 }

@@ -6,7 +6,7 @@ use athanor_ir::pipeline::Kind;
 use super::Mark;
 use crate::config::model::PositionEmbedding;
 use crate::config::span::Span;
-use crate::config::{Config, codes};
+use crate::config::{AuxLoss, Config, codes};
 
 /// What of `config` cannot be run with its slices; nothing where sequences come through whole.
 pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
@@ -56,11 +56,12 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
         // Which tokens are dropped depends on all of the sequence.
         refuse("a capacity of experts", capacity.factor.span, "leave the capacity out, or write `seq_split_num: 1`");
     }
-    if moe.balance.coeff.value > 0.0 {
+    if moe.balance.coeff.value > 0.0 && moe.balance.kind.value == AuxLoss::GlobalBatch {
+        // Slices of a micro-batch come before others have ended, and its load counts for those behind it.
         refuse(
-            "a balance loss of experts",
-            moe.balance.coeff.span,
-            "leave its coefficient out: a bias can keep the load even",
+            "a balance loss over micro-batches",
+            moe.balance.kind.span,
+            "write `moe_router_load_balancing_type: seq_aux_loss`, or `seq_split_num: 1`",
         );
     }
     found
