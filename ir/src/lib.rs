@@ -23,6 +23,7 @@ pub mod run;
 pub mod sharding;
 pub mod sharing;
 pub mod signature;
+pub mod streams;
 pub mod target;
 pub mod types;
 pub mod verify;

@@ -3,6 +3,7 @@
 //! A plan is a directory: `plan.json` (this structure), `kernels/` (one shared object for CPU) and, when asked for,
 //! `ir/NN_pass.mlir`. A backend executes steps over buffers at fixed arena offsets; it knows nothing of the model.
 
+use crate::collective::Collective;
 use crate::func::{Init, Loc, Role};
 use crate::memory::Memory;
 use crate::module::Mesh;
@@ -15,7 +16,7 @@ use crate::types::DType;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; a runner refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// [`Target::device`] of a plan that runs on a CPU.
 pub const CPU: &str = "cpu";
@@ -194,6 +195,24 @@ pub enum Action {
     Kernel(usize),
 }
 
+/// What carries a step out: each stream takes its steps in the order of the program, beside the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Kernels and ops; collective operations with nothing to do beside them.
+    #[default]
+    Compute,
+    /// Collective operations while others compute.
+    Communication,
+}
+
+impl Stream {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_compute(&self) -> bool {
+        *self == Self::Compute
+    }
+}
+
 /// One unit of work in a program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -206,8 +225,30 @@ pub struct Step {
     /// Buffers written, in result order; scratch last.
     #[serde(rename = "out")]
     pub outputs: Vec<usize>,
+    /// What carries it out.
+    #[serde(default, skip_serializing_if = "Stream::is_compute")]
+    pub stream: Stream,
+    /// The last step of the other stream that must have ended before this one begins, if there is one that has not ended for
+    /// certain; what is before that one in its stream has ended then, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<usize>,
     /// Block and YAML line it comes from.
     pub loc: Loc,
+}
+
+impl Step {
+    /// A step that waits for all before it.
+    pub fn new(action: Action, inputs: Vec<usize>, outputs: Vec<usize>, loc: Loc) -> Self {
+        Self { action, inputs, outputs, stream: Stream::Compute, after: None, loc }
+    }
+
+    /// The collective operation that it sends something for.
+    pub fn sends(&self) -> Option<&Collective> {
+        match &self.action {
+            Action::Op(Op::Collective(c)) if c.sends() => Some(c),
+            _ => None,
+        }
+    }
 }
 
 /// A sequence of steps: `setup` (once), `micro` (per micro-batch), `update` (per optimizer step), `forward`.

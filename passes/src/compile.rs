@@ -56,5 +56,8 @@ pub fn pipeline(
     if train && !module.run.offload.is_none() {
         passes.push("offload".into());
     }
+    if level != OptLevel::O0 && module.mesh.ranks() > 1 {
+        passes.push("overlap".into());
+    }
     passes.join(",")
 }

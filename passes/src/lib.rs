@@ -14,6 +14,7 @@ pub mod offload;
 pub mod opt;
 pub mod optimizer;
 pub mod options;
+pub mod overlap;
 pub mod partition;
 pub mod pass;
 pub mod pipeline;

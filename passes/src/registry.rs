@@ -3,7 +3,8 @@
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
 use crate::{
-    autodiff, bucket, dce, fuse, offload, optimizer, partition, pipeline, recompute, simplify, slices, split_stages,
+    autodiff, bucket, dce, fuse, offload, optimizer, overlap, partition, pipeline, recompute, simplify, slices,
+    split_stages,
 };
 use athanor_ir::{Code, Diagnostic, Result};
 
@@ -19,6 +20,7 @@ pub const PASSES: &[&Entry] = &[
     &fuse::ENTRY,
     &recompute::ENTRY,
     &offload::ENTRY,
+    &overlap::ENTRY,
     &dce::ENTRY,
 ];
 

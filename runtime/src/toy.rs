@@ -223,7 +223,7 @@ fn lower(f: &Func, stage: &mut Stage, names: &mut HashMap<String, usize>) {
         }
         let list = |vs: &[ValueId]| vs.iter().map(|v| of[v]).collect();
         let (inputs, outputs) = (list(&node.inputs), list(&node.outputs));
-        steps.push(Step { action: Action::Op(node.op.clone()), inputs, outputs, loc: node.loc.clone() });
+        steps.push(Step::new(Action::Op(node.op.clone()), inputs, outputs, node.loc.clone()));
     }
     let results = f.results.iter().map(|r| (r.name.clone(), of[&r.value])).collect();
     stage.programs.push(Program { name: f.name.clone(), steps, results });

@@ -6,7 +6,7 @@ use crate::output::emit;
 use crate::stages::PipelineSummary;
 use crate::text::{bytes, count, grouped, scaled, table};
 use athanor_ir::TensorType;
-use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step};
+use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step, Stream};
 use athanor_runtime::plan_dir;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -62,6 +62,10 @@ struct ProgramRow<'a> {
     ops: usize,
     flops: u64,
     bytes: u64,
+    /// Bytes of collective operations.
+    sent: u64,
+    /// Those of them that are on the way while others compute.
+    beside: u64,
     results: Vec<&'a str>,
 }
 
@@ -192,8 +196,18 @@ fn program<'a>(plan: &'a Plan, stage: &Stage, p: &'a Program) -> ProgramRow<'a> 
         ops: p.steps.len() - kernels,
         flops: costs.iter().map(|c| c.0).fold(0, u64::saturating_add),
         bytes: costs.iter().map(|c| c.1).fold(0, u64::saturating_add),
+        sent: sent(stage, p, |_| true),
+        beside: sent(stage, p, |s| s.stream == Stream::Communication),
         results: p.results.iter().map(|(name, _)| name.as_str()).collect(),
     }
+}
+
+/// Bytes of the collective operations that `wanted` accepts: of the operand or the result, whichever is larger.
+fn sent(stage: &Stage, p: &Program, wanted: impl Fn(&Step) -> bool) -> u64 {
+    let bytes = |s: &Step| {
+        s.inputs.iter().chain(&s.outputs).filter_map(|b| stage.buffers.get(*b)).map(|b| b.bytes as u64).max()
+    };
+    p.steps.iter().filter(|s| s.sends().is_some() && wanted(s)).filter_map(bytes).fold(0, u64::saturating_add)
 }
 
 /// FLOPs and bytes of one step; a plan that was damaged may name what is not there.
@@ -286,11 +300,17 @@ fn render(s: &Summary<'_>, path: &Path, top: usize) -> String {
         };
         out.push_str(&table(&stage.largest.iter().map(row).collect::<Vec<_>>(), &[1, 3]));
         let _ = writeln!(out, "\nPrograms");
-        let head = ["", "steps", "kernels", "ops", "FLOPs", "bytes"].map(String::from).to_vec();
+        let alone = s.ranks == 1;
+        let columns = ["", "steps", "kernels", "ops", "FLOPs", "bytes", "sent", "beside work"];
+        let head = columns[..columns.len() - if alone { 2 } else { 0 }].iter().map(ToString::to_string).collect();
         let row = |p: &ProgramRow<'_>| {
             let mut cells = vec![p.name.to_owned()];
             cells.extend([p.steps, p.kernels, p.ops].map(|n| n.to_string()));
             cells.extend([scaled(p.flops as f64), scaled(p.bytes as f64)]);
+            if !alone {
+                let share = (p.sent > 0).then(|| format!("{:.0} %", 100.0 * p.beside as f64 / p.sent as f64));
+                cells.extend([bytes(p.sent), share.unwrap_or_default()]);
+            }
             cells
         };
         out.push_str(&table(&std::iter::once(head).chain(stage.programs.iter().map(row)).collect::<Vec<_>>(), &[]));

@@ -1,15 +1,13 @@
 //! The CPU as a device: its arenas, the plan's kernels, and the execution of programs step by step.
 
 use super::arena::Arenas;
-use super::check::{check, overlap, range, stride};
+use super::check::{check, range, stride};
+use super::features;
 use super::onednn::OneDnn;
 use super::pool::Pool;
 use super::profile::Profile;
-use super::reference::{View, ViewMut, run_op};
-use super::{features, gemm};
-use crate::comm::{self, Communicator};
-use athanor_ir::collective::Collective;
-use athanor_ir::plan::{BufferRole, GemmSpec, KernelKind, Plan, Program, Stage};
+use crate::comm::Communicator;
+use athanor_ir::plan::{BufferRole, GemmSpec, KernelKind, Plan, Program, Stage, Stream};
 use athanor_ir::{Code, Diagnostic, Memory, Op, Result};
 use libloading::Library;
 use std::collections::HashMap;
@@ -17,18 +15,18 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
+mod beside;
 mod collectives;
 mod copies;
 mod load;
 mod operands;
+mod run;
 
-use collectives::collective;
-use copies::copy;
+use collectives::Meeting;
 use load::Loader;
 pub use operands::At;
-use operands::{Addresses, Given, Operand, Place};
+use operands::{Addresses, Operand};
 
 /// The plan's kernels cannot be loaded.
 pub const KERNELS: Code = Code {
@@ -131,17 +129,14 @@ enum Work {
         from: Operand,
         to: Operand,
     },
-    /// Group of [`CpuDevice::groups`].
-    Collective {
-        op: Collective,
-        group: usize,
-        from: Operand,
-        to: Operand,
-    },
+    Collective(Meeting),
 }
 
 struct Prepared {
     work: Work,
+    stream: Stream,
+    /// Step of the other stream that must have ended before.
+    after: Option<usize>,
     /// Row of the profile.
     row: usize,
     flops: u64,
@@ -365,78 +360,6 @@ impl CpuDevice {
     pub fn profile_mut(&mut self) -> Option<&mut Profile> {
         self.profile.as_mut()
     }
-
-    /// Runs the steps of program `name` in order.
-    ///
-    /// # Errors
-    /// [`NO_PROGRAM`], [`STEP_FAILED`], and what a worker or the library reports.
-    pub fn run_program(&mut self, name: &str) -> Result<()> {
-        self.run_at(name, At::default())
-    }
-
-    /// As [`Self::run_program`], on the values of the micro-batch, or its slice, that has the slot and the caches `at`.
-    ///
-    /// # Errors
-    /// As [`Self::run_program`]; [`NO_PROGRAM`] if the stage has no such slot or caches.
-    pub fn run_at(&mut self, name: &str, at: At) -> Result<()> {
-        let (slots, caches) = self.stage().pipeline.as_ref().map_or((1, 1), |p| (p.slots.max(1), p.caches.max(1)));
-        let Some(steps) = self.programs.get(name).filter(|_| at.slot < slots && at.cache < caches) else {
-            return Diagnostic::error(&NO_PROGRAM, format!("the plan has no program `{name}`"))
-                .help("compile the configuration for training")
-                .err();
-        };
-        let bases = self.arenas.bases();
-        let base = bases.of(Memory::Device);
-        let stage = &self.plan.stages[self.stage];
-        let program = stage.programs.iter().position(|p| p.name == name).unwrap_or_default();
-        for (i, s) in steps.iter().enumerate() {
-            let start = self.profile.is_some().then(Instant::now);
-            match &s.work {
-                Work::Reference { op, ins, outs } => {
-                    // SAFETY: `check` found the operands inside the arena, and results apart from one another.
-                    let done = unsafe { reference(base, op, ins, outs, at) };
-                    done.or_else(|e| step_failed(stage, name, i, &e))?;
-                }
-                Work::Generated { call, grid, buffers } => {
-                    let buffers = buffers.at(at);
-                    let buffers = Given(&buffers);
-                    let buffers = &buffers;
-                    // Shares are those the kernel's scratch and partial sums are made for, whatever the number of threads.
-                    self.pool.run_shares(*grid, self.plan.target.threads, &|worker, lo, hi| {
-                        // SAFETY: the addresses are those of checked buffers of the sizes that the kernel was compiled
-                        // for, and items of its grid are independent.
-                        unsafe { call(buffers.as_ptr(), lo as i64, hi as i64, worker as i64) }
-                    })?;
-                }
-                Work::Library { spec, buffers } => {
-                    let Some(library) = &self.onednn else { continue };
-                    let p = buffers.at(at);
-                    // SAFETY: `check` found the matrices inside their buffers, and C apart from A and B.
-                    unsafe { library.run(&self.pool, spec, p[0], p[1], p[2])? }
-                }
-                Work::Plain { spec, buffers } => {
-                    let p = buffers.at(at);
-                    // SAFETY: as above, and no two elements of C coincide.
-                    unsafe { gemm::run(&self.pool, spec, [p[0], p[1], p[2]])? }
-                }
-                Work::Copy { from, to } => {
-                    // SAFETY: `check` found the operands inside the arenas, each in its own.
-                    unsafe { copy(&self.pool, bases, &from.at(at), &to.at(at))? }
-                }
-                Work::Collective { op, group, from, to } => {
-                    let group = self.groups[*group].1.as_mut();
-                    let (stage, program, step) = (self.stage as u16, program as u16, i as u32);
-                    group.ledger().enter(comm::Place::Step { stage, program, step });
-                    // SAFETY: `check` found the operands inside the arena, and apart unless they are one.
-                    unsafe { collective(base, op, group, &from.at(at), &to.at(at))? }
-                }
-            }
-            if let (Some(start), Some(profile)) = (start, &mut self.profile) {
-                profile.add(s.row, start.elapsed(), s.flops, s.bytes);
-            }
-        }
-        Ok(())
-    }
 }
 
 fn threads(plan: &Plan, asked: Option<usize>) -> Result<usize> {
@@ -474,48 +397,6 @@ fn while_populating<T>(arenas: &Arenas, threads: usize, work: impl FnOnce() -> T
         }
         work()
     })
-}
-
-fn step_failed<T>(stage: &Stage, program: &str, index: usize, text: &str) -> Result<T> {
-    let loc = stage.program(program).and_then(|p| p.steps.get(index)).map(|s| &s.loc);
-    let block = loc.map(|l| &*l.block).filter(|b| !b.is_empty()).map_or(String::new(), |b| format!(" ({b})"));
-    let line = loc.filter(|l| l.line > 0).map_or(String::new(), |l| format!(" from {}:{}:{}", l.file, l.line, l.col));
-    Diagnostic::error(&STEP_FAILED, format!("program `{program}`, step {index}{block}{line}: {text}"))
-        .help("token ids and labels must be below the model's vocab_size")
-        .err()
-}
-
-/// Runs one op by the reference implementation.
-///
-/// # Safety
-/// All ranges lie inside the arena at `base`, those of `outs` are disjoint, and nobody else uses the arena meanwhile.
-unsafe fn reference(
-    base: *mut u8,
-    op: &Op,
-    ins: &[Operand],
-    outs: &[Operand],
-    at: At,
-) -> std::result::Result<(), String> {
-    let ins: Vec<Place<'_>> = ins.iter().map(|o| o.at(at)).collect();
-    let outs: Vec<Place<'_>> = outs.iter().map(|o| o.at(at)).collect();
-    // SAFETY: inside the arena, and not written while borrowed: operands that results overlap are copied first.
-    let bytes = |o: &Place<'_>| unsafe { std::slice::from_raw_parts(base.add(o.range.start), o.range.len()) };
-    let shared = |o: &Place<'_>| outs.iter().any(|r| overlap(&r.range, &o.range));
-    let copies: Vec<Option<Vec<u8>>> = ins.iter().map(|o| shared(o).then(|| bytes(o).to_vec())).collect();
-    let views: Vec<View<'_>> = ins
-        .iter()
-        .zip(&copies)
-        .map(|(o, copy)| View { ty: o.ty, bytes: copy.as_deref().unwrap_or_else(|| bytes(o)) })
-        .collect();
-    let mut results: Vec<ViewMut<'_>> = outs
-        .iter()
-        .map(|o| ViewMut {
-            ty: o.ty,
-            // SAFETY: inside the arena, apart from other results and from every borrowed operand.
-            bytes: unsafe { std::slice::from_raw_parts_mut(base.add(o.range.start), o.range.len()) },
-        })
-        .collect();
-    run_op(op, &views, &mut results)
 }
 
 #[cfg(test)]

@@ -49,6 +49,11 @@ impl Profile {
         self.rows.len() - 1
     }
 
+    /// Counts time that something of row `row` took beside its runs.
+    pub(super) fn add_time(&mut self, row: usize, time: Duration) {
+        self.rows[row].time += time;
+    }
+
     /// Counts one run.
     pub(super) fn add(&mut self, row: usize, time: Duration, flops: u64, bytes: u64) {
         let row = &mut self.rows[row];

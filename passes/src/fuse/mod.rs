@@ -57,7 +57,7 @@ impl Pass for Fuse {
         let fuse = |f: &Func| {
             let f = rewrite(f, rules::RULES, rules::cost);
             let f = chunk::split_losses(&f, self.loss_blocks);
-            late::gathers(&group::fuse(&recompute::cheap(&products::accumulate(&f)), &mut bodies))
+            late::late_copies(&group::fuse(&recompute::cheap(&products::accumulate(&f)), &mut bodies))
         };
         let mut funcs: Vec<Func> = module.funcs.iter().map(fuse).collect();
         funcs.extend(bodies.into_funcs());

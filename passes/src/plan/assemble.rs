@@ -2,9 +2,10 @@
 
 use super::arena::{Block, align, place};
 use super::layout::{Home, Place};
+use super::streams::wait;
 use super::{Contents, Draft, Named};
 use athanor_ir::memory::Memory;
-use athanor_ir::plan::{Action, Buffer, BufferRole, Chunk, Program, Stage, Step};
+use athanor_ir::plan::{Action, Buffer, BufferRole, Chunk, Program, Stage, Step, Stream};
 use athanor_ir::sharding::Sharding;
 use athanor_ir::types::TensorType;
 use std::collections::HashMap;
@@ -57,8 +58,11 @@ impl Placed {
         };
         for (i, s) in draft.steps.iter().enumerate() {
             let part = draft.ends.iter().filter(|e| **e <= i).count();
-            let at = starts[part] + i - first(part);
-            s.inputs.iter().chain(&s.outputs).chain(&s.scratch).for_each(|(p, _)| touch(p, part, at, false));
+            let at = |i: usize| starts[part] + i - first(part);
+            // What communicates beside others keeps its memory until it has been waited for.
+            for at in [Some(at(i)), draft.beside.get(&i).map(|last| at(*last))].into_iter().flatten() {
+                s.inputs.iter().chain(&s.outputs).chain(&s.scratch).for_each(|(p, _)| touch(p, part, at, false));
+            }
         }
         let defs = draft.func.defs();
         let of = |v: &athanor_ir::ValueId| draft.layout.places[v.0 as usize];
@@ -174,11 +178,8 @@ pub(super) fn assemble_with(contents: &Contents<'_>, room: Room) -> (Stage, Vec<
     }
     let mut programs = vec![];
     if !setup.is_empty() {
-        let step = |(op, outs, loc): &(athanor_ir::Op, Vec<usize>, athanor_ir::Loc)| Step {
-            action: Action::Op(op.clone()),
-            inputs: vec![],
-            outputs: outs.clone(),
-            loc: loc.clone(),
+        let step = |(op, outs, loc): &(athanor_ir::Op, Vec<usize>, athanor_ir::Loc)| {
+            Step::new(Action::Op(op.clone()), vec![], outs.clone(), loc.clone())
         };
         programs.push(Program { name: "setup".into(), steps: setup.iter().map(step).collect(), results: vec![] });
     }
@@ -268,12 +269,16 @@ impl Maker<'_> {
         let mut programs = vec![];
         for (part, end) in draft.ends.iter().enumerate() {
             let mut steps = Vec::with_capacity(end - first);
-            for s in &draft.steps[first..*end] {
+            for (i, s) in (first..*end).zip(&draft.steps[first..*end]) {
                 let inputs = s.inputs.iter().map(|x| self.buffer(x, false)).collect();
                 let mut outputs: Vec<usize> = s.outputs.iter().map(|x| self.buffer(x, false)).collect();
                 outputs.extend(s.scratch.iter().map(|x| self.buffer(x, true)));
                 let loc = s.node.map(|n| draft.func.nodes[n].loc.clone()).unwrap_or_default();
-                steps.push(Step { action: s.action.clone(), inputs, outputs, loc });
+                let stream = if draft.beside.contains_key(&i) { Stream::Communication } else { Stream::Compute };
+                steps.push(Step { stream, ..Step::new(s.action.clone(), inputs, outputs, loc) });
+            }
+            if !draft.beside.is_empty() {
+                wait(self.buffers, &mut steps);
             }
             let of_part = |r: &&athanor_ir::FuncResult| draft.parts.part(defs[r.value.0 as usize]) == part;
             let own: Vec<_> = draft.func.results.iter().filter(of_part).collect();

@@ -13,6 +13,7 @@ mod parts;
 mod pipeline;
 mod reduce;
 mod slices;
+mod streams;
 
 use crate::codegen::llvm::KernelText;
 use crate::prove::prove;
@@ -32,6 +33,7 @@ use parts::Parts;
 use pipeline::Order;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use streams::{Beside, beside};
 
 /// What a plan is made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +123,8 @@ pub(crate) struct Draft<'a> {
     pub parts: Parts,
     /// Step behind the last one of each part.
     pub ends: Vec<usize>,
+    /// Steps of the communication stream.
+    pub beside: Beside,
 }
 
 impl Draft<'_> {
@@ -270,7 +274,8 @@ fn contents<'a>(
     for func in programs {
         let persistent = hoist_tables(func, &mut names, &mut named, &mut setup);
         let parts = Parts::of(func, module.run.pipeline.as_ref());
-        let mut draft = Draft { func, layout: layout(func, &names, &persistent), steps: vec![], parts, ends: vec![] };
+        let layout = layout(func, &names, &persistent);
+        let mut draft = Draft { func, layout, steps: vec![], parts, ends: vec![], beside: Beside::new() };
         for i in 0..func.nodes.len() {
             if draft.parts.ends_before(i) {
                 end_part(&mut draft, i);
@@ -282,6 +287,9 @@ fn contents<'a>(
         }
         while draft.ends.len() < draft.parts.count() {
             end_part(&mut draft, func.nodes.len());
+        }
+        if !options.reference && module.mesh.ranks() > 1 {
+            draft.beside = beside(&mut draft);
         }
         drafts.push(draft);
     }

@@ -3,7 +3,7 @@
 //!
 //! Ranks of a stage run one program: they are a *class*, and what they do together they do in one order. So the work is
 //! proportional to the number of stages, whatever the number of ranks: what classes do with each other is played through
-//! ([`events`]), and for one rank of each class who has which slot ([`slots`]).
+//! ([`events`]), and for one rank of each class who has which slot ([`slots`]) and what its streams do ([`athanor_ir::streams`]).
 
 mod events;
 mod slots;
@@ -11,7 +11,7 @@ mod slots;
 pub use events::{Event, Events};
 
 use athanor_ir::plan::Plan;
-use athanor_ir::{Code, Diagnostic, Result};
+use athanor_ir::{Code, Diagnostic, Result, streams};
 
 /// Ranks of a plan would wait for each other, or take each other's data for something else.
 pub const UNMATCHED: Code = Code {
@@ -35,13 +35,20 @@ pub const HAZARD: Code = Code {
               the compiler has made a mistake that is worth reporting.",
 };
 
+/// A step would work on the memory of another one that is still under way.
+pub const RACE: Code = Code {
+    id: "P0603",
+    title: "two steps of the plan would get in each other's way",
+    explain: "What ranks send each other may go on beside computation, on a stream of its own. Before a plan is written, both               streams are followed: a step waits for every step of the other stream that touches its memory, and ranks communicate               in one order, that of the program. A plan that fails this would compute nonsense, now and then; the compiler has               made a mistake that is worth reporting.",
+};
+
 /// Codes of this module.
-pub const CODES: &[&Code] = &[&UNMATCHED, &HAZARD];
+pub const CODES: &[&Code] = &[&UNMATCHED, &HAZARD, &RACE];
 
 /// Proves that the ranks of `plan` fit together.
 ///
 /// # Errors
-/// [`UNMATCHED`], [`HAZARD`].
+/// [`UNMATCHED`], [`HAZARD`], [`RACE`].
 pub fn prove(plan: &Plan) -> Result<()> {
     if plan.mesh.ranks() == 1 {
         return Ok(());
@@ -53,6 +60,10 @@ pub fn prove(plan: &Plan) -> Result<()> {
     };
     events::groups(plan).or_else(|text| refuse(&UNMATCHED, text))?;
     slots::kept(plan).or_else(|text| refuse(&HAZARD, text))?;
+    for (s, stage) in plan.stages.iter().enumerate() {
+        let followed = stage.programs.iter().try_for_each(|p| streams::check(&stage.buffers, p));
+        followed.or_else(|text| refuse(&RACE, format!("stage {s}: {text}")))?;
+    }
     Events::of(plan).and_then(|events| events.matched()).or_else(|text| refuse(&UNMATCHED, text))
 }
 

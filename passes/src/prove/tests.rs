@@ -145,7 +145,7 @@ fn collectives_must_be_those_of_the_mesh() {
     refused(&UNMATCHED, "at different times", |p| {
         let kind = CollectiveKind::AllReduce { reduce: ReduceKind::Sum };
         let op = Op::Collective(Collective { kind, axes: "pp".into(), ranks: p.stages.len() });
-        let step = Step { action: Action::Op(op), inputs: vec![0], outputs: vec![0], loc: Loc::default() };
+        let step = Step::new(Action::Op(op), vec![0], vec![0], Loc::default());
         p.stages[0].programs[0].steps.push(step);
     });
 }

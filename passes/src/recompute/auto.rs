@@ -5,6 +5,7 @@ use super::select::within_layers;
 use super::split::again;
 use super::{TOO_LARGE, carried_out};
 use crate::offload::offloaded;
+use crate::overlap::Overlap;
 use crate::plan::{PlanOptions, Sizes};
 use athanor_ir::func::ValueId;
 use athanor_ir::recompute::Recomputed;
@@ -43,8 +44,8 @@ pub(super) fn fitted(
     let mut sizes = Sizes::new(plan);
     let mut with = |n: usize| -> Result<(Module, u64)> {
         let module = without(module, micros, &candidates[..n]);
-        // What lies on the host does not count.
-        let bytes = sizes.arena(&offloaded(&module, stage), stage)? as u64;
+        // What lies on the host does not count; what comes early does.
+        let bytes = sizes.arena(&to_be(&module, stage, plan), stage)? as u64;
         Ok((module, bytes))
     };
     let (kept, all) = with(0)?;
@@ -73,6 +74,13 @@ pub(super) fn fitted(
         }
     }
     Ok(best)
+}
+
+/// `module` after the passes that are still to come, as far as its memory is concerned, for stage `stage` of a pipeline.
+fn to_be(module: &Module, stage: Option<usize>, plan: &PlanOptions) -> Module {
+    let module = offloaded(module, stage);
+    let spread = !plan.reference && module.mesh.ranks() > 1;
+    if spread { Overlap::default().spread(&module, stage) } else { module }
 }
 
 /// `module` with the values of `candidates` computed again, each in its function of `micros`.

@@ -14,7 +14,7 @@ pub(crate) mod tests;
 use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::infer;
 use athanor_ir::plan::{Action, Buffer, BufferRole, KernelKind, Plan, Program, Stage, Step};
-use athanor_ir::{Code, Diagnostic, Op, Result, TensorType};
+use athanor_ir::{Code, Diagnostic, Op, Result, TensorType, streams};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -93,6 +93,7 @@ fn check_stage(plan: &Plan, stage: &Stage) -> std::result::Result<(), String> {
                 .map_err(|e| format!("program `{}`, step {i}{}: {e}", p.name, place(s)))?;
         }
         results(stage, p).map_err(|e| format!("program `{}`: {e}", p.name))?;
+        streams::check(&stage.buffers, p)?;
     }
     slots::check(stage)?;
     overlap::check(stage)

@@ -29,12 +29,8 @@ pub(crate) fn plan() -> Plan {
     let gemm = KernelKind::Gemm { spec, fallback: Some(1) };
     let generated = KernelKind::Generated { symbol: "gemm_1".into(), grid: 4 };
     let kernel = |name: &str, kind| Kernel { name: name.into(), kind, flops: 128, bytes: 192 };
-    let step = |action, inputs: &[usize], outputs: &[usize]| Step {
-        action,
-        inputs: inputs.into(),
-        outputs: outputs.into(),
-        loc: Loc::default(),
-    };
+    let step =
+        |action, inputs: &[usize], outputs: &[usize]| Step::new(action, inputs.into(), outputs.into(), Loc::default());
     let stage = Stage {
         arena_bytes: 256,
         host_bytes: 0,
@@ -129,7 +125,7 @@ fn products_stay_inside_their_operands() {
 fn a_kernel_gets_the_same_sizes_everywhere() {
     let again = |p: &mut Plan| {
         p.stages[0].buffers.push(named("small", 192, &[2], BufferRole::Activation, Some((2, 2))));
-        let step = Step { action: Action::Kernel(1), inputs: vec![0, 1], outputs: vec![5], loc: Loc::default() };
+        let step = Step::new(Action::Kernel(1), vec![0, 1], vec![5], Loc::default());
         p.stages[0].programs[0].steps.push(step);
     };
     refused(again, "bytes here and");
@@ -165,7 +161,7 @@ fn swapped() -> Plan {
     s.buffers.push(named("w here", 64, &[4, 4], BufferRole::Activation, Some((0, 1))));
     let steps = &mut s.programs[0].steps;
     steps[0].inputs[1] = 5;
-    let copy = Step { action: Action::Op(Op::FromHost), inputs: vec![1], outputs: vec![5], loc: Loc::default() };
+    let copy = Step::new(Action::Op(Op::FromHost), vec![1], vec![5], Loc::default());
     steps.insert(0, copy);
     p
 }

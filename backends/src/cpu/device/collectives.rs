@@ -1,15 +1,55 @@
 //! Collective operations on operands in the arena.
 
-use super::operands::Place;
-use crate::comm::Communicator;
+use super::Groups;
+use super::operands::{At, Operand, Place};
+use crate::comm::{self, Communicator};
 use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::{ReduceKind, Result};
+use std::sync::{Mutex, PoisonError};
+
+/// A collective operation of a plan.
+pub(super) struct Meeting {
+    pub(super) op: Collective,
+    /// Of the device's groups.
+    pub(super) group: usize,
+    pub(super) from: Operand,
+    pub(super) to: Operand,
+}
+
+/// A rank at work on a program, as other ranks meet it.
+pub(super) struct Company {
+    /// Start of the device's arena.
+    pub(super) arena: *mut u8,
+    /// Stage and program.
+    pub(super) place: (u16, u16),
+    pub(super) at: At,
+}
+
+// SAFETY: whoever uses the arena through it promises that nobody else works on the same bytes.
+unsafe impl Sync for Company {}
+
+impl Company {
+    /// Carries out step `step`, one at a time with the group that it is with.
+    ///
+    /// # Safety
+    /// The operands of `meeting` lie inside the arena, they are equal or disjoint, and nobody else uses their bytes meanwhile.
+    pub(super) unsafe fn meet(&self, groups: &Mutex<&mut Groups>, step: usize, meeting: &Meeting) -> Result<()> {
+        // A thread that panicked in a group has left it, which the group says.
+        let mut groups = groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = groups[meeting.group].1.as_mut();
+        let ((stage, program), step) = (self.place, step as u32);
+        group.ledger().enter(comm::Place::Step { stage, program, step });
+        let (from, to) = (meeting.from.at(self.at), meeting.to.at(self.at));
+        // SAFETY: as promised.
+        unsafe { collective(self.arena, &meeting.op, group, &from, &to) }
+    }
+}
 
 /// Runs a collective operation with the other members of its group.
 ///
 /// # Safety
-/// Both ranges lie inside the arena at `base`, they are equal or disjoint, and nobody else uses the arena meanwhile.
-pub(super) unsafe fn collective(
+/// Both ranges lie inside the arena at `base`, they are equal or disjoint, and nobody else uses these bytes meanwhile.
+unsafe fn collective(
     base: *mut u8,
     op: &Collective,
     group: &mut dyn Communicator,

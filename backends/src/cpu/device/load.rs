@@ -1,5 +1,6 @@
 //! From the steps of a plan to work: kernels and groups found, addresses known.
 
+use super::collectives::Meeting;
 use super::operands::{Addresses, Operand, strides};
 use super::{KERNELS, KernelFn, NO_GROUP, Prepared, Work};
 use crate::cpu::check::tensor_type;
@@ -27,6 +28,8 @@ impl Loader<'_> {
     pub(super) fn prepare(&mut self, step: &Step, threads: usize, profile: &mut Profile) -> Result<Prepared> {
         let buffers = |list: &[usize]| list.iter().map(|i| &self.stage.buffers[*i]).collect::<Vec<_>>();
         let (ins, outs) = (buffers(&step.inputs), buffers(&step.outputs));
+        let (stream, after) = (step.stream, step.after);
+        let prepared = |work, row, flops, bytes| Ok(Prepared { work, stream, after, row, flops, bytes });
         let index = match &step.action {
             Action::Op(op) => {
                 let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
@@ -38,18 +41,18 @@ impl Loader<'_> {
                 if let Op::Collective(c) = op {
                     let (from, to) = (operand(&t_in, &ins), operand(&t_out, &outs));
                     let row = profile.row(&format!("{} over {}", op.name(), c.axes));
-                    let work = Work::Collective { op: c.clone(), group: self.group(c)?, from, to };
-                    return Ok(Prepared { work, row, flops: 0, bytes: op.bytes(&t_in, &t_out) });
+                    let work = Work::Collective(Meeting { op: c.clone(), group: self.group(c)?, from, to });
+                    return prepared(work, row, 0, op.bytes(&t_in, &t_out));
                 }
                 let (flops, bytes) = (op.flops(&t_in, &t_out), op.bytes(&t_in, &t_out));
                 if let Op::ToHost | Op::FromHost = op {
                     let row = profile.row(op.name());
                     let work = Work::Copy { from: operand(&t_in, &ins), to: operand(&t_out, &outs) };
-                    return Ok(Prepared { work, row, flops, bytes });
+                    return prepared(work, row, flops, bytes);
                 }
                 let row = profile.row(&format!("{} (reference)", op.name()));
                 let work = Work::Reference { op: op.clone(), ins: operands(t_in, &ins), outs: operands(t_out, &outs) };
-                return Ok(Prepared { work, row, flops, bytes });
+                return prepared(work, row, flops, bytes);
             }
             Action::Kernel(i) => *i,
         };
@@ -66,7 +69,7 @@ impl Loader<'_> {
             KernelKind::Gemm { spec, fallback } => self.product(spec, *fallback, buffers, threads)?,
         };
         let row = profile.row(&format!("{}{how}", kernel.name));
-        Ok(Prepared { work, row, flops: kernel.flops, bytes: kernel.bytes })
+        prepared(work, row, kernel.flops, kernel.bytes)
     }
 
     /// The group of a collective operation.

@@ -67,12 +67,7 @@ fn what_lies_on_the_host_is_brought_before_it_is_read() {
     s.buffers[2..4].iter_mut().for_each(|b| b.live = b.live.map(|(first, last)| (first + 1, last + 1)));
     let steps = &mut s.programs[0].steps;
     steps[0].inputs[1] = 5;
-    let copy = athanor_ir::plan::Step {
-        action: Action::Op(Op::FromHost),
-        inputs: vec![1],
-        outputs: vec![5],
-        loc: Loc::default(),
-    };
+    let copy = athanor_ir::plan::Step::new(Action::Op(Op::FromHost), vec![1], vec![5], Loc::default());
     steps.insert(0, copy);
     run(device(p, &DeviceOptions::default()).unwrap());
 }
