@@ -37,7 +37,7 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::Unary(_) | Op::Cast | Op::Reshape | Op::Transpose { .. } | Op::Broadcast { .. } => 1..=1,
         Op::Slice { .. } | Op::Reduce { .. } | Op::Collective(_) => 1..=1,
         Op::ToHost | Op::FromHost => 1..=1,
-        Op::OwnSlice { .. } => 2..=2,
+        Op::OwnSlice { .. } | Op::Await => 2..=2,
         Op::KeepSlice { .. } | Op::SumSlices { .. } => 3..=3,
         Op::Binary(_) | Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } => 2..=2,
         Op::CrossEntropy | Op::PartEntropy => 2..=2,
@@ -83,6 +83,7 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             return undetermined();
         }
         Op::Handover { last: true } | Op::ToHost | Op::FromHost => ins.to_vec(),
+        Op::Await => vec![ins[0].clone()],
         Op::Unary(u) => {
             let int_ok = matches!(u, Unary::Neg | Unary::Square | Unary::Sign);
             want(int_ok || ins[0].dtype.is_float(), || format!("wants a float operand, got {}", ins[0]))?;

@@ -260,6 +260,9 @@ pub enum Op {
         /// Where the slice begins whose x comes first.
         begin: usize,
     },
+    /// (x, y) → x, read no sooner than y is there: what slices that come through later have left there by then. Inserted by
+    /// `split-stages`.
+    Await,
     /// (x) → x in the host's memory, where nothing but `from_host` reads it. Inserted by `offload`.
     ToHost,
     /// (x on the host) → x in the device's memory. Inserted by `offload`.
@@ -325,6 +328,7 @@ impl Op {
             Self::KeepSlice { .. } => "keep_slice",
             Self::OwnSlice { .. } => "own_slice",
             Self::SumSlices { .. } => "sum_slices",
+            Self::Await => "await",
             Self::ToHost => "to_host",
             Self::FromHost => "from_host",
             Self::Call { .. } => "call",

@@ -187,6 +187,7 @@ fn sample(name: &str) -> Option<(Op, Vec<usize>, Vec<usize>)> {
         "keep_slice" => (Op::KeepSlice { dim: 1 }, vec![2, 2, 0], vec![2]),
         "own_slice" => (Op::OwnSlice { dim: 1, len: 2 }, vec![2, 0], vec![2]),
         "sum_slices" => (Op::SumSlices { begin: 2 }, vec![2, 2, 0], vec![2]),
+        "await" => (Op::Await, vec![2, 1], vec![2]),
         "to_host" => (Op::ToHost, vec![2], vec![2]),
         "from_host" => (Op::FromHost, vec![2], vec![2]),
         "handover" => (Op::Handover { last: true }, vec![2], vec![2]),

@@ -37,7 +37,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
     match op {
         Op::Constant { value } => see("value", Field::Float(value.0)),
         Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Embed => {}
-        Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares | Op::ToHost | Op::FromHost => {}
+        Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares | Op::Await | Op::ToHost | Op::FromHost => {}
         Op::PartEntropy | Op::PartEntropyGrad => {}
         Op::Pick | Op::Combine | Op::CombineDot => {}
         Op::Route { k, groups, group_k, group_top, mask } => {
@@ -191,6 +191,7 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "keep_slice" => Op::KeepSlice { dim: f.int("dim")? },
         "own_slice" => Op::OwnSlice { dim: f.int("dim")?, len: f.int("len")? },
         "sum_slices" => Op::SumSlices { begin: f.int("begin")? },
+        "await" => Op::Await,
         "to_host" => Op::ToHost,
         "from_host" => Op::FromHost,
         "own_ids" => collective(CollectiveKind::OwnIds { size: f.int("size")? }, f)?,
@@ -215,7 +216,7 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::CrossEntropyGrad | Op::PartEntropyGrad | Op::SumSquares | Op::Collective(_) => 1,
         Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
         Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } | Op::ToHost | Op::FromHost => 1,
-        Op::KeepSlice { .. } | Op::OwnSlice { .. } | Op::SumSlices { .. } => 1,
+        Op::KeepSlice { .. } | Op::OwnSlice { .. } | Op::SumSlices { .. } | Op::Await => 1,
         Op::Assign { .. } => 2,
         Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } => 2,
         Op::CrossEntropy | Op::PartEntropy => 2,
@@ -281,7 +282,7 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::SumEnds));
     ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
     ops.extend([Op::Handover { last: false }, Op::KeepSlice { dim: 0 }, Op::OwnSlice { dim: 0, len: 1 }]);
-    ops.extend([Op::SumSlices { begin: 0 }, Op::ToHost, Op::FromHost]);
+    ops.extend([Op::SumSlices { begin: 0 }, Op::Await, Op::ToHost, Op::FromHost]);
     ops.push(collective(CollectiveKind::OwnIds { size: 1 }));
     ops.push(collective(CollectiveKind::AllToAll { cut: 0, join: 0 }));
     ops.push(Op::Call { callee: "f".into() });

@@ -51,6 +51,7 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::KeepSlice { .. }
         | Op::OwnSlice { .. }
         | Op::SumSlices { .. }
+        | Op::Await
         | Op::ToHost
         | Op::FromHost
         | Op::AdamW { .. } => return no_derivative(node, ""),

@@ -16,7 +16,7 @@ impl Price<'_> {
     /// Of a node that sends nothing: its operations or what it reads and writes, whichever takes longer.
     pub fn work(&self, func: &Func, node: &Node) -> f64 {
         let flops = match &node.op {
-            Op::Reshape | Op::Slice { .. } | Op::Handover { .. } => return 0.0,
+            Op::Reshape | Op::Await | Op::Slice { .. } | Op::Handover { .. } => return 0.0,
             Op::Call { callee } => self.module.func(callee).map_or(0, |f| f.nodes.iter().map(|n| flops(f, n)).sum()),
             _ => flops(func, node),
         };
