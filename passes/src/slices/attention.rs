@@ -18,17 +18,20 @@ impl Slicer<'_> {
             Op::AttentionGrad { causal, .. } => (false, causal),
             _ => return Ok(()),
         };
-        let of_slices = |v: &ValueId| matches!(self.form(*v), Form::Slice(Some(_)));
         let plain = node.inputs.len() == if forward { 3 } else { 6 };
-        if !causal || !plain || !node.inputs.iter().all(of_slices) {
-            return cannot(format!("attention in {:?} is not causal, or not of slices", node.loc.block));
+        let refuse = || cannot(format!("attention in {:?} is not causal, or not of slices", node.loc.block));
+        if !causal || !plain {
+            return refuse();
         }
         let mut inputs = vec![];
         for (i, v) in node.inputs.iter().enumerate() {
-            inputs.push(match i {
-                1 => self.kept("keys", *v, &node.loc),
-                2 => self.kept("values", *v, &node.loc),
-                _ => self.new(*v),
+            inputs.push(match (i, self.form(*v)) {
+                (1, Form::Slice(Some(_))) => self.kept("keys", *v, &node.loc),
+                (2, Form::Slice(Some(_))) => self.kept("values", *v, &node.loc),
+                (_, Form::Slice(Some(_))) => self.new(*v),
+                // A gradient that is the same for every token.
+                (0 | 3 | 5, Form::Whole(_)) => self.own_part(*v, SEQUENCE, &node.loc)?,
+                _ => return refuse(),
             });
         }
         inputs.push(self.first);

@@ -187,7 +187,7 @@ impl<'a> Slicer<'a> {
     }
 
     /// The slice's part along `dim` of what is whole.
-    fn own_part(&mut self, value: ValueId, dim: usize, loc: &Loc) -> Result<ValueId> {
+    pub(super) fn own_part(&mut self, value: ValueId, dim: usize, loc: &Loc) -> Result<ValueId> {
         if let Some(known) = self.own.get(&(value, dim)) {
             return Ok(*known);
         }

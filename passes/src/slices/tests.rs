@@ -43,6 +43,7 @@ fn module(slices: usize, causal: bool, layer: Layer, last: Last) -> Module {
     let y = b.einsum("bsk,hk->bsh", y, out);
     let y = b.add(x, y);
     let y = layer(&mut b, y);
+    b.loc = Loc { block: "lm_head".into(), ..Loc::default() };
     let logits = b.einsum("bsh,vh->bsv", y, table);
     let rest = b.slice(labels, 1, 1, 7);
     let end = b.constant(0.0, TensorType::new(DType::I32, [2, 1]));
@@ -167,7 +168,7 @@ fn other_functions_of_sums_count_in_the_last_slice() {
     athanor_ir::verify::verify(&sliced).unwrap_or_else(|e| panic!("{e}"));
     let f = sliced.func("micro").unwrap();
     let sums: Vec<&str> = f.params.iter().map(|p| p.name.as_str()).filter(|n| n.starts_with("sums.")).collect();
-    assert_eq!(sums, ["sums.model.layers.0.self_attn"]);
+    assert_eq!(sums, ["sums.lm_head"]);
     let mut args = arguments(&sliced);
     let mut run = |slice: usize| {
         args.insert(FIRST.into(), Tensor::scalar(DType::I32, -((slice * 2) as f64)));
@@ -180,4 +181,24 @@ fn other_functions_of_sums_count_in_the_last_slice() {
     let whole = module(1, true, PLAIN, BALANCED);
     let want = interpret(&whole, "micro", &arguments(&whole)).unwrap()["loss"].to_f64()[0];
     assert!((losses - want).abs() < 1e-12 * want, "{losses} is not {want}");
+}
+
+/// Slices go back in reverse order: what looks at earlier ones is before the turn, and what all have left is read behind it.
+#[test]
+fn stages_read_what_slices_share_behind_the_turn() {
+    let sliced = slice_sequences(&module(4, true, PLAIN, BALANCED)).unwrap();
+    let cut = registry::build("partition,split-stages").unwrap().iter().fold(sliced, |m, p| p.run(&m).unwrap());
+    for (name, shared) in [("stage0.micro0", "attention_grad"), ("stage1.micro0", "mul")] {
+        let f = cut.func(name).unwrap();
+        let at = |wanted: &str| f.nodes.iter().position(|n| n.op.name() == wanted).unwrap_or(usize::MAX);
+        let turn = at("handover");
+        let awaits: Vec<usize> = (0..f.nodes.len()).filter(|i| f.nodes[*i].op == Op::Await).collect();
+        assert!(awaits.iter().all(|i| *i > turn && f.nodes[turn].outputs.contains(&f.nodes[*i].inputs[1])), "{name}");
+        let reads =
+            |i: &usize| f.nodes.iter().any(|n| n.op.name() == shared && n.inputs.contains(&f.nodes[*i].outputs[0]));
+        assert!(awaits.iter().any(reads), "{name}: {awaits:?}");
+        // Sums and keys so far are made before, logits after.
+        assert!(["keep_slice", "sum_slices"].map(at).iter().any(|i| *i < turn), "{name}");
+        assert!(at("cross_entropy") > turn);
+    }
 }
