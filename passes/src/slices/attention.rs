@@ -28,7 +28,7 @@ impl Slicer<'_> {
             inputs.push(match (i, self.form(*v)) {
                 (1, Form::Slice(Some(_))) => self.kept("keys", *v, &node.loc),
                 (2, Form::Slice(Some(_))) => self.kept("values", *v, &node.loc),
-                (_, Form::Slice(Some(_))) => self.new(*v),
+                (_, Form::Slice(Some(_))) => self.value(*v),
                 // A gradient that is the same for every token.
                 (0 | 3 | 5, Form::Whole(_)) => self.own_part(*v, SEQUENCE, &node.loc)?,
                 _ => return refuse(),
@@ -60,7 +60,7 @@ impl Slicer<'_> {
             return *known;
         }
         let (name, before) = self.cache(what, self.micro.ty(value).clone(), loc);
-        let (part, first) = (self.new(value), self.first);
+        let (part, first) = (self.value(value), self.first);
         let kept =
             Builder::new(&mut self.out, loc.clone()).many(Op::KeepSlice { dim: SEQUENCE }, &[before, part, first])[0];
         self.out.result(name, kept);

@@ -38,7 +38,7 @@ pub(super) fn sliced(micro: &Func, slices: usize) -> Result<Func> {
         if !fits {
             return cannot(format!("result {} is no sum over tokens", r.name));
         }
-        let value = if s.form(r.value) == Form::Last { s.in_the_last(r.value) } else { s.new(r.value) };
+        let value = if s.form(r.value) == Form::Last { s.in_the_last(r.value) } else { s.value(r.value) };
         s.out.result(r.name.clone(), value);
     }
     Ok(s.out.without_dead_nodes())
@@ -95,7 +95,7 @@ impl<'a> Slicer<'a> {
     }
 
     /// The new value of an old one, of its form.
-    pub(super) fn new(&self, old: ValueId) -> ValueId {
+    pub(super) fn value(&self, old: ValueId) -> ValueId {
         let Some(new) = self.new[old.0 as usize] else { unreachable!("operands come before their uses") };
         new
     }
@@ -136,7 +136,7 @@ impl<'a> Slicer<'a> {
         }
         if free {
             let table = matches!(node.op, Op::RopeTable { .. }).then_some(0);
-            let inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.new(*v)).collect();
+            let inputs: Vec<ValueId> = node.inputs.iter().map(|v| self.value(*v)).collect();
             let new = self.out.push(node.op.clone(), &inputs, outs, &node.loc);
             for ((old, new), labels) in node.outputs.iter().zip(new).zip(&s.results) {
                 self.free[old.0 as usize] = true;
@@ -198,12 +198,12 @@ impl<'a> Slicer<'a> {
             Some((Op::Broadcast { dims }, n)) => {
                 let x = match dims.iter().position(|d| *d == dim) {
                     Some(from) => self.own_part(n.inputs[0], from, loc)?,
-                    None => self.new(n.inputs[0]),
+                    None => self.value(n.inputs[0]),
                 };
                 self.out.push(n.op.clone(), &[x], vec![ty], &n.loc)[0]
             }
             _ => {
-                let whole = self.new(value);
+                let whole = self.value(value);
                 self.own_slice(whole, dim, ty.dims[dim], loc)
             }
         };

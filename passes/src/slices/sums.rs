@@ -17,7 +17,7 @@ impl Slicer<'_> {
         alone: bool,
     ) -> Result<Option<(Vec<ValueId>, Vec<Form>)>> {
         let mut forms: Vec<Form> = node.inputs.iter().map(|v| self.form(*v)).collect();
-        let mut given: Vec<ValueId> = node.inputs.iter().map(|v| self.new(*v)).collect();
+        let mut given: Vec<ValueId> = node.inputs.iter().map(|v| self.value(*v)).collect();
         if !forward {
             for i in 0..forms.len() {
                 let v = node.inputs[i];
@@ -90,7 +90,7 @@ impl Slicer<'_> {
         }
         let ty = self.micro.ty(value).clone();
         let (name, before) = self.cache("sums", ty.with_dtype(Self::wide(ty.dtype)), &loc);
-        let (new, first) = (self.new(value), self.first);
+        let (new, first) = (self.value(value), self.first);
         let mut b = Builder::new(&mut self.out, loc);
         let all = b.many(Op::SumSlices { begin: 0 }, &[before, new, first])[0];
         let sum = b.cast(all, ty.dtype);
@@ -107,7 +107,7 @@ impl Slicer<'_> {
 
     /// `value`, which is right in the last slice, there, and 0 before: a sum over slices.
     pub(super) fn in_the_last(&mut self, value: ValueId) -> ValueId {
-        let (ty, new) = (self.micro.ty(value).clone(), self.new(value));
+        let (ty, new) = (self.micro.ty(value).clone(), self.value(value));
         let tokens = self.tokens();
         let ones = |n: usize| TensorType::new(ty.dtype, [n]);
         let last = if let Some(known) = self.last.get(&ty.dtype) {
