@@ -2,9 +2,9 @@
 
 // Two slices of four tokens. Keys, which are values too, go behind those of the slices before; queries are told where they are.
 // CHECK-LABEL: func.func @micro(
-// CHECK-SAME: tensor<1x8xi32> {nn.name = "tokens", nn.role = "input"}
-// CHECK-SAME: tensor<i32> {nn.name = "slice.first", nn.role = "input"}
-// CHECK-SAME: tensor<1x8x1x4xf32> {nn.name = "keys.model.layers.0", nn.role = "cache"}
+// CHECK: tensor<1x8xi32> {nn.name = "tokens", nn.role = "input"}
+// CHECK: tensor<i32> {nn.name = "slice.first", nn.role = "input"}
+// CHECK: tensor<1x8x1x4xf32> {nn.name = "keys.model.layers.0", nn.role = "cache"}
 // CHECK: %[[TOKENS:.*]] = "nn.own_slice"({{.*}}) {dim = 1 : i64, len = 4 : i64} : (tensor<1x8xi32>, tensor<i32>) -> tensor<1x4xi32>
 // CHECK: "nn.embed"(%[[TOKENS]]
 // CHECK: %[[KEYS:.*]] = "nn.keep_slice"({{.*}}) {dim = 1 : i64} : (tensor<1x8x1x4xf32>, tensor<1x4x1x4xf32>, tensor<i32>)
