@@ -14,6 +14,7 @@ use athanor_ir::offload::Offloaded;
 use athanor_ir::recompute::Recomputed;
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{Module, Plan};
+use athanor_passes::codegen::cache::Cache;
 use athanor_passes::codegen::llvm::{BuildReport, build_shared_object};
 use athanor_passes::compile::{OptLevel, pipeline};
 use athanor_passes::manager;
@@ -41,6 +42,16 @@ pub struct Options {
     /// Devices that will run it, each a thread of its own on the CPU [default: what the configuration says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub devices: Option<u32>,
+    /// Take kernels that were compiled before from this directory, and leave new ones there
+    #[arg(long, value_name = "DIR")]
+    pub kernel_cache: Option<PathBuf>,
+}
+
+impl Options {
+    /// The kernels that were compiled before.
+    pub fn cache(&self) -> Option<Cache> {
+        self.kernel_cache.as_ref().map(Cache::in_dir)
+    }
 }
 
 /// Compile a configuration to a plan directory, which `train` and the runner execute.
@@ -171,10 +182,9 @@ pub fn threads(given: Option<u16>, ranks: usize) -> usize {
 }
 
 /// Generates the kernels and puts the plan in its place.
-pub fn write(compiled: &Compiled, to: Writer) -> Result<Option<BuildReport>, Failure> {
-    let texts = &compiled.texts;
-    let report =
-        (!texts.is_empty()).then(|| build_shared_object(texts, compiled.plan.target.cpu, &to.kernels())).transpose()?;
+pub fn write(compiled: &Compiled, cache: Option<&Cache>, to: Writer) -> Result<Option<BuildReport>, Failure> {
+    let (texts, level) = (&compiled.texts, compiled.plan.target.cpu);
+    let report = (!texts.is_empty()).then(|| build_shared_object(texts, level, cache, &to.kernels())).transpose()?;
     to.commit(&compiled.plan)?;
     Ok(report)
 }
@@ -200,7 +210,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let Planned { compiled, timings } = job.plan(&observe)?;
     let compiled = if args.target == For::Sim { compiled.simulated() } else { compiled };
-    let report = write(&compiled, writer)?;
+    let report = write(&compiled, args.options.cache().as_ref(), writer)?;
     times(&args.looking, &timings, report.as_ref());
     say!("{}: {}", args.output.display(), one_line(&compiled.plan, start.elapsed()));
     Ok(())

@@ -76,6 +76,9 @@ pub struct Args {
     /// Use generated matrix products only, not oneDNN
     #[arg(long)]
     no_library: bool,
+    /// Communicate in turn with computation, not beside it, to see what the latter brings
+    #[arg(long)]
+    no_overlap: bool,
     /// Of several processes: warn when others have waited so long for one, with what each is doing
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..))]
     stall_warning: u32,
@@ -133,6 +136,7 @@ impl Args {
             profile: self.profile,
             quiet: self.quiet,
             library: !self.no_library,
+            overlap: !self.no_overlap,
             ..TrainOptions::default()
         }
     }
@@ -301,14 +305,14 @@ fn compile(
     let watch = dir.clone().map(RemoveOnInterrupt::new);
     let compiled = Job::new(&config, &options, false)?.plan(&Observe::default())?.compiled;
     let (plan, kernels) = if let (Some(writer), Some(dir)) = (writer, &args.plan) {
-        write(&compiled, writer)?;
+        write(&compiled, options.cache().as_ref(), writer)?;
         let kept = plan_dir::read(dir)?;
         (kept.plan, kept.kernels)
     } else {
         let file = dir.unwrap_or_default().join("kernels.so");
         let generated = !compiled.texts.is_empty();
         if generated {
-            build_shared_object(&compiled.texts, compiled.plan.target.cpu, &file)?;
+            build_shared_object(&compiled.texts, compiled.plan.target.cpu, options.cache().as_ref(), &file)?;
         }
         (compiled.plan, generated.then_some(file))
     };

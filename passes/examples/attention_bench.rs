@@ -94,7 +94,7 @@ fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("k.so");
     let texts: Vec<_> = kernels.iter().map(|k| k.text.clone()).collect();
-    let report = build_shared_object(&texts, level, &out).unwrap_or_else(|e| panic!("{e}"));
+    let report = build_shared_object(&texts, level, None, &out).unwrap_or_else(|e| panic!("{e}"));
     println!("{level} {} seq {seq}; build {:.2?}", dtype.name(), report.total);
     if let Some(keep) = std::env::var_os("KEEP") {
         std::fs::copy(&out, keep).expect("a copy of the object");

@@ -121,7 +121,7 @@ fn main() {
             .collect();
         let out = std::env::temp_dir().join(format!("gemm-bench-{}.so", std::process::id()));
         let texts: Vec<_> = generated.iter().map(|g| g.text.clone()).collect();
-        let report = build_shared_object(&texts, level, &out).expect("built");
+        let report = build_shared_object(&texts, level, None, &out).expect("built");
         let slowest = report.kernels.iter().map(|k| k.lower + k.optimize + k.emit).max().unwrap_or_default();
         println!("{} kernels compiled in {:.0?}, the slowest in {slowest:.0?}", texts.len(), report.total);
         // SAFETY: the library was just built from the kernels above.

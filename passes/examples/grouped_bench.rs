@@ -95,7 +95,7 @@ fn main() {
     }
     let out = std::env::temp_dir().join(format!("grouped-bench-{}.so", std::process::id()));
     let texts: Vec<_> = kernels.iter().map(|k| k.2.text.clone()).collect();
-    build_shared_object(&texts, level, &out).expect("built");
+    build_shared_object(&texts, level, None, &out).expect("built");
     // SAFETY: the library was just built from the kernels above.
     let object = unsafe { libloading::Library::new(&out) }.expect("loads");
     let _ = std::fs::remove_file(&out);

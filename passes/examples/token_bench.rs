@@ -109,7 +109,7 @@ fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("k.so");
     let texts: Vec<_> = cases.iter().map(|(kernel, _, _)| kernel.text.clone()).collect();
-    build_shared_object(&texts, level, &out).unwrap_or_else(|e| panic!("{e}"));
+    build_shared_object(&texts, level, None, &out).unwrap_or_else(|e| panic!("{e}"));
     // SAFETY: the library was just built and has no initialisers.
     let library = unsafe { libloading::Library::new(&out) }.expect("the library");
     for (kernel, sizes, moved) in &cases {

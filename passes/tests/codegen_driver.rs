@@ -88,7 +88,7 @@ fn kernels_compute_at_every_level() {
     let folder = tempfile::tempdir().unwrap();
     for level in runnable() {
         let out = folder.path().join(format!("{level}.so"));
-        let report = build_shared_object(&[add(), rms_norm()], level, &out).unwrap();
+        let report = build_shared_object(&[add(), rms_norm()], level, None, &out).unwrap();
         eprintln!("{level}: {report:?}");
         assert_eq!(report.kernels.iter().map(|k| k.symbol.as_str()).collect::<Vec<_>>(), ["add", "norm"]);
         // SAFETY: the library is the one just built; it has no initialisers.
@@ -134,7 +134,7 @@ fn the_object_does_not_depend_on_timing() {
         .collect();
     let build = |name: &str| {
         let out = folder.path().join(name);
-        build_shared_object(&kernels, CpuLevel::Portable, &out).unwrap();
+        build_shared_object(&kernels, CpuLevel::Portable, None, &out).unwrap();
         std::fs::read(out).unwrap()
     };
     assert!(build("a.so") == build("b.so"));
@@ -144,7 +144,7 @@ fn the_object_does_not_depend_on_timing() {
 fn bad_kernels_are_refused_with_what_mlir_said() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("k.so");
-    let error = |kernel: KernelText| build_shared_object(&[kernel], CpuLevel::Portable, &out).unwrap_err();
+    let error = |kernel: KernelText| build_shared_object(&[kernel], CpuLevel::Portable, None, &out).unwrap_err();
 
     let text = error(KernelText { symbol: "k".into(), mlir: "func.func @k( {".into(), buffers: 0 });
     assert_eq!(text.code.id, "P0901");

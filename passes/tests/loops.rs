@@ -40,7 +40,7 @@ fn run_loops(l: &Loops, func: &Func, args: &[Tensor], workers: i64, level: CpuLe
     let dir = tempfile::tempdir().unwrap();
     let so = dir.path().join("k.so");
     let texts: Vec<_> = std::iter::once(l.main.clone()).chain(l.finish.iter().map(|f| f.0.clone())).collect();
-    build_shared_object(&texts, level, &so).unwrap();
+    build_shared_object(&texts, level, None, &so).unwrap();
     // SAFETY: the library was just built from kernels that have no initialisers.
     let lib = unsafe { libloading::Library::new(&so) }.unwrap();
     let call = |symbol: &str, bufs: &[*mut c_void], grid: i64, workers: i64| {

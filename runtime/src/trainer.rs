@@ -43,6 +43,8 @@ pub struct TrainOptions {
     pub quiet: bool,
     /// Use oneDNN if it is installed.
     pub library: bool,
+    /// Communicate beside computation where the plan says so.
+    pub overlap: bool,
     /// Write below this directory instead of the plan's `output_dir`.
     pub output_dir: Option<PathBuf>,
     /// Finish the step, save and stop when this becomes true; SIGINT and SIGTERM set it if `signals`.
@@ -62,6 +64,7 @@ impl Default for TrainOptions {
             profile: false,
             quiet: false,
             library: true,
+            overlap: true,
             output_dir: None,
             stop: Arc::default(),
             signals: true,
@@ -175,8 +178,13 @@ pub fn train_as(
     if let Some(dir) = &options.output_dir {
         plan.run.output_dir = dir.to_string_lossy().into_owned();
     }
-    let device =
-        DeviceOptions { threads: options.threads, kernels, library: options.library, profile: options.profile };
+    let device = DeviceOptions {
+        threads: options.threads,
+        kernels,
+        library: options.library,
+        overlap: options.overlap,
+        profile: options.profile,
+    };
     let (ranks, plan) = (plan.mesh.ranks(), Arc::new(plan));
     if engine.is_none() && ranks > MOST_RANKS {
         return Diagnostic::error(

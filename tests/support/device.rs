@@ -12,7 +12,7 @@ use athanor_passes::codegen::llvm::build_shared_object;
 use athanor_passes::compile::{OptLevel, pipeline};
 use athanor_passes::plan::{PlanOptions, build};
 
-use super::apply;
+use super::{apply, kernel_cache};
 
 /// How a module is compiled.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +44,8 @@ impl Compiled {
         let dir = tempfile::tempdir().unwrap();
         if !compiled.texts.is_empty() {
             let kernels = dir.path().join("kernels.so");
-            build_shared_object(&compiled.texts, how.level, &kernels).unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
+            build_shared_object(&compiled.texts, how.level, Some(&kernel_cache()), &kernels)
+                .unwrap_or_else(|e| panic!("{e}: {:?}", e.help));
         }
         Self { plan: Arc::new(compiled.plan), dir }
     }
@@ -58,7 +59,7 @@ impl Compiled {
     /// and `setup` has run.
     pub fn start(&self, threads: usize, library: bool, weights: &HashMap<String, Tensor>) -> Run {
         let kernels = Some(self.dir.path().join("kernels.so"));
-        let options = DeviceOptions { kernels, threads: Some(threads), library, profile: false };
+        let options = DeviceOptions { kernels, threads: Some(threads), library, ..DeviceOptions::default() };
         let device = CpuDevice::new(Arc::clone(&self.plan), 0, &options).unwrap_or_else(|e| panic!("{e}"));
         let mut run = Run { device };
         let is_weight = |b: &&Buffer| matches!(b.role, BufferRole::Weight { .. });

@@ -1,6 +1,6 @@
 //! Small models trained on meshes, to compare their numbers.
 
-use super::{apply, relative_error, tensors};
+use super::{apply, kernel_cache, relative_error, tensors};
 use athanor_backends::cpu::features;
 use athanor_frontend::config::load;
 use athanor_frontend::{model, run};
@@ -103,7 +103,8 @@ impl Compiled {
         let compiled = build(&module, &options).unwrap_or_else(|e| panic!("{e}"));
         let kernels = dir.path().join("kernels.so");
         if !compiled.texts.is_empty() {
-            build_shared_object(&compiled.texts, level, &kernels).unwrap_or_else(|e| panic!("{e}"));
+            build_shared_object(&compiled.texts, level, Some(&kernel_cache()), &kernels)
+                .unwrap_or_else(|e| panic!("{e}"));
         }
         Self { plan: compiled.plan, dir }
     }

@@ -15,11 +15,17 @@ use athanor_ir::lr::{LrSchedule, Shape};
 use athanor_ir::optimizer::{AdamWSpec, BiasCorrection, OptimizerSpec};
 use athanor_ir::run::RunSpec;
 use athanor_ir::{DType, Module, TensorType};
+use athanor_passes::codegen::cache::Cache;
 use athanor_passes::registry;
 
 /// A folder of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Kernels that tests have compiled before: many of their plans have the same.
+pub fn kernel_cache() -> Cache {
+    Cache::in_dir(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels"))
 }
 
 /// Every tensor of a safetensors file.

@@ -91,13 +91,15 @@ pub struct DeviceOptions {
     pub kernels: Option<PathBuf>,
     /// Use oneDNN for matrix products when it is installed.
     pub library: bool,
+    /// Communicate beside computation where the plan says so; otherwise in turn, which gives the same.
+    pub overlap: bool,
     /// Measure every step.
     pub profile: bool,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        Self { threads: None, kernels: None, library: true, profile: false }
+        Self { threads: None, kernels: None, library: true, overlap: true, profile: false }
     }
 }
 
@@ -153,6 +155,7 @@ pub struct CpuDevice {
     arenas: Arenas,
     pool: Pool,
     onednn: Option<OneDnn>,
+    overlap: bool,
     profile: Option<Profile>,
     groups: Groups,
     _library: Option<Library>,
@@ -219,7 +222,8 @@ impl CpuDevice {
         })?;
         let names = s.buffers.iter().enumerate().map(|(i, b)| (b.name.clone(), i)).collect();
         let profile = options.profile.then_some(profile);
-        Ok(Self { programs, plan, stage, names, arenas, pool, onednn, profile, groups, _library: library })
+        let overlap = options.overlap;
+        Ok(Self { programs, plan, stage, names, arenas, pool, onednn, overlap, profile, groups, _library: library })
     }
 
     /// The plan.

@@ -22,6 +22,7 @@ use melior::utility::{
     parse_pass_pipeline, register_all_dialects, register_all_llvm_translations, register_all_passes,
 };
 
+use super::cache::Cache;
 use super::{BAD_KERNEL, link, llvm_c};
 
 /// One kernel as MLIR text.
@@ -51,6 +52,14 @@ pub struct KernelTiming {
     pub bytes: usize,
 }
 
+impl KernelTiming {
+    /// That of a kernel that was compiled before.
+    fn none(kernel: &KernelText, object: &[u8]) -> Self {
+        let (symbol, zero) = (kernel.symbol.clone(), Duration::ZERO);
+        Self { symbol, lower: zero, optimize: zero, emit: zero, bytes: object.len() }
+    }
+}
+
 /// What a build took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildReport {
@@ -62,12 +71,17 @@ pub struct BuildReport {
     pub total: Duration,
 }
 
-/// Compiles `kernels` for `level` and links them into the shared object `out`.
+/// Compiles `kernels` for `level` and links them into the shared object `out`; those that `cache` has are not compiled again.
 ///
 /// Kernels are compiled on two threads, each with contexts of its own; the result does not depend on which thread
 /// compiled what. Duplicate symbols are refused. On an error nothing is written.
-pub fn build_shared_object(kernels: &[KernelText], level: CpuLevel, out: &Path) -> Result<BuildReport> {
-    build_with(kernels, Instructions::of(level), out)
+pub fn build_shared_object(
+    kernels: &[KernelText],
+    level: CpuLevel,
+    cache: Option<&Cache>,
+    out: &Path,
+) -> Result<BuildReport> {
+    build_with(kernels, Instructions::of(level), cache, out)
 }
 
 /// As [`build_shared_object`], with the instructions given rather than those of a level: what a level's kernels need beyond
@@ -75,7 +89,12 @@ pub fn build_shared_object(kernels: &[KernelText], level: CpuLevel, out: &Path) 
 ///
 /// # Errors
 /// [`BAD_KERNEL`]; among others when kernels need tiles and there are none.
-pub fn build_with(kernels: &[KernelText], instructions: Instructions, out: &Path) -> Result<BuildReport> {
+pub fn build_with(
+    kernels: &[KernelText],
+    instructions: Instructions,
+    cache: Option<&Cache>,
+    out: &Path,
+) -> Result<BuildReport> {
     let start = Instant::now();
     let mut names = std::collections::HashSet::new();
     for kernel in kernels {
@@ -83,7 +102,7 @@ pub fn build_with(kernels: &[KernelText], instructions: Instructions, out: &Path
             return Diagnostic::error(&BAD_KERNEL, format!("two kernels are called `{}`", kernel.symbol)).err();
         }
     }
-    let compiled = compile_all(kernels, instructions)?;
+    let compiled = compile_all(kernels, instructions, cache)?;
     let (timings, objects): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
     let link_start = Instant::now();
     link::link(&objects, out)?;
@@ -92,10 +111,22 @@ pub fn build_with(kernels: &[KernelText], instructions: Instructions, out: &Path
 
 type Compiled = Result<(KernelTiming, Vec<u8>)>;
 
-fn compile_all(kernels: &[KernelText], instructions: Instructions) -> Result<Vec<(KernelTiming, Vec<u8>)>> {
+fn compile_all(
+    kernels: &[KernelText],
+    instructions: Instructions,
+    cache: Option<&Cache>,
+) -> Result<Vec<(KernelTiming, Vec<u8>)>> {
+    let known = |k: &KernelText| {
+        cache.and_then(|c| c.get(k, instructions)).map(|object| (KernelTiming::none(k, &object), object))
+    };
+    let found: Vec<Option<(KernelTiming, Vec<u8>)>> = kernels.iter().map(known).collect();
+    let missing: Vec<usize> = (0..kernels.len()).filter(|i| found[*i].is_none()).collect();
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Compiled)>> = Mutex::new(Vec::with_capacity(kernels.len()));
+    let done: Mutex<Vec<(usize, Compiled)>> = Mutex::new(Vec::with_capacity(missing.len()));
     let work = || {
+        if missing.is_empty() {
+            return;
+        }
         let compiler = match Compiler::new(instructions) {
             Ok(compiler) => compiler,
             Err(e) => {
@@ -104,19 +135,22 @@ fn compile_all(kernels: &[KernelText], instructions: Instructions) -> Result<Vec
             }
         };
         loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(kernel) = kernels.get(i) else { return };
-            let result = compiler.compile(kernel);
+            let Some(i) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() else { return };
+            let result = compiler.compile(&kernels[i]);
+            if let (Some(cache), Ok((_, object))) = (cache, &result) {
+                cache.put(&kernels[i], instructions, object);
+            }
             done.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..kernels.len().min(2) {
+        for _ in 1..missing.len().min(2) {
             scope.spawn(work);
         }
         work();
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.extend(found.into_iter().enumerate().filter_map(|(i, known)| known.map(|k| (i, Ok(k)))));
     // In the order given, so that the object and the reported error do not depend on the threads' timing.
     done.sort_by_key(|(i, _)| *i);
     done.into_iter().map(|(_, result)| result).collect()

@@ -33,6 +33,7 @@ pub const POINTER_KIND: c_int = 12;
 unsafe extern "C" {
     fn mlirTranslateModuleToLLVMIR(module: *mut c_void, context: ContextRef) -> ModuleRef;
 
+    fn LLVMGetVersion(major: *mut c_uint, minor: *mut c_uint, patch: *mut c_uint);
     fn LLVMInitializeX86TargetInfo();
     fn LLVMInitializeX86Target();
     fn LLVMInitializeX86TargetMC();
@@ -128,6 +129,14 @@ unsafe extern "C" {
     fn LLVMRunPasses(module: ModuleRef, passes: *const c_char, machine: MachineRef, options: OptionsRef) -> ErrorRef;
     fn LLVMGetErrorMessage(error: ErrorRef) -> *mut c_char;
     fn LLVMDisposeErrorMessage(message: *mut c_char);
+}
+
+/// Major, minor and patch version of LLVM.
+pub fn version() -> [c_uint; 3] {
+    let [mut major, mut minor, mut patch] = [0; 3];
+    // SAFETY: it writes the three numbers.
+    unsafe { LLVMGetVersion(&raw mut major, &raw mut minor, &raw mut patch) };
+    [major, minor, patch]
 }
 
 /// Registers the x86 code generator once per process.

@@ -2,6 +2,7 @@
 
 pub mod assign;
 pub mod attention;
+pub mod cache;
 pub mod copy;
 pub mod cross_entropy;
 pub mod embed;

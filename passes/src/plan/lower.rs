@@ -191,8 +191,9 @@ fn gemm_kernel(
     (flops, bytes): (u64, u64),
 ) -> Result<usize> {
     let name = format!("gemm {}x{}x{} {}", spec.m, spec.n, spec.k, spec.a.dtype);
-    let generated = kernels.get(format!("generated {spec:?}"), |table| {
-        let symbol = table.symbol("gemm");
+    let key = format!("generated {spec:?}");
+    let symbol = KernelTable::symbol("gemm", &key);
+    let generated = kernels.get(key, |_| {
         let g = gemm::generate(&spec, options.level, &symbol)?;
         let kind = KernelKind::Generated { symbol, grid: g.grid };
         let kernel = Kernel { name: format!("{name} generated"), kind, flops, bytes };
@@ -295,8 +296,8 @@ pub(super) fn generated(
     make: impl FnOnce(&str) -> Generated,
 ) -> Result<usize> {
     let (flops, bytes) = (site.flops, site.bytes);
-    kernels.get(key, |table| {
-        let symbol = table.symbol(stem);
+    let symbol = KernelTable::symbol(stem, &key);
+    kernels.get(key, |_| {
         let g = make(&symbol);
         let kernel =
             Kernel { name: stem.to_owned(), kind: KernelKind::Generated { symbol, grid: g.grid }, flops, bytes };
@@ -382,7 +383,9 @@ fn group(
         func.types,
         func.results
     );
-    let symbol = kernels.symbol(&func.name);
+    // Groups are numbered within a module.
+    let stem = func.name.splitn(3, '_').last().unwrap_or_default();
+    let symbol = KernelTable::symbol(stem, &key);
     let Some(l) = loops::generate(func, &ties, options.threads, options.level, &symbol) else { return Ok(false) };
     let (flops, bytes) = (site.flops, site.bytes);
     let main = kernels.get(key.clone(), |_| {

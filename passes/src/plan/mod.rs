@@ -98,9 +98,9 @@ impl KernelTable {
         self.scratch[i]
     }
 
-    /// A symbol for the next kernel.
-    pub(crate) fn symbol(&self, stem: &str) -> String {
-        format!("{stem}_{}", self.kernels.len())
+    /// The symbol of the kernel for `key`, the same in every plan.
+    pub(crate) fn symbol(stem: &str, key: &str) -> String {
+        format!("{stem}_{}", &blake3::hash(key.as_bytes()).to_hex()[..16])
     }
 }
 

@@ -156,7 +156,7 @@ pub struct Library {
 
 impl Library {
     pub fn build(kernels: &[Generated], level: CpuLevel) -> Self {
-        Self::build_of(kernels, |texts, out| build_shared_object(texts, level, out))
+        Self::build_of(kernels, |texts, out| build_shared_object(texts, level, None, out))
     }
 
     fn build_of(kernels: &[Generated], build: impl Fn(&[KernelText], &Path) -> Result<BuildReport>) -> Self {
@@ -187,7 +187,7 @@ impl Library {
             tiles::emulate();
         }
         let vectors = here.last().copied().unwrap_or(CpuLevel::Portable);
-        Self::build_of(kernels, |texts, out| build_with(texts, Instructions { vectors, tiles }, out))
+        Self::build_of(kernels, |texts, out| build_with(texts, Instructions { vectors, tiles }, None, out))
     }
 
     /// Runs the grid split into `workers` uneven parts, last part first, each with its own scratch.

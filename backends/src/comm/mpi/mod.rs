@@ -8,6 +8,7 @@
 
 mod alarm;
 mod exchange;
+mod farewell;
 mod group;
 mod keeper;
 mod library;

@@ -30,7 +30,7 @@ const LAST: i32 = 32767;
 /// may still be on its way.
 const LOOK: Duration = Duration::from_millis(50);
 /// Time for the last words of a rank that fails, and for taking back what nobody will receive.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How a rank has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,11 +64,11 @@ pub(super) struct Inner {
     /// Who has failed, and who tells.
     pub verdict: Verdict,
     /// Waits for the words of the next rank that leaves.
-    notice: Option<Note>,
+    pub notice: Option<Note>,
     /// Next free tag.
     tag: i32,
     /// A call has failed for more than its arguments.
-    broken: bool,
+    pub broken: bool,
 }
 
 /// All ranks, as this one sees them. Dropping it is leaving.
@@ -314,70 +314,5 @@ pub(super) fn pause(idle: Duration) {
         std::thread::yield_now();
     } else {
         std::thread::sleep((idle / 8).min(Duration::from_millis(1)));
-    }
-}
-
-/// The end: own words on their way, and those of the others to come.
-struct Farewell {
-    notes: Vec<Note>,
-    absent: Vec<usize>,
-}
-
-impl Work for Farewell {
-    fn step(&mut self, inner: &mut Inner) -> Result<Step> {
-        inner.hear()?;
-        // A rank that is gone cannot be told.
-        let before = (self.notes.len(), self.absent.len());
-        self.notes.retain_mut(|n| matches!(n.over(&*inner.mpi), Ok(false)));
-        self.absent.retain(|r| inner.left[*r].is_none());
-        Ok(match (self.notes.len(), self.absent.len()) {
-            (_, 0) => Step::Done,
-            now if now == before => Step::Stuck,
-            _ => Step::Moved,
-        })
-    }
-
-    fn absent(&self) -> Vec<usize> {
-        self.absent.clone()
-    }
-
-    fn what(&self) -> String {
-        "the end of the run".into()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let mut inner = self.lock();
-        if inner.verdict.is_out() {
-            return inner.verdict.linger();
-        }
-        let how = match (std::thread::panicking(), inner.broken) {
-            (true, _) => Left::Panicked,
-            (_, true) => Left::Failed,
-            _ => Left::Ended,
-        };
-        let mut notes = inner.take_leave(self.rank, how, 0);
-        if how == Left::Ended {
-            drop(inner);
-            let absent = (0..self.size).filter(|r| *r != self.rank).collect();
-            let told = self.wait(&mut Farewell { notes, absent }).is_ok();
-            inner = self.lock();
-            inner.left[self.rank] = Some(how);
-            // The library's own end waits for all ranks, without a limit.
-            if told && inner.left.iter().all(|l| *l == Some(Left::Ended)) {
-                let Inner { mpi, notice, reports, .. } = &mut *inner;
-                for note in [notice.take(), reports.close()].into_iter().flatten() {
-                    note.take_back(&**mpi);
-                }
-                mpi.finalize();
-            }
-        } else {
-            let start = Instant::now();
-            while start.elapsed() < LAST_WORDS && !notes.is_empty() {
-                notes.retain_mut(|n| matches!(n.over(&*inner.mpi), Ok(false)));
-                pause(start.elapsed());
-            }
-        }
     }
 }

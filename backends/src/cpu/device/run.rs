@@ -47,7 +47,7 @@ impl CpuDevice {
             _ => Ok(()),
         };
         std::thread::scope(|scope| {
-            let apart = steps.iter().any(|s| s.stream == Stream::Communication);
+            let apart = self.overlap && steps.iter().any(|s| s.stream == Stream::Communication);
             let mut beside = apart.then(|| Beside::start(scope, &progress, communicate)).flatten();
             for (i, s) in steps.iter().enumerate() {
                 if let (Some(beside), Stream::Compute, Some(after)) = (&beside, s.stream, s.after) {
