@@ -11,6 +11,8 @@ use std::fmt::Write as _;
 pub struct PipelineSummary {
     schedule: &'static str,
     micro_batches: usize,
+    /// Parts in which each sequence comes through.
+    slices: usize,
     /// Forward pass, gradients of activations and of weights of a chunk take a unit each.
     units: u64,
     bubble_units: u64,
@@ -29,6 +31,8 @@ struct StageMemory {
     slot: usize,
     /// Micro-batches in flight.
     slots: usize,
+    /// Keys and values that slices share, and their gradients.
+    caches: usize,
     /// Inputs, tables, and what lives within programs.
     buffers: usize,
     arena: usize,
@@ -50,6 +54,7 @@ impl PipelineSummary {
         Some(Self {
             schedule: pipeline.schedule.name(),
             micro_batches: plan.run.accumulation,
+            slices: pipeline.slices,
             units: time.makespan,
             bubble_units: time.bubble,
             stages: plan.stages.iter().enumerate().map(stage).collect(),
@@ -58,8 +63,9 @@ impl PipelineSummary {
 
     /// The order of work and its bubble.
     pub fn line(&self) -> String {
+        let slices = if self.slices > 1 { format!(" in {} slices each", self.slices) } else { String::new() };
         format!(
-            "{} over {}, {}, bubble {} of {} units ({:.1} %)",
+            "{} over {}, {}{slices}, bubble {} of {} units ({:.1} %)",
             self.schedule,
             count(self.stages.len() as u64, "stage"),
             count(self.micro_batches as u64, "micro-batch").replace("batchs", "batches"),
@@ -77,12 +83,17 @@ impl PipelineSummary {
             vec!["stage", "layers", "weights", "gradients", "optimizer", "in flight", "", "buffers", "arena"];
         let swaps = self.stages.iter().any(|s| s.host > 0);
         head.extend(swaps.then_some("host"));
+        let caches = self.slices > 1;
+        if caches {
+            head.insert(7, "caches");
+        }
         let row = |(i, s): (usize, &StageMemory)| {
             let layers: Vec<String> = s.layers.iter().map(usize::to_string).collect();
             let size = |n: usize| bytes(n as u64);
             let mut cells = vec![i.to_string(), layers.join(" + ")];
             cells.extend([s.weights, s.gradients, s.optimizer, s.slot * s.slots].map(size));
             cells.push(format!("{} × {}", s.slots, size(s.slot)));
+            cells.extend(caches.then(|| size(s.caches)));
             cells.extend([s.buffers, s.arena].map(size));
             cells.extend(swaps.then(|| size(s.host)));
             cells
@@ -106,7 +117,8 @@ fn memory(stage: &Stage, layers: Vec<usize>) -> StageMemory {
     let weights = sum(|r| matches!(r, BufferRole::Weight { .. }));
     let (gradients, optimizer) = (sum(|r| *r == BufferRole::Grad), sum(|r| *r == BufferRole::Moment));
     let (slots, slot) = stage.pipeline.as_ref().map_or((0, 0), |p| (p.slots, p.slot_bytes));
-    let known = weights + gradients + optimizer + slots.saturating_mul(slot);
+    let caches = stage.pipeline.as_ref().map_or(0, |p| p.caches.saturating_mul(p.cache_bytes));
+    let known = weights + gradients + optimizer + slots.saturating_mul(slot) + caches;
     let (arena, buffers) = (stage.arena_bytes, stage.arena_bytes.saturating_sub(known));
-    StageMemory { layers, weights, gradients, optimizer, slot, slots, buffers, arena, host: stage.host_bytes }
+    StageMemory { layers, weights, gradients, optimizer, slot, slots, caches, buffers, arena, host: stage.host_bytes }
 }

@@ -53,7 +53,7 @@ fn arguments(module: &Module, weights: &HashMap<String, Tensor>) -> HashMap<Stri
             (Role::Moment | Role::Grad, name) if name.starts_with("adam_v") => {
                 Tensor::new(ty.clone(), &u.iter().map(|x| 1e-4 * x * x).collect::<Vec<_>>())
             }
-            (Role::Moment | Role::Grad | Role::Handed, _) => {
+            (Role::Moment | Role::Grad | Role::Handed | Role::Cache, _) => {
                 Tensor::new(ty.clone(), &u.iter().map(|x| 0.01 * x).collect::<Vec<_>>())
             }
             (Role::Input, "loss_mask") => {

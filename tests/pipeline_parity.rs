@@ -127,6 +127,57 @@ fn experts_on_stages_follow_one_device() {
     }
 }
 
+/// Sequences of 32 tokens in `n` slices.
+fn slices(n: &str) -> [(&str, &str); 2] {
+    [scheduler("seqpipe"), ("parallel_config.seq_split_num", n)]
+}
+
+#[test]
+fn slices_of_sequences_follow_one_device() {
+    for opt in [OptLevel::O0, OptLevel::O1] {
+        parity(opt, [2, 1, 1], &[&slices("2"), &slices("4")], &[]);
+    }
+    parity(OptLevel::O1, [4, 1, 1], &[&slices("2"), &slices("4")], &[]);
+}
+
+#[test]
+fn slices_beside_replicas_and_tensor_parallel_ranks_follow_one_device() {
+    let per_token = ("model.model_config.calculate_per_token_loss", "True");
+    let scale = ("runner_wrapper.scale_sense", "1024.0");
+    parity(OptLevel::O0, [2, 2, 1], &[&slices("2")], &[per_token, scale]);
+    let cut = ("parallel_config.use_seq_parallel", "True");
+    parity(OptLevel::O1, [2, 1, 2], &[&slices("2"), &[&slices("4")[..], &[cut]].concat()], &[]);
+    parity(OptLevel::O0, [2, 2, 1], &[&slices("4")], &[("model.model_config.tie_word_embeddings", "True")]);
+}
+
+#[test]
+fn layers_of_slices_that_are_computed_again_keep_their_bits() {
+    let kept = parity(OptLevel::O1, [2, 1, 1], &[&slices("4")], &[]);
+    let again = parity(OptLevel::O1, [2, 1, 1], &[&slices("4")], &[("recompute_config.recompute", "True")]);
+    assert_eq!(bits(&kept[0]), bits(&again[0]));
+}
+
+/// The balance loss is made of the loads of whole sequences, the further token's layer looks at the keys of all slices.
+#[test]
+fn experts_and_further_tokens_of_slices_follow_one_device() {
+    let further = ("model.model_config.mtp_num_layers", "1");
+    let deepseek = [&DEEPSEEK[..], &[("load_checkpoint", ""), further]].concat();
+    for (opt, mesh, n) in [(OptLevel::O0, [2, 2, 1], "2"), (OptLevel::O1, [2, 1, 1], "4")] {
+        parity(opt, mesh, &[&slices(n)], &deepseek);
+    }
+}
+
+/// A stage keeps values of fewer tokens, and keys and values of all.
+#[test]
+fn slices_need_less_memory_than_whole_sequences() {
+    let arenas = |changes: Changes<'_>| -> Vec<usize> {
+        let plan = compile([4, 1, 1], OptLevel::O1, changes).plan;
+        plan.stages.iter().map(|s| s.arena_bytes).collect()
+    };
+    let (whole, cut) = (arenas(ONE), arenas(&slices("4")));
+    assert!(whole.iter().zip(&cut).all(|(whole, cut)| cut < whole), "{cut:?} against {whole:?}");
+}
+
 const SAVES: (&str, &str) = ("callbacks", "[{type: CheckpointMonitor, save_checkpoint_steps: 2}]");
 
 #[test]

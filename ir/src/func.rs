@@ -74,6 +74,9 @@ pub enum Role {
     Grad,
     /// What the position before in a pipeline hands on; it lies in the slot of its micro-batch.
     Handed,
+    /// What the slices of a micro-batch's sequences share in a stage of a pipeline: keys and values so far, sums of their
+    /// gradients. A result of the same name replaces it, and the next slice finds it.
+    Cache,
     /// What a router adds to scores when it chooses, f32 `[e]`: zero at first, saved and loaded like a weight, and moved by
     /// a rule instead of a gradient: `update` adds rate·sign(mean(load) − load). (arXiv 2408.15664.)
     ExpertBias {
@@ -104,8 +107,8 @@ pub struct Param {
 /// A function result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FuncResult {
-    /// Name, unique among results. A result with the name of a [`Role::Weight`], [`Role::Moment`] or [`Role::Grad`]
-    /// parameter of any function replaces that state in place.
+    /// Name, unique among results. A result with the name of a [`Role::Weight`], [`Role::Moment`], [`Role::Grad`]
+    /// or [`Role::Cache`] parameter of any function replaces that state in place.
     pub name: String,
     /// The value returned.
     pub value: ValueId,

@@ -38,6 +38,8 @@ pub fn arity(op: &Op) -> Option<std::ops::RangeInclusive<usize>> {
         Op::Unary(_) | Op::Cast | Op::Reshape | Op::Transpose { .. } | Op::Broadcast { .. } => 1..=1,
         Op::Slice { .. } | Op::Reduce { .. } | Op::Collective(_) => 1..=1,
         Op::ToHost | Op::FromHost => 1..=1,
+        Op::OwnSlice { .. } | Op::Await => 2..=2,
+        Op::KeepSlice { .. } | Op::SumSlices { .. } => 3..=3,
         Op::Binary(_) | Op::Embed | Op::EmbedGrad { .. } | Op::RmsNorm { .. } => 2..=2,
         Op::CrossEntropy | Op::PartEntropy => 2..=2,
         Op::Einsum { .. } => 2..=3,
@@ -87,6 +89,7 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             return undetermined();
         }
         Op::Handover { last: true } | Op::ToHost | Op::FromHost => ins.to_vec(),
+        Op::Await => vec![ins[0].clone()],
         Op::Unary(u) => {
             let int_ok = matches!(u, Unary::Neg | Unary::Square | Unary::Sign);
             want(int_ok || ins[0].dtype.is_float(), || format!("wants a float operand, got {}", ins[0]))?;
@@ -112,6 +115,7 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             t.dims[*dim] = *len;
             vec![t]
         }
+        Op::KeepSlice { .. } | Op::OwnSlice { .. } | Op::SumSlices { .. } => vec![slices(op, ins)?],
         Op::Concat { dim } => {
             want(*dim < ins[0].rank(), || format!("{} has no dim {dim}", ins[0]))?;
             let mut t = ins[0].clone();
@@ -235,6 +239,34 @@ pub fn infer(op: &Op, ins: &[TensorType]) -> Result<Vec<TensorType>, InferError>
             vec![ins[0].clone(), ins[2].clone(), ins[3].clone()]
         }
     })
+}
+
+/// Type of what an op of slices of a sequence gives.
+fn slices(op: &Op, ins: &[TensorType]) -> Result<TensorType, InferError> {
+    let (whole, first) = (&ins[0], &ins[ins.len() - 1]);
+    want(*first == TensorType::scalar(DType::I32), || format!("where the slice begins wants to be i32, not {first}"))?;
+    let part = |dim: usize, len: usize| {
+        want(whole.dims.get(dim).is_some_and(|n| (1..=*n).contains(&len)), || {
+            format!("{whole} has no slices of {len} in dim {dim}")
+        })?;
+        let mut part = whole.clone();
+        part.dims[dim] = len;
+        Ok(part)
+    };
+    match op {
+        Op::OwnSlice { dim, len } => part(*dim, *len),
+        Op::KeepSlice { dim } => {
+            equal("the part and a slice", &part(*dim, ins[1].dims.get(*dim).copied().unwrap_or(0))?, &ins[1])?;
+            Ok(whole.clone())
+        }
+        _ => {
+            let fits = whole.dims == ins[1].dims && whole.dtype.is_float() && ins[1].dtype.is_float();
+            want(fits && whole.dtype.bytes() >= ins[1].dtype.bytes(), || {
+                format!("a sum of type {whole} cannot take in {}", ins[1])
+            })?;
+            Ok(whole.clone())
+        }
+    }
 }
 
 impl DType {

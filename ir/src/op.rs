@@ -278,6 +278,28 @@ pub enum Op {
         /// Whether this is the last position.
         last: bool,
     },
+    /// (kept […, t, …], part […, s, …], first i32) → `kept` with `part` at −`first` of `dim`, and zeros behind it: what slices of
+    /// a sequence have so far. Inserted by `slice-sequences`, as what follows is.
+    KeepSlice {
+        /// The sequence.
+        dim: usize,
+    },
+    /// (x, first i32) → `len` elements of `dim` from −`first`: the part of a slice.
+    OwnSlice {
+        /// The sequence.
+        dim: usize,
+        /// Number of indices kept.
+        len: usize,
+    },
+    /// (sum, x, first i32) → sum + x, or x alone in the slice that begins at `begin`: the sum over slices so far, in the type of
+    /// `sum`, which is as wide as that of x or wider.
+    SumSlices {
+        /// Where the slice begins whose x comes first.
+        begin: usize,
+    },
+    /// (x, y) → x, read no sooner than y is there: what slices that come through later have left there by then. Inserted by
+    /// `split-stages`.
+    Await,
     /// (x) → x in the host's memory, where nothing but `from_host` reads it. Inserted by `offload`.
     ToHost,
     /// (x on the host) → x in the device's memory. Inserted by `offload`.
@@ -353,6 +375,10 @@ impl Op {
             Self::AdamW { .. } => "adam_w",
             Self::Collective(c) => c.name(),
             Self::Handover { .. } => "handover",
+            Self::KeepSlice { .. } => "keep_slice",
+            Self::OwnSlice { .. } => "own_slice",
+            Self::SumSlices { .. } => "sum_slices",
+            Self::Await => "await",
             Self::ToHost => "to_host",
             Self::FromHost => "from_host",
             Self::Repeat { .. } => "repeat",

@@ -123,9 +123,27 @@ pub struct Pipeline {
     pub schedule: Kind,
     /// Layers by chunk and stage.
     pub layers: Vec<Vec<usize>>,
+    /// Slices that each sequence is cut into, which come through one after the other.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub slices: usize,
+}
+
+const fn whole() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_whole(slices: &usize) -> bool {
+    *slices == 1
 }
 
 impl Pipeline {
+    /// Micro-batch and slice of the unit that a task is of.
+    pub fn unit(&self, task: Task) -> (usize, usize) {
+        let slices = self.slices.max(1);
+        (task.micro / slices, task.micro % slices)
+    }
+
     /// Number of stages.
     pub fn stages(&self) -> usize {
         self.layers.first().map_or(0, Vec::len)
@@ -160,6 +178,9 @@ impl Pipeline {
         self.layers.iter().flatten().sum()
     }
 }
+
+/// Name of the input that says where a slice is: where the first token of a sequence is, counted from the first of the slice.
+pub const FIRST: &str = "slice.first";
 
 /// What a stage does next in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,9 +303,9 @@ mod tests {
 
     #[test]
     fn layers_follow_the_shape() {
-        let even = Pipeline { schedule: Kind::Interleaved, layers: vec![vec![2, 1], vec![1, 1]] };
+        let even = Pipeline { schedule: Kind::Interleaved, layers: vec![vec![2, 1], vec![1, 1]], slices: 1 };
         assert_eq!((0..6).map(|l| even.position_of(l)).collect::<Vec<_>>(), [0, 0, 1, 2, 3, 3]);
-        let v = Pipeline { schedule: Kind::ZeroBubbleV, layers: vec![vec![1, 1], vec![0, 2]] };
+        let v = Pipeline { schedule: Kind::ZeroBubbleV, layers: vec![vec![1, 1], vec![0, 2]], slices: 1 };
         // Stage 1 has positions 1 and 2, stage 0 the first and the last.
         assert_eq!((0..5).map(|l| v.position_of(l)).collect::<Vec<_>>(), [0, 1, 2, 2, 3]);
         assert_eq!(v.schedule.shape().at(2, 2), (1, 1));

@@ -52,6 +52,11 @@ pub enum BufferRole {
         /// Bytes of a slot.
         stride: usize,
     },
+    /// What the slices of a micro-batch share: of micro-batch m it is `(m mod caches) · stride` bytes behind its offset.
+    Cache {
+        /// Bytes of the caches of a micro-batch.
+        stride: usize,
+    },
 }
 
 impl From<&Role> for BufferRole {
@@ -64,6 +69,8 @@ impl From<&Role> for BufferRole {
             Role::Grad => Self::Grad,
             // Places of such values are slots, whose size is not known before all values are.
             Role::Handed => Self::Activation,
+            // How far those of micro-batches are apart is known when all are.
+            Role::Cache => Self::Cache { stride: 0 },
             Role::ExpertBias { .. } => Self::Weight { init: Init::Constant { value: 0.0 } },
         }
     }
@@ -293,6 +300,15 @@ pub struct StagePipeline {
     /// Size of a slot's part on the host.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub host_slot_bytes: usize,
+    /// Micro-batches whose slices may be under way.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub caches: usize,
+    /// Offset of the caches of the first of them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub caches_at: usize,
+    /// Bytes of the caches of one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_bytes: usize,
     /// By chunk.
     pub chunks: Vec<Chunk>,
     /// In order.
@@ -324,6 +340,11 @@ fn is_zero(n: &usize) -> bool {
 }
 
 impl StagePipeline {
+    /// Which caches micro-batch `micro` has.
+    pub fn cache(&self, micro: usize) -> usize {
+        micro.checked_rem(self.caches).unwrap_or(0)
+    }
+
     /// Offset of the first slot and size of a slot in `memory`.
     pub fn slots_in(&self, memory: Memory) -> (usize, usize) {
         match memory {

@@ -112,6 +112,17 @@ impl Op {
                 s.whole.push(s.results[0][*dim]);
                 s
             }
+            Self::KeepSlice { dim } | Self::OwnSlice { dim, .. } => {
+                let mut s = same(ins.len());
+                s.operands[ins.len() - 1].clear();
+                s.whole.push(s.results[0][*dim]);
+                s
+            }
+            Self::SumSlices { .. } => {
+                let mut s = same(3);
+                s.operands[2].clear();
+                s
+            }
             Self::Concat { dim } => {
                 let mut s = same(ins.len());
                 s.whole.push(s.results[0][*dim]);
@@ -197,6 +208,12 @@ impl Op {
                 results: vec![vec![]],
                 whole: vec![],
             },
+            // It comes after values were cut, too.
+            Self::Await => {
+                let (x, y) = (letters(ins[0].rank()), letters(ins[0].rank() + ins[1].rank()));
+                let other = y[x.len()..].to_vec();
+                Signature { operands: vec![x.clone(), other], results: vec![x], whole: y }
+            }
             // Of values that are whole or cut alike: it comes after values were cut.
             Self::Handover { .. } => Signature {
                 operands: ins.iter().map(|t| letters(t.rank())).collect(),
@@ -238,6 +255,7 @@ impl Op {
             Self::GroupedEinsum { spec } => experts::grouped_flops(spec, ins),
             Self::Combine | Self::CombineDot => product(&[2, elements(&ins[1]), ins[0].dims[1] as u64]),
             Self::Reshape | Self::Broadcast { .. } | Self::Slice { .. } | Self::Concat { .. } | Self::Cast => 0,
+            Self::KeepSlice { .. } | Self::OwnSlice { .. } | Self::Await => 0,
             Self::Constant { .. }
             | Self::Transpose { .. }
             | Self::Embed
@@ -253,7 +271,7 @@ impl Op {
     /// Bytes read and written by one execution when nothing is cached.
     pub fn bytes(&self, ins: &[TensorType], outs: &[TensorType]) -> u64 {
         match self {
-            Self::Reshape => 0,
+            Self::Reshape | Self::Await => 0,
             _ => ins.iter().chain(outs).map(|t| t.bytes() as u64).fold(0, u64::saturating_add),
         }
     }

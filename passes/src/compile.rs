@@ -30,6 +30,9 @@ pub fn pipeline(
     if train && module.func("micro").is_none() {
         passes.extend(["autodiff".into(), "optimizer".into()]);
     }
+    if module.mesh.size("pp") > 1 && module.run.pipeline.as_ref().is_some_and(|p| p.slices > 1) {
+        passes.push("slice-sequences".into());
+    }
     if module.mesh.ranks() > 1 {
         passes.push("partition".into());
     }

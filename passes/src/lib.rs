@@ -24,6 +24,7 @@ pub mod recompute;
 pub mod registry;
 pub mod schedule;
 pub mod simplify;
+pub mod slices;
 pub mod split_stages;
 
 pub use observe::{Observe, Select, Timings};
@@ -52,6 +53,7 @@ pub const CODES: &[&Code] = &[
     &partition::CANNOT_CUT,
     &partition::PARTIAL,
     &split_stages::CANNOT_SPLIT,
+    &slices::CANNOT_SLICE,
     &prove::UNMATCHED,
     &prove::HAZARD,
     &recompute::TOO_LARGE,

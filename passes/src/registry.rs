@@ -3,7 +3,8 @@
 use crate::options::{Options, Spec};
 use crate::pass::Pass;
 use crate::{
-    autodiff, bucket, dce, fuse, offload, optimizer, overlap, partition, pipeline, recompute, simplify, split_stages,
+    autodiff, bucket, dce, fuse, offload, optimizer, overlap, partition, pipeline, recompute, simplify, slices,
+    split_stages,
 };
 use athanor_ir::{Code, Diagnostic, Result};
 
@@ -12,6 +13,7 @@ pub const PASSES: &[&Entry] = &[
     &simplify::ENTRY,
     &autodiff::ENTRY,
     &optimizer::ENTRY,
+    &slices::ENTRY,
     &partition::ENTRY,
     &split_stages::ENTRY,
     &bucket::ENTRY,

@@ -9,6 +9,7 @@ use crate::source::{Batch, BatchSource};
 use crate::team::{Gathered, Team};
 use athanor_backends::comm::Engine;
 use athanor_backends::cpu::device::{CpuDevice, DeviceOptions};
+use athanor_ir::pipeline::FIRST;
 use athanor_ir::plan::{Buffer, BufferRole, CPU, Plan};
 use athanor_ir::run::RunSpec;
 use athanor_ir::sharding::{Sharding, Slice};
@@ -57,7 +58,7 @@ pub struct Executor {
     pipeline: Option<Runner>,
 }
 
-fn not_trainable<T>(text: String) -> Result<T> {
+pub(crate) fn not_trainable<T>(text: String) -> Result<T> {
     Diagnostic::error(&NOT_TRAINABLE, text).help("compile the configuration for training with this version").err()
 }
 
@@ -356,6 +357,8 @@ fn find_inputs(device: &CpuDevice, rank: usize) -> Result<Inputs> {
             "labels" => (&mut found.labels, DType::I32),
             "loss_mask" => (&mut found.loss_mask, DType::F32),
             "position_ids" => (&mut found.position_ids, DType::I32),
+            // Whoever runs a slice says which it is.
+            FIRST if b.dtype == DType::I32 && elements == 1 => continue,
             other if scalars.iter().any(|s| s == other) => {
                 if elements != 1 || !b.dtype.is_float() {
                     return not_trainable(format!("input `{}` is {} {:?}, not a scalar", b.name, b.dtype, b.dims));

@@ -1,13 +1,13 @@
 //! The micro-batches of a pipeline's stage: programs, and messages between ranks of neighbouring stages.
 
-use crate::executor::{Inputs, counted, loss_name};
+use crate::executor::{Inputs, counted, loss_name, not_trainable};
 use crate::parts::{Gather, loads_of, losses_of};
 use crate::source::{Batch, BatchSource};
 use athanor_backends::comm::{Communicator, Engine, Place};
-use athanor_backends::cpu::device::CpuDevice;
+use athanor_backends::cpu::device::{At, CpuDevice};
 use athanor_ir::op::ReduceKind;
-use athanor_ir::pipeline::{Act, Part, Task};
-use athanor_ir::plan::{Buffer, Chunk, Plan};
+use athanor_ir::pipeline::{Act, FIRST, Part, Pipeline, Task};
+use athanor_ir::plan::{Buffer, Plan, StagePipeline};
 use athanor_ir::recompute::number_of_layer;
 use athanor_ir::{DType, Result};
 use std::collections::HashMap;
@@ -19,7 +19,10 @@ pub(crate) struct Runner {
     /// One rank of each stage, in their order.
     group: Box<dyn Communicator>,
     acts: Arc<[Act]>,
-    chunks: Vec<Chunk>,
+    pipeline: Pipeline,
+    stage: StagePipeline,
+    /// Tokens of a slice.
+    tokens: usize,
     /// Losses that any stage knows of, by name.
     losses: Vec<String>,
     /// Layer of each count of experts' tokens, by stage.
@@ -49,11 +52,12 @@ impl Runner {
     /// What the engine reports.
     pub(crate) fn new(engine: &dyn Engine, plan: &Plan, stage: usize) -> Result<Self> {
         let group = engine.group(&plan.mesh.group(&["pp"], engine.rank()))?;
-        let (acts, chunks): (Arc<[Act]>, _) = plan.stages[stage]
-            .pipeline
-            .as_ref()
-            .map(|p| (p.acts.as_slice().into(), p.chunks.clone()))
-            .unwrap_or_default();
+        let (Some(pipeline), Some(stage)) = (&plan.run.pipeline, &plan.stages[stage].pipeline) else {
+            return not_trainable("the plan has stages and no pipeline".into());
+        };
+        let (pipeline, stage) = (pipeline.clone(), stage.clone());
+        let acts: Arc<[Act]> = stage.acts.as_slice().into();
+        let tokens = plan.run.seq_length / pipeline.slices.max(1);
         let (losses, loss) = (losses_of(plan), loss_name(&plan.run));
         let of_stage = |s| loads_of(s).iter().map(|(name, _)| number_of_layer(name).unwrap_or(usize::MAX)).collect();
         let layers = plan.stages.iter().map(of_stage).collect();
@@ -61,12 +65,12 @@ impl Runner {
         let mut last = vec![0; micro_batches];
         for (i, act) in acts.iter().enumerate() {
             if let Act::Run { task, .. } = act
-                && let Some(last) = last.get_mut(task.micro)
+                && let Some(last) = last.get_mut(pipeline.unit(*task).0)
             {
                 *last = i;
             }
         }
-        Ok(Self { group, acts, chunks, losses, layers, loss, micro_batches, batches, last, reads })
+        Ok(Self { group, acts, pipeline, stage, tokens, losses, layers, loss, micro_batches, batches, last, reads })
     }
 
     /// Runs the micro-batches of a step: the sum of their losses and the tokens that count, known to all stages.
@@ -87,22 +91,30 @@ impl Runner {
             match *act {
                 Act::Run { task, slot } => {
                     let program = task.part.program(task.chunk);
+                    let (micro, slice) = self.pipeline.unit(task);
                     let reads = self.reads.get(&program).copied().unwrap_or_else(|| reads(device, inputs, &program));
                     self.reads.insert(program.clone(), reads);
                     if reads {
-                        inputs.feed(device, self.batch(step, task.micro, source)?)?;
+                        inputs.feed(device, self.batch(step, micro, source)?)?;
                     }
-                    device.run_in_slot(&program, slot)?;
+                    if let Some(first) = device.buffer(FIRST) {
+                        let at = -((slice * self.tokens) as i32);
+                        device.bytes_mut(first).copy_from_slice(&at.to_ne_bytes());
+                    }
+                    device.run_at(&program, At { slot, cache: self.stage.cache(micro) })?;
                     gather.add(device, (&program, slot), self.micro_batches);
                     if let Some(loss) = device.scalar_in_slot(&program, self.loss, slot) {
                         sum += loss;
-                        tokens += match device.scalar_in_slot(&program, "token_count", slot) {
-                            Some(count) => count,
-                            None => counted(self.batch(step, task.micro, source)?),
-                        };
+                        // Tokens are those of the whole sequence, whatever slice it is.
+                        if slice == 0 {
+                            tokens += match device.scalar_in_slot(&program, "token_count", slot) {
+                                Some(count) => count,
+                                None => counted(self.batch(step, micro, source)?),
+                            };
+                        }
                     }
-                    if self.last.get(task.micro) == Some(&i) {
-                        self.batches.remove(&task.micro);
+                    if self.last.get(micro) == Some(&i) {
+                        self.batches.remove(&micro);
                     }
                 }
                 Act::Pass { task, slot, chunk, to } => {
@@ -136,18 +148,20 @@ impl Runner {
 
     /// What is said of ranks that wait in a message with the results of `task`.
     fn enter(&self, task: Task) {
-        self.group.ledger().enter(Place::Message { micro: task.micro as u32, back: task.part != Part::F });
+        self.group
+            .ledger()
+            .enter(Place::Message { micro: self.pipeline.unit(task).0 as u32, back: task.part != Part::F });
     }
 
     /// Buffers that a task of this stage leaves for another position.
     fn left(&self, task: Task) -> &[usize] {
-        let chunk = &self.chunks[task.chunk];
+        let chunk = &self.stage.chunks[task.chunk];
         if task.part == Part::F { &chunk.leaves } else { &chunk.goes_back }
     }
 
     /// Buffers of chunk `chunk` that the results of a task of another position go to.
     fn wanted(&self, task: Task, chunk: usize) -> &[usize] {
-        let chunk = &self.chunks[chunk];
+        let chunk = &self.stage.chunks[chunk];
         if task.part == Part::F { &chunk.arrives } else { &chunk.returns }
     }
 

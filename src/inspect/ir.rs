@@ -86,9 +86,10 @@ fn function(f: &Func) -> Function<'_> {
         Role::Moment => "moments",
         Role::Grad => "gradients",
         Role::Handed => "handed on",
+        Role::Cache => "caches",
         Role::ExpertBias { .. } => "expert biases",
     };
-    let roles = ["inputs", "handed on", "weights", "expert biases", "moments", "gradients"];
+    let roles = ["inputs", "handed on", "caches", "weights", "expert biases", "moments", "gradients"];
     let parameters = roles.into_iter().filter_map(|role| {
         let of: Vec<&TensorType> =
             f.params.iter().filter(|p| role_of(&p.role) == role).map(|p| f.ty(p.value)).collect();

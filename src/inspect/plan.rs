@@ -105,7 +105,7 @@ fn place(role: &BufferRole) -> Option<usize> {
         BufferRole::Grad => Some(2),
         BufferRole::Persistent => Some(3),
         BufferRole::Input => Some(4),
-        BufferRole::Activation | BufferRole::Scratch | BufferRole::Stash { .. } => None,
+        BufferRole::Activation | BufferRole::Scratch | BufferRole::Stash { .. } | BufferRole::Cache { .. } => None,
     }
 }
 

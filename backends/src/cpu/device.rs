@@ -27,6 +27,7 @@ mod run;
 use again::Again;
 use collectives::Meeting;
 use load::Loader;
+pub use operands::At;
 use operands::{Addresses, Operand};
 
 /// The plan's kernels cannot be loaded.

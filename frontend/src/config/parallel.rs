@@ -60,6 +60,13 @@ pub enum PipelineScheduler {
     DualpipeV,
 }
 
+impl PipelineScheduler {
+    /// Whether it is made for slices of sequences (`seq_split_num`).
+    pub const fn cuts_sequences(self) -> bool {
+        matches!(self, Self::Seqpipe | Self::Seqvpp | Self::Seqsmartvpp)
+    }
+}
+
 pub(super) const SCHEDULERS: &[(&str, PipelineScheduler)] = &[
     ("1f1b", PipelineScheduler::OneFOneB),
     ("gpipe", PipelineScheduler::Gpipe),

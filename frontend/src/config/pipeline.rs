@@ -59,17 +59,22 @@ impl Offset {
 impl Config {
     /// The pipeline of the run; `None` without one.
     pub fn pipeline(&self) -> Option<Pipeline> {
-        (self.mesh().size("pp") > 1)
-            .then(|| Some(Pipeline { schedule: self.schedule()?, layers: self.stage_layers()? }))?
+        (self.mesh().size("pp") > 1).then(|| {
+            let slices = self.parallel_config.seq_split_num.value;
+            Some(Pipeline { schedule: self.schedule()?, layers: self.stage_layers()?, slices })
+        })?
     }
 
     /// The schedule that the settings mean, if it is supported.
-    fn schedule(&self) -> Option<Kind> {
+    pub(super) fn schedule(&self) -> Option<Kind> {
         use PipelineScheduler::{OneFOneB, Seqpipe, Seqsmartvpp, Seqvpp};
         let chunks = self.model.chunks.value;
         match self.parallel.pipeline_scheduler.value {
             PipelineScheduler::Gpipe if chunks == 1 => Some(Kind::Gpipe),
-            // Sequences that are not cut (`seq_split_num: 1`, the only one that is supported) leave the schedules without slices.
+            scheduler if scheduler.cuts_sequences() && self.parallel_config.seq_split_num.value > 1 => {
+                (chunks == 1).then_some(Kind::Seqpipe)
+            }
+            // Sequences that are not cut leave the schedules without slices.
             OneFOneB | Seqpipe | Seqvpp | Seqsmartvpp => {
                 Some(if chunks == 1 { Kind::OneFOneB } else { Kind::Interleaved })
             }
@@ -126,7 +131,7 @@ pub(super) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnostic> {
         let d = wrong(format!("this schedule needs {} micro batches at least", 2 * p.pipeline_stage.value));
         let d = mark(d.help("raise `micro_batch_num`, or use 1f1b"), c.pipeline_scheduler.span, "this schedule");
         found.push(mark(d, p.micro_batch_num.span, "micro batches"));
-    } else if config.schedule().is_none() {
+    } else if config.schedule().is_none() && p.seq_split_num.value == 1 {
         let d = not_yet("this schedule").help("use 1f1b, gpipe without `pp_interleave_num`, or zero_bubble_v");
         found.push(mark(d, c.pipeline_scheduler.span.or(p.pipeline_stage.span), "asked for here"));
     }

@@ -351,7 +351,7 @@ mod tests {
         use athanor_ir::pipeline::Kind;
         let on = |schedule, layers: &[&[usize]], s: &Selection| {
             let layers = layers.iter().map(|l| l.to_vec()).collect();
-            numbers(&of_layers(&Model(model().0, Some(Pipeline { schedule, layers })), s).unwrap())
+            numbers(&of_layers(&Model(model().0, Some(Pipeline { schedule, layers, slices: 1 })), s).unwrap())
         };
         let stages = Selection::PerStage(vec![Layers(1), All(true)]);
         assert_eq!(on(Kind::OneFOneB, &[&[3, 2]], &stages), [0, 3, 4]);

@@ -190,11 +190,12 @@ impl<'c> Decoder<'c> {
             ("moment", None, None, None, None) => Ok(Role::Moment),
             ("grad", None, None, None, None) => Ok(Role::Grad),
             ("handed", None, None, None, None) => Ok(Role::Handed),
+            ("cache", None, None, None, None) => Ok(Role::Cache),
             ("weight", Some(init), Some(decay), None, None) => Ok(Role::Weight { init, decay }),
             ("expert_bias", None, None, Some(load), Some(rate)) => Ok(Role::ExpertBias { load, rate }),
             ("weight", ..) => fail(loc.clone(), format!("weight {name} needs nn.init and nn.decay, and no more")),
             ("expert_bias", ..) => fail(loc.clone(), format!("bias {name} needs nn.load and nn.rate, and no more")),
-            ("input" | "moment" | "grad" | "handed", ..) => fail(
+            ("input" | "moment" | "grad" | "handed" | "cache", ..) => fail(
                 loc.clone(),
                 format!("parameter {name} is no weight and has no nn.init, nn.decay, nn.load or nn.rate"),
             ),

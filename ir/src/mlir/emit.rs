@@ -112,6 +112,7 @@ impl<'c> Emitter<'c> {
             Role::Moment => vec![of("moment")],
             Role::Grad => vec![of("grad")],
             Role::Handed => vec![of("handed")],
+            Role::Cache => vec![of("cache")],
             Role::ExpertBias { load, rate } => {
                 vec![of("expert_bias"), cx.named("nn.load", cx.text(load)), cx.named("nn.rate", cx.float(*rate))]
             }

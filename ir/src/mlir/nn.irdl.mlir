@@ -605,6 +605,43 @@ irdl.dialect @nn {
     %last = irdl.any_of(%last_0, %last_1)
     irdl.attributes {"last" = %last}
   }
+  irdl.operation @keep_slice {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dim = irdl.base "#builtin.integer"
+    irdl.attributes {"dim" = %dim}
+  }
+  irdl.operation @own_slice {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %dim = irdl.base "#builtin.integer"
+    %len = irdl.base "#builtin.integer"
+    irdl.attributes {"dim" = %dim, "len" = %len}
+  }
+  irdl.operation @sum_slices {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    %operand_2 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1, operand_2: %operand_2)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+    %begin = irdl.base "#builtin.integer"
+    irdl.attributes {"begin" = %begin}
+  }
+  irdl.operation @await {
+    %operand_0 = irdl.base "!builtin.tensor"
+    %operand_1 = irdl.base "!builtin.tensor"
+    irdl.operands(operand_0: %operand_0, operand_1: %operand_1)
+    %result_0 = irdl.base "!builtin.tensor"
+    irdl.results(result_0: %result_0)
+  }
   irdl.operation @to_host {
     %operand_0 = irdl.base "!builtin.tensor"
     irdl.operands(operand_0: %operand_0)

@@ -37,7 +37,7 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
     match op {
         Op::Constant { value } => see("value", Field::Float(value.0)),
         Op::Unary(_) | Op::Binary(_) | Op::Cast | Op::Reshape | Op::Embed => {}
-        Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares | Op::ToHost | Op::FromHost => {}
+        Op::CrossEntropy | Op::CrossEntropyGrad | Op::SumSquares | Op::Await | Op::ToHost | Op::FromHost => {}
         Op::PartEntropy | Op::PartEntropyGrad => {}
         Op::Pick | Op::Combine | Op::CombineDot => {}
         Op::Route { k, groups, group_k, group_top, mask } => {
@@ -62,7 +62,12 @@ pub(super) fn visit<'a>(op: &'a Op, mut see: impl FnMut(&'static str, Field<'a>)
             see("start", Field::Int(*start));
             see("len", Field::Int(*len));
         }
-        Op::Concat { dim } => see("dim", Field::Int(*dim)),
+        Op::Concat { dim } | Op::KeepSlice { dim } => see("dim", Field::Int(*dim)),
+        Op::OwnSlice { dim, len } => {
+            see("dim", Field::Int(*dim));
+            see("len", Field::Int(*len));
+        }
+        Op::SumSlices { begin } => see("begin", Field::Int(*begin)),
         Op::Reduce { kind, dims } => {
             see("kind", Field::Word(kind.name(), REDUCE));
             see("dims", Field::Ints(dims));
@@ -197,6 +202,10 @@ pub(super) fn build<F: Fields>(name: &str, f: &mut F) -> Result<Option<Op>, F::E
         "sum_ends" => collective(CollectiveKind::SumEnds, f)?,
         "own_part" => collective(CollectiveKind::OwnPart { dim: f.int("dim")? }, f)?,
         "handover" => Op::Handover { last: f.bool("last")? },
+        "keep_slice" => Op::KeepSlice { dim: f.int("dim")? },
+        "own_slice" => Op::OwnSlice { dim: f.int("dim")?, len: f.int("len")? },
+        "sum_slices" => Op::SumSlices { begin: f.int("begin")? },
+        "await" => Op::Await,
         "to_host" => Op::ToHost,
         "from_host" => Op::FromHost,
         "own_ids" => collective(CollectiveKind::OwnIds { size: f.int("size")? }, f)?,
@@ -223,7 +232,7 @@ pub(super) const fn results(op: &Op) -> Option<usize> {
         Op::CrossEntropyGrad | Op::PartEntropyGrad | Op::SumSquares | Op::Collective(_) => 1,
         Op::Route { .. } | Op::Pick | Op::PickGrad { .. } | Op::Histogram { .. } | Op::Dispatch { .. } => 1,
         Op::Combine | Op::CombineDot | Op::GroupedEinsum { .. } | Op::ToHost | Op::FromHost => 1,
-        Op::Rounds { .. } => 1,
+        Op::Rounds { .. } | Op::KeepSlice { .. } | Op::OwnSlice { .. } | Op::SumSlices { .. } | Op::Await => 1,
         Op::Assign { .. } | Op::Portion { .. } => 2,
         Op::RmsNormGrad { .. } | Op::RopeTable { .. } | Op::Attention { .. } | Op::AttentionStep { .. } => 2,
         Op::CrossEntropy | Op::PartEntropy => 2,
@@ -292,7 +301,8 @@ pub(super) fn samples() -> Vec<Op> {
     ops.push(collective(CollectiveKind::ReduceScatter { dim: 0 }));
     ops.push(collective(CollectiveKind::SumEnds));
     ops.push(collective(CollectiveKind::OwnPart { dim: 0 }));
-    ops.extend([Op::Handover { last: false }, Op::ToHost, Op::FromHost]);
+    ops.extend([Op::Handover { last: false }, Op::KeepSlice { dim: 0 }, Op::OwnSlice { dim: 0, len: 1 }]);
+    ops.extend([Op::SumSlices { begin: 0 }, Op::Await, Op::ToHost, Op::FromHost]);
     ops.push(collective(CollectiveKind::OwnIds { size: 1 }));
     ops.push(collective(CollectiveKind::AllToAll { cut: 0, join: 0 }));
     ops.push(collective(CollectiveKind::Shift));

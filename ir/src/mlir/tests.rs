@@ -41,6 +41,7 @@ fn arbitrary_func(name: &str, ops: &[(Op, Loc, u8)], types: &[TensorType]) -> Fu
     f.param("m", pick(0), Role::Moment, Loc::default());
     f.param("g", pick(1), Role::Grad, Loc::default());
     f.param("handed.0", pick(1), Role::Handed, Loc::default());
+    f.param("keys", pick(1), Role::Cache, Loc::default());
     let bias = Role::ExpertBias { load: "expert_load.x".into(), rate: 1e-3 };
     f.param("b", pick(0), bias, Loc::default());
     for (i, (op, loc, seed)) in ops.iter().enumerate() {

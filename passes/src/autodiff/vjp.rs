@@ -50,6 +50,10 @@ pub(super) fn backward(back: &mut Backward<'_>, node: &Node) -> Result<()> {
         | Op::SumSquares
         | Op::Collective(_)
         | Op::Handover { .. }
+        | Op::KeepSlice { .. }
+        | Op::OwnSlice { .. }
+        | Op::SumSlices { .. }
+        | Op::Await
         | Op::ToHost
         | Op::FromHost
         | Op::AdamW { .. } => return no_derivative(node, ""),

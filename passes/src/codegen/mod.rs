@@ -20,6 +20,7 @@ pub mod route;
 pub mod rows;
 mod scratch;
 pub mod simd;
+pub mod slices;
 pub mod squares;
 
 pub use generated::Generated;

@@ -16,7 +16,7 @@ impl Price<'_> {
     /// Of a node that sends nothing: its operations or what it reads and writes, whichever takes longer.
     pub fn work(&self, func: &Func, node: &Node) -> f64 {
         let flops = match &node.op {
-            Op::Reshape | Op::Slice { .. } | Op::Handover { .. } => return 0.0,
+            Op::Reshape | Op::Await | Op::Slice { .. } | Op::Handover { .. } => return 0.0,
             _ => flops_of(self.module, func, node),
         };
         let bytes = bytes(func, &node.inputs) + bytes(func, &node.outputs);

@@ -94,8 +94,10 @@ impl Factors {
                 return cannot(format!("@{} calls a function; cut the module before it is fused", func.name));
             };
             set_apart(&node.op, &mut s, cut_vocabulary);
-            if let Op::Slice { dim, .. } | Op::Concat { dim } = node.op {
-                let values = node.inputs.iter().chain(&node.outputs);
+            if let Op::Slice { dim, .. } | Op::Concat { dim } | Op::KeepSlice { dim } | Op::OwnSlice { dim, .. } =
+                node.op
+            {
+                let values = node.inputs.iter().chain(&node.outputs).filter(|v| func.ty(**v).rank() > 0);
                 shifted.extend(values.map(|v| self.first[f][v.0 as usize] + dim));
             }
             let mut seen: BTreeMap<char, usize> = BTreeMap::new();
@@ -132,12 +134,18 @@ impl Factors {
         }
     }
 
-    /// The second dims of inputs `[batch, sequence]`.
+    /// The second dims of inputs `[batch, sequence]`, and those of slices that are taken along a sequence.
     fn second_dims(&self, module: &Module) -> BTreeSet<usize> {
         let params =
             module.funcs.iter().enumerate().flat_map(|(f, func)| func.params.iter().map(move |p| (f, func, p)));
         let inputs = params.filter(|(_, func, p)| p.role == Role::Input && func.ty(p.value).rank() > 1);
-        inputs.map(|(f, _, p)| self.root(self.first[f][p.value.0 as usize] + 1)).collect()
+        let whole = inputs.map(|(f, _, p)| self.root(self.first[f][p.value.0 as usize] + 1));
+        let nodes = module.funcs.iter().enumerate().flat_map(|(f, func)| func.nodes.iter().map(move |n| (f, n)));
+        let slices = nodes.filter_map(|(f, n)| match n.op {
+            Op::OwnSlice { dim, .. } => Some(self.root(self.first[f][n.outputs[0].0 as usize] + dim)),
+            _ => None,
+        });
+        whole.chain(slices).collect()
     }
 
     /// Cuts the second dim of every input, the sequence.
@@ -336,6 +344,14 @@ fn set_apart(op: &Op, s: &mut Signature, cut_vocabulary: bool) {
         Op::CrossEntropy | Op::CrossEntropyGrad if cut_vocabulary => s.whole.clear(),
         Op::GroupedEinsum { .. } => s.operands[2][0] = 'E',
         Op::Attention { .. } | Op::AttentionGrad { .. } => s.whole.retain(|l| *l != 't'),
+        Op::KeepSlice { dim } => {
+            s.whole.clear();
+            s.operands[1][*dim] = 'A';
+        }
+        Op::OwnSlice { dim, .. } => {
+            s.whole.clear();
+            s.results[0][*dim] = 'A';
+        }
         Op::Slice { dim, .. } | Op::Concat { dim } => {
             s.whole.clear();
             let sides = s.operands.iter_mut().chain(&mut s.results);

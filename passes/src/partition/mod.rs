@@ -15,7 +15,7 @@ mod ring;
 mod rounds;
 mod sequence;
 mod share;
-mod spread;
+pub(crate) mod spread;
 mod vocabulary;
 
 use crate::options::Options;

@@ -73,13 +73,13 @@ pub(super) fn linear(op: &Op) -> Linear {
 }
 
 /// Whether `op` knows which row is which token's: ranks that share experts do it with the tokens of all of them.
-pub(super) fn together(op: &Op) -> bool {
+pub(crate) fn together(op: &Op) -> bool {
     matches!(op, Op::Assign { .. } | Op::Dispatch { .. } | Op::Combine | Op::CombineDot)
 }
 
 /// Whether an op for which [`together`] holds sums over the dim `label`: not over tokens and their rows, though results may lack
 /// them, since every part of the tokens has rows of its own.
-pub(super) fn is_summed(label: char) -> bool {
+pub(crate) fn is_summed(label: char) -> bool {
     label == 'h'
 }
 
@@ -91,7 +91,7 @@ pub(super) fn is_summed(label: char) -> bool {
 ///
 /// Some of the tokens can be sorted by expert among themselves, unless a capacity makes them compete. Their rows are those of
 /// that part: rows are cut as batch and sequence are together.
-pub(super) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
+pub(crate) fn labels(op: &Op, ins: &[TensorType], outs: &[TensorType]) -> Option<Signature> {
     let mut s = op.signature(ins, outs)?;
     match op {
         _ if op.attend().is_some() => {

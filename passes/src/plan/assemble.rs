@@ -1,4 +1,4 @@
-//! Offsets in both memories: named buffers first, then the slots of a pipeline, then what lives within programs.
+//! Offsets in both memories: named buffers first, then the slots of a pipeline and what slices share, then what lives within programs.
 
 use super::arena::{Block, align, place};
 use super::layout::{Home, Place};
@@ -118,33 +118,48 @@ impl Placed {
     }
 }
 
-/// What one memory of a stage is divided into: named buffers, then slots, then what programs share.
+/// How many micro-batches a stage has room for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Room {
+    /// Slots of micro-batches in flight, or of their slices.
+    pub slots: usize,
+    /// Caches of micro-batches whose slices are under way.
+    pub caches: usize,
+}
+
+/// What one memory of a stage is divided into: named buffers, then slots, then caches, then what programs share.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Division {
     /// Where slots begin.
     pub slots_at: usize,
     /// Size of a slot.
     pub slot_bytes: usize,
+    /// Where caches begin.
+    pub caches_at: usize,
+    /// Size of the caches of a micro-batch.
+    pub cache_bytes: usize,
     /// Where programs' own values begin.
     shared: usize,
     /// All of it.
     bytes: usize,
 }
 
-/// Gives every place its offset: named buffers first, then the slots of `slots` micro-batches, then the locals of each
-/// program over one another, since programs run one at a time. Without a pipeline there is one slot of no bytes.
+/// Gives every place its offset: named buffers first, then slots and caches, then the locals of each program over one another,
+/// since programs run one at a time. Without a pipeline there are no slots.
 pub(super) fn assemble(contents: &Contents<'_>) -> Stage {
-    assemble_with(contents, 0).0
+    assemble_with(contents, Room::default()).0
 }
 
 /// As [`assemble`], with what passes between each chunk of a pipeline's stage and its neighbours, and how each memory is divided.
-pub(super) fn assemble_with(contents: &Contents<'_>, slots: usize) -> (Stage, Vec<Chunk>, [Division; 2]) {
+pub(super) fn assemble_with(contents: &Contents<'_>, room: Room) -> (Stage, Vec<Chunk>, [Division; 2]) {
     let Contents { named, setup, drafts } = contents;
     let mut buffers: Vec<Buffer> = vec![];
     let mut base = [0; 2];
+    let mut cache_bytes = [0; 2];
     for n in named {
         let bytes = n.ty.bytes();
-        let base = &mut base[n.memory as usize];
+        let of = if is_cache(&n.role) { &mut cache_bytes } else { &mut base };
+        let base = &mut of[n.memory as usize];
         buffers.push(Buffer {
             name: n.name.clone(),
             dtype: n.ty.dtype,
@@ -163,9 +178,16 @@ pub(super) fn assemble_with(contents: &Contents<'_>, slots: usize) -> (Stage, Ve
         let m = memory as usize;
         let most = |of: fn(&Placed) -> [usize; 2]| placed.iter().map(|p| of(p)[m]).max().unwrap_or(0);
         let slot_bytes = align(most(|p| p.slot));
-        let shared = base[m] + slots * slot_bytes;
-        Division { slots_at: base[m], slot_bytes, shared, bytes: shared + most(|p| p.peak) }
+        let caches_at = base[m] + room.slots * slot_bytes;
+        let shared = caches_at + room.caches * cache_bytes[m];
+        let bytes = shared + most(|p| p.peak);
+        Division { slots_at: base[m], slot_bytes, caches_at, cache_bytes: cache_bytes[m], shared, bytes }
     });
+    for b in buffers.iter_mut().filter(|b| is_cache(&b.role)) {
+        let Division { caches_at, cache_bytes: stride, .. } = divided[b.memory as usize];
+        b.offset += caches_at;
+        b.role = BufferRole::Cache { stride };
+    }
     let mut programs = vec![];
     if !setup.is_empty() {
         let step = |(op, outs, loc): &(athanor_ir::Op, Vec<usize>, athanor_ir::Loc)| {
@@ -182,6 +204,10 @@ pub(super) fn assemble_with(contents: &Contents<'_>, slots: usize) -> (Stage, Ve
     }
     let [arena_bytes, host_bytes] = divided.map(|d| d.bytes);
     (Stage { arena_bytes, host_bytes, buffers, programs, pipeline: None }, chunks, divided)
+}
+
+fn is_cache(role: &BufferRole) -> bool {
+    matches!(role, BufferRole::Cache { .. })
 }
 
 /// Turns the places of a draft into buffers.
@@ -214,6 +240,9 @@ impl Maker<'_> {
         let Division { slots_at, slot_bytes: stride, shared, .. } = self.divided[memory as usize];
         let plain = if scratch { BufferRole::Scratch } else { BufferRole::Activation };
         let (start, live, role) = match place.home {
+            Home::Named(n) if is_cache(&self.buffers[n].role) => {
+                (self.buffers[n].offset, None, self.buffers[n].role.clone())
+            }
             Home::Named(n) => (self.buffers[n].offset, None, plain),
             Home::Local(l) => match &self.placed.lives[l] {
                 Some(life) if life.in_slot() => {

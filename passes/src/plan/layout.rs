@@ -83,6 +83,7 @@ pub fn in_place(op: &Op, output: usize) -> &'static [usize] {
         (Op::AdamW { .. }, 0) => &[0],
         (Op::AdamW { .. }, 1) => &[2],
         (Op::AdamW { .. }, 2) => &[3],
+        (Op::KeepSlice { .. } | Op::SumSlices { .. }, 0) => &[0],
         (Op::Einsum { .. }, 0) => &[2],
         (Op::GroupedEinsum { .. }, 0) => &[3],
         (Op::Collective(Collective { kind: CollectiveKind::AllReduce { .. } | CollectiveKind::SumEnds, .. }), 0) => {
@@ -117,7 +118,7 @@ impl Planner<'_> {
     fn steerable(&self, value: ValueId) -> bool {
         let Some(node) = self.defs[value.0 as usize] else { return false };
         let moves = match self.func.nodes[node].op {
-            Op::Reshape | Op::RopeTable { .. } | Op::Handover { .. } => false,
+            Op::Reshape | Op::Await | Op::RopeTable { .. } | Op::Handover { .. } => false,
             Op::Slice { .. } => contiguous_slice(self.func, node).is_none(),
             _ => true,
         };
@@ -129,7 +130,7 @@ impl Planner<'_> {
         let mut shared = vec![value];
         let mut last = self.last_use[value.0 as usize];
         for (i, node) in self.func.nodes.iter().enumerate() {
-            let view = matches!(node.op, Op::Reshape) || contiguous_slice(self.func, i).is_some();
+            let view = matches!(node.op, Op::Reshape | Op::Await) || contiguous_slice(self.func, i).is_some();
             if view && shared.contains(&node.inputs[0]) {
                 shared.push(node.outputs[0]);
                 last = last.max(self.last_use[node.outputs[0].0 as usize]);
@@ -256,7 +257,7 @@ pub fn layout(func: &Func, names: &Names, persistent: &[(ValueId, usize)]) -> La
         }
         let source = |p: &Planner<'_>| node.inputs.first().and_then(|v| p.places[v.0 as usize]);
         let alias = match node.op {
-            Op::Reshape => source(&p),
+            Op::Reshape | Op::Await => source(&p),
             Op::Slice { .. } => contiguous_slice(func, i)
                 .and_then(|bytes| source(&p).map(|place| Place { offset: place.offset + bytes, ..place })),
             _ => None,

@@ -8,6 +8,7 @@ use super::layout::Place;
 use super::matrix::{Batch, as_gemm};
 use super::reduce;
 use super::repeat;
+use super::slices;
 use super::{Draft, KernelTable, PlanOptions};
 use crate::codegen::attention::{self, AttentionSpec};
 use crate::codegen::cross_entropy::{self, CrossEntropySpec, GradTo};
@@ -100,6 +101,9 @@ pub(crate) fn node(
         _ if outs.iter().all(|t| t.elements() < SMALL) => false,
         (Op::Slice { .. } | Op::Concat { .. } | Op::Transpose { .. } | Op::Broadcast { .. }, _) => {
             copies::lower(draft, kernels, options, &site, &node.op)?
+        }
+        (Op::KeepSlice { .. } | Op::OwnSlice { .. } | Op::SumSlices { .. }, _) => {
+            slices::lower(draft, kernels, options, &site, &node.op)?
         }
         (Op::Reduce { kind, dims }, None) => {
             let alone = alone(node, &node.op, &ins, &outs);
@@ -195,7 +199,7 @@ fn grouped(
 }
 
 /// Copies what a product adds to where the result lies, if it is not there yet.
-fn copy_addend(draft: &mut Draft<'_>, site: &Site, acc: Option<&(Place, TensorType)>) {
+pub(super) fn copy_addend(draft: &mut Draft<'_>, site: &Site, acc: Option<&(Place, TensorType)>) {
     if let Some(acc) = acc
         && acc.0 != site.outputs[0].0
     {

@@ -13,6 +13,7 @@ mod parts;
 mod pipeline;
 mod reduce;
 mod repeat;
+mod slices;
 mod streams;
 
 use crate::codegen::llvm::KernelText;

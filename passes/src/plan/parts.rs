@@ -1,6 +1,6 @@
 //! The programs that one function becomes: one, or for a position of a pipeline the forward, the backward and the weights' part.
 
-use athanor_ir::func::{Func, FuncResult, Role, ValueId};
+use athanor_ir::func::{Func, FuncResult, Param, Role, ValueId};
 use athanor_ir::op::{Binary, Op};
 use athanor_ir::pipeline::{Part, Pipeline, handed, is_micro};
 
@@ -92,8 +92,8 @@ pub(crate) fn ordered(func: &Func, pipeline: &Pipeline) -> Func {
     Func { nodes: order.map(|i| func.nodes[i].clone()).collect(), ..func.clone() }
 }
 
-/// Nodes of the forward part: what the handover reads, what is counted over micro-batches without it, and what of these values
-/// goes to the host.
+/// Nodes of the forward part: what the handover reads, what is counted over micro-batches or kept for slices without it, and what
+/// of these values goes to the host.
 fn forward(func: &Func) -> Vec<bool> {
     let mut after = vec![false; func.types.len()];
     for node in &func.nodes {
@@ -102,7 +102,8 @@ fn forward(func: &Func) -> Vec<bool> {
         }
     }
     let handed = func.nodes.iter().filter(|n| matches!(n.op, Op::Handover { .. })).flat_map(|n| n.inputs.clone());
-    let counts = |name: &str| func.find_param(name).is_some_and(|p| p.role == Role::Grad) && !name.starts_with("grad.");
+    let kept = |p: &Param| matches!(p.role, Role::Grad | Role::Cache);
+    let counts = |name: &str| func.find_param(name).is_some_and(kept) && !name.starts_with("grad.");
     let counted = func.results.iter().filter(|r| counts(&r.name) && !after[r.value.0 as usize]);
     let mut forward = func.needed_for(handed.chain(counted.map(|r| r.value)));
     // What goes to the host does so in the program that made it, else it would be kept until the next one.

@@ -1,6 +1,6 @@
-//! The stages of a pipeline: their programs, what they do in which order, and the slots of micro-batches in flight.
+//! The stages of a pipeline: their programs, what they do in which order, and the slots and caches of micro-batches in flight.
 
-use super::assemble::assemble_with;
+use super::assemble::{Room, assemble_with};
 use super::layout::Home;
 use super::parts::ordered;
 use super::{Draft, KernelTable, Named, PlanOptions, called, contents};
@@ -59,15 +59,27 @@ impl<'a> Order<'a> {
         }
         let acts = self.acts[stage].clone();
         let slots = slots(&acts);
-        let (mut made, chunks, [device, host]) = assemble_with(&contents, slots);
+        let caches = if self.pipeline.slices > 1 { under_way(&acts, self.pipeline) } else { 0 };
+        let (mut made, chunks, [device, host]) = assemble_with(&contents, Room { slots, caches });
         if chunks.len() != self.chunks {
             let help = "run `split-stages` before the plan is made";
             return cannot(format!("stage {stage} has {} chunks", chunks.len()), help);
         }
         let (slots_at, slot_bytes) = (device.slots_at, device.slot_bytes);
         let (host_slots_at, host_slot_bytes) = (host.slots_at, host.slot_bytes);
-        made.pipeline =
-            Some(StagePipeline { slots, slots_at, slot_bytes, host_slots_at, host_slot_bytes, chunks, acts });
+        let (caches_at, cache_bytes) = if caches > 0 { (device.caches_at, device.cache_bytes) } else { (0, 0) };
+        made.pipeline = Some(StagePipeline {
+            slots,
+            slots_at,
+            slot_bytes,
+            host_slots_at,
+            host_slot_bytes,
+            caches,
+            caches_at,
+            cache_bytes,
+            chunks,
+            acts,
+        });
         Ok(made)
     }
 }
@@ -103,7 +115,7 @@ pub fn schedule(module: &Module, pipeline: &Pipeline) -> Result<Schedule> {
         stages: pipeline.stages(),
         micro_batches: module.run.accumulation,
         chunks: pipeline.layers.len(),
-        slices: 1,
+        slices: pipeline.slices,
     })
 }
 
@@ -132,6 +144,24 @@ fn slots(acts: &[Act]) -> usize {
         Act::Run { slot, .. } | Act::Send { slot, .. } | Act::Receive { slot, .. } => slot + 1,
     };
     acts.iter().map(slot).max().unwrap_or(0)
+}
+
+/// The distance at most between micro-batches whose slices are under way at one time, from the first forward to the last backward
+/// part of a chunk: as many caches give each of them its own.
+fn under_way(acts: &[Act], pipeline: &Pipeline) -> usize {
+    let mut spans: HashMap<(usize, usize), (usize, usize)> = HashMap::new();
+    for (i, act) in acts.iter().enumerate() {
+        if let Act::Run { task, .. } = act {
+            let (micro, _) = pipeline.unit(*task);
+            spans.entry((task.chunk, micro)).or_insert((i, i)).1 = i;
+        }
+    }
+    let spans: Vec<(usize, (usize, usize))> = spans.into_iter().map(|((_, micro), span)| (micro, span)).collect();
+    let meets = |a: (usize, usize), b: (usize, usize)| a.0 <= b.1 && b.0 <= a.1;
+    let later = |(m, a): &(usize, (usize, usize))| {
+        spans.iter().filter(|(_, b)| meets(*a, *b)).map(|(n, _)| n.abs_diff(*m) + 1).max().unwrap_or(1)
+    };
+    spans.iter().map(later).max().unwrap_or(1)
 }
 
 /// The steps of stage `stage` with a slot for each micro-batch of a chunk, from when something of it is there until its last
@@ -223,6 +253,25 @@ mod tests {
                 (report.makespan, report.bubble),
                 "{kind:?} {stages} {micro_batches}"
             );
+        }
+    }
+
+    /// (p − 1) slices through all three parts, whatever the number of slices.
+    #[test]
+    fn slices_leave_the_bubble_of_one_slice() {
+        for (stages, micro_batches, slices) in [(2, 4, 2), (4, 4, 4), (3, 5, 3)] {
+            let schedule =
+                generate(&Request { kind: Kind::Seqpipe, stages, micro_batches, chunks: 1, slices }).unwrap();
+            let acts = acts(&schedule).unwrap();
+            let acts: Vec<&[Act]> = acts.iter().map(Vec::as_slice).collect();
+            let time = UnitTime::of(&acts, false);
+            let work = 3 * (micro_batches * slices) as u64;
+            assert_eq!((time.makespan, time.bubble), (work + time.bubble, 3 * (stages as u64 - 1)));
+            let pipeline = Pipeline { slices, ..pipeline(Kind::Seqpipe, &[&vec![1; stages]]) };
+            let caches: Vec<usize> = acts.iter().map(|a| under_way(a, &pipeline)).collect();
+            // Those of a micro-batch that ends, and of as many as the stages behind fill.
+            let most = 1 + (stages + slices - 1).div_ceil(slices);
+            assert!(caches.iter().all(|c| (1..=most).contains(c)), "{caches:?} of {most}");
         }
     }
 

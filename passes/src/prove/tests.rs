@@ -3,7 +3,7 @@ use crate::plan::{PlanOptions, build};
 use crate::split_stages::split_stages;
 use crate::split_stages::tests::{module, pipeline};
 use athanor_ir::collective::{Collective, CollectiveKind};
-use athanor_ir::pipeline::{Act, Kind, Part};
+use athanor_ir::pipeline::{Act, Kind, Part, Pipeline};
 use athanor_ir::plan::{Action, Buffer, BufferRole, Program, Step};
 use athanor_ir::target::CpuLevel;
 use athanor_ir::{DType, Loc, Memory, Op, ReduceKind, Sharding};
@@ -238,5 +238,48 @@ fn ranks_that_meet_again_and_again_agree_how_often() {
     refused("no step of its own", |steps| {
         let again = steps[3].clone();
         steps.push(again);
+    });
+}
+
+/// A plan whose micro-batches come through in two slices each.
+fn sliced() -> Plan {
+    let pipeline = Pipeline { slices: 2, ..pipeline(Kind::Seqpipe, &[&[1, 1, 1]]) };
+    let module = split_stages(&module(&pipeline, 4)).unwrap();
+    let options = PlanOptions { threads: 1, level: CpuLevel::Portable, config_hash: String::new(), reference: true };
+    build(&module, &options).unwrap_or_else(|e| panic!("{e}")).plan
+}
+
+/// Exchanges the tasks of two acts of stage `stage` that run part `part` of two slices of micro-batch 1.
+fn exchange(plan: &mut Plan, stage: usize, part: Part) {
+    let runs = |act: &Act, unit: usize| matches!(act, Act::Run { task, .. } if task.part == part && task.micro == unit);
+    let [a, b] = [2, 3].map(|unit| find(plan, stage, |act| runs(act, unit)));
+    acts(plan, stage).swap(a, b);
+}
+
+#[test]
+fn slices_that_overtake_each_other_are_found() {
+    let refused = |says: &str, change: &dyn Fn(&mut Plan)| {
+        let mut plan = sliced();
+        prove(&plan).unwrap();
+        change(&mut plan);
+        let e = prove(&plan).expect_err(says);
+        assert!(e.code == &HAZARD && e.message.contains(says), "{e} should say {says:?}");
+    };
+    refused("F3.0 runs out of the order of slices", &|p| exchange(p, 0, Part::F));
+    refused("B2.0 runs out of the order of slices", &|p| exchange(p, 2, Part::B));
+    // The slices of two micro-batches in the caches of one.
+    refused("finds its caches taken by micro-batch 0", &|p| p.stages[0].pipeline.as_mut().unwrap().caches = 1);
+    refused("slot 0 has slice 0 of micro-batch 0", &|p| {
+        for act in acts(p, 0) {
+            if let Act::Run { slot, .. } | Act::Send { slot, .. } | Act::Receive { slot, .. } = act {
+                *slot = 0;
+            }
+        }
+    });
+    // A backward part before the last slice has come through.
+    refused("before what it needs", &|p| {
+        let last = find(p, 2, |a| matches!(a, Act::Run { task, .. } if task.part == Part::F && task.micro == 1));
+        let back = find(p, 2, |a| matches!(a, Act::Run { task, .. } if task.part == Part::B && task.micro == 1));
+        acts(p, 2).swap(last, back);
     });
 }

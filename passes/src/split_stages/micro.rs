@@ -101,12 +101,20 @@ impl<'a> Cut<'a> {
         let operands: Vec<ValueId> = going.iter().map(|v| map[v]).collect();
         let types = coming.iter().map(|v| self.micro.ty(*v).clone()).collect();
         let returned = out.push(Op::Handover { last: q == last }, &operands, types, &here());
-        map.extend(coming.iter().copied().zip(returned));
+        map.extend(coming.iter().copied().zip(returned.iter().copied()));
+        // By then all slices have come through, and what they share is whole: it is read no sooner.
+        let mut shared: HashMap<ValueId, ValueId> = HashMap::new();
+        for r in self.micro.results.iter().filter(|r| self.is_cache(&r.name)) {
+            let (Some(value), Some(turned)) = (map.get(&r.value).copied(), returned.first()) else { continue };
+            let ty = self.micro.ty(r.value).clone();
+            shared.insert(r.value, value);
+            map.insert(r.value, out.push(Op::Await, &[value, *turned], vec![ty], &here())[0]);
+        }
         self.emit(&mut out, &mut map, |p| {
             matches!(p, Place::Free) || p == Place::Backward(q) || (p == Place::Tail && q == last)
         });
         for (r, _) in self.micro.results.iter().zip(&self.homes).filter(|(_, home)| **home == Some(q)) {
-            out.result(r.name.clone(), map[&r.value]);
+            out.result(r.name.clone(), shared.get(&r.value).copied().unwrap_or(map[&r.value]));
         }
         for shared in &self.shared {
             shared.add(&mut out, &map, q);
@@ -116,6 +124,11 @@ impl<'a> Cut<'a> {
             out.result(format!("grad.{}", handed(i)), map[v]);
         }
         with_used_params(&out.without_dead_nodes())
+    }
+
+    /// Whether result `name` is what slices share.
+    fn is_cache(&self, name: &str) -> bool {
+        self.micro.find_param(name).is_some_and(|p| p.role == Role::Cache)
     }
 
     /// Appends the nodes whose place `wanted` accepts.

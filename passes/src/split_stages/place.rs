@@ -2,7 +2,7 @@
 
 use athanor_ir::pipeline::Pipeline;
 use athanor_ir::recompute::number_of_layer;
-use athanor_ir::{Func, Node, Role, ValueId};
+use athanor_ir::{Func, Node, Op, Role, ValueId};
 use std::collections::HashSet;
 
 /// Where an op runs.
@@ -22,6 +22,9 @@ pub(super) enum Place {
 ///
 /// Forward ops never run before what they read, backward ops never behind. An op without a layer is at the first position if a
 /// layer reads it, else behind the layers; a gradient without a layer is at the first position if it depends on a layer's.
+///
+/// Slices go back in reverse order, and what is behind the layers comes after the turn. So with slices no more than the logits and
+/// what is made of them is there: a layer that predicts a further token looks along the sequence, too.
 pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
     let (layers, last) = (pipeline.all_layers(), pipeline.positions() - 1);
     let defs = micro.defs();
@@ -46,6 +49,7 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
             first_reader[m] = first_reader[m].min(place);
         }
     }
+    let turned = if pipeline.slices > 1 { of_logits(micro) } else { vec![true; micro.nodes.len()] };
     let mut places: Vec<Place> = vec![];
     let mut under = vec![false; micro.nodes.len()];
     let sums: HashSet<ValueId> = micro.params.iter().filter(|p| p.role == Role::Grad).map(|p| p.value).collect();
@@ -53,10 +57,10 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
         places.push(match at[i] {
             _ if free[i] => Place::Free,
             Some(p) if forward[i] => {
-                if p > last {
+                if p > last && turned[i] {
                     Place::Tail
                 } else {
-                    Place::Forward(p)
+                    Place::Forward(p.min(last))
                 }
             }
             _ => {
@@ -73,6 +77,19 @@ pub(super) fn places(micro: &Func, pipeline: &Pipeline) -> Vec<Place> {
         });
     }
     places
+}
+
+/// Nodes that make logits, or something of them.
+fn of_logits(func: &Func) -> Vec<bool> {
+    let losses = func.nodes.iter().filter(|n| matches!(n.op, Op::CrossEntropy | Op::PartEntropy));
+    let logits: HashSet<ValueId> = losses.map(|n| n.inputs[0]).collect();
+    let mut made = vec![false; func.types.len()];
+    let mut of = vec![false; func.nodes.len()];
+    for (i, node) in func.nodes.iter().enumerate() {
+        of[i] = node.inputs.iter().any(|v| made[v.0 as usize]) || node.outputs.iter().any(|v| logits.contains(v));
+        node.outputs.iter().for_each(|v| made[v.0 as usize] = of[i]);
+    }
+    of
 }
 
 /// Number of the layer that `node` is part of.

@@ -43,11 +43,14 @@ pub(crate) fn module(pipeline: &Pipeline, micro: usize) -> Module {
     };
     let mesh = Mesh { axes: vec![Axis { name: "pp".into(), size: pipeline.stages() }] };
     let module = Module { name: "small".into(), level: Level::Model, mesh, run, funcs: vec![f] };
-    registry::build("autodiff,optimizer,partition").unwrap().iter().fold(module, |m, p| p.run(&m).unwrap())
+    registry::build("autodiff,optimizer,slice-sequences,partition")
+        .unwrap()
+        .iter()
+        .fold(module, |m, p| p.run(&m).unwrap())
 }
 
 pub(crate) fn pipeline(schedule: Kind, layers: &[&[usize]]) -> Pipeline {
-    Pipeline { schedule, layers: layers.iter().map(|l| l.to_vec()).collect() }
+    Pipeline { schedule, layers: layers.iter().map(|l| l.to_vec()).collect(), slices: 1 }
 }
 
 fn split(pipeline: &Pipeline) -> Module {

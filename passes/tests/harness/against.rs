@@ -85,16 +85,21 @@ fn typed(op: &Op, args: &[Arg], types: Vec<TensorType>) -> Vec<Value> {
 /// Compares the kernel with the reference op at every level, with 1, 2 and 5 workers: integers exactly, floats to the
 /// rounding of their type, on numbers of the size of 1.
 pub fn check(op: &Op, args: &[Arg], kernel: impl Fn(CpuLevel) -> Generated) {
-    compare(op, args, &reference(op, args), kernel);
+    compare(op, (None, args), &reference(op, args), kernel);
 }
 
 /// As [`check`] where the operands do not tell the dims of the result.
 pub fn check_to(dims: &[usize], op: &Op, args: &[Arg], kernel: impl Fn(CpuLevel) -> Generated) {
     let ty = args[0].value().ty.with_dims(dims);
-    compare(op, args, &typed(op, args, vec![ty]), kernel);
+    compare(op, (None, args), &typed(op, args, vec![ty]), kernel);
 }
 
-fn compare(op: &Op, args: &[Arg], want: &[Value], kernel: impl Fn(CpuLevel) -> Generated) {
+/// As [`check`] where the result lies where the first operand does, which the kernel is not given beside it.
+pub fn check_in_place(op: &Op, args: &[Arg], kernel: impl Fn(CpuLevel) -> Generated) {
+    compare(op, (Some(&args[0]), &args[1..]), &reference(op, args), kernel);
+}
+
+fn compare(op: &Op, (before, args): (Option<&Arg>, &[Arg]), want: &[Value], kernel: impl Fn(CpuLevel) -> Generated) {
     for level in levels() {
         let kernel = kernel(level);
         let library = Library::build(std::slice::from_ref(&kernel), level);
@@ -107,7 +112,7 @@ fn compare(op: &Op, args: &[Arg], want: &[Value], kernel: impl Fn(CpuLevel) -> G
                         DType::F16 => Float::F16,
                         _ => Float::F32,
                     };
-                    Tensor::filled(float, w.ty.elements())
+                    before.map_or_else(|| Tensor::filled(float, w.ty.elements()), Arg::buffer)
                 })
                 .collect();
             let ins: Vec<Tensor> = args.iter().map(Arg::buffer).collect();

@@ -42,6 +42,11 @@ pub(super) fn stride(b: &Buffer) -> usize {
     if let BufferRole::Stash { stride, .. } = b.role { stride } else { 0 }
 }
 
+/// Bytes from a buffer of a micro-batch's caches to the same one of the next micro-batch; 0 for what is no such buffer.
+pub(super) fn cache_stride(b: &Buffer) -> usize {
+    if let BufferRole::Cache { stride } = b.role { stride } else { 0 }
+}
+
 /// Whether two buffers share a byte.
 pub(super) fn share(a: &Buffer, b: &Buffer) -> bool {
     a.memory == b.memory && overlap(&range(a), &range(b))

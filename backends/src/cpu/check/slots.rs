@@ -16,12 +16,14 @@ const MOST: usize = 1 << 24;
 /// chunk that live at the same time are disjoint in a slot, or one contains the other.
 pub(super) fn check(stage: &Stage) -> Result<(), String> {
     let Some(p) = &stage.pipeline else {
-        return match stage.buffers.iter().find(|b| matches!(b.role, BufferRole::Stash { .. })) {
-            Some(b) => Err(format!("`{}` lies in a slot, and the stage has none", b.name)),
+        let in_flight = |b: &&Buffer| matches!(b.role, BufferRole::Stash { .. } | BufferRole::Cache { .. });
+        return match stage.buffers.iter().find(in_flight) {
+            Some(b) => Err(format!("`{}` lies in a slot or cache, and the stage has none", b.name)),
             None => Ok(()),
         };
     };
     Memory::ALL.into_iter().try_for_each(|memory| check_in(stage, p, memory))?;
+    caches(stage, p)?;
     p.chunks.iter().enumerate().try_for_each(|(i, c)| passing(stage, c).map_err(|e| format!("chunk {i}: {e}")))?;
     acts(stage, p)
 }
@@ -57,6 +59,31 @@ fn check_in(stage: &Stage, p: &StagePipeline, memory: Memory) -> Result<(), Stri
         own.sort_by_key(|b| (b.offset, Reverse(b.bytes)));
         own.dedup_by(|b, a| range(a) == range(b) && a.live == b.live);
         apart(&own).map_err(|e| format!("chunk {chunk}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Checks the caches of micro-batches: one behind the other inside the device's arena, and nothing else reaches into them.
+fn caches(stage: &Stage, p: &StagePipeline) -> Result<(), String> {
+    let (first, end) = (p.caches_at, p.cache_bytes.checked_mul(p.caches).and_then(|all| all.checked_add(p.caches_at)));
+    let Some(end) = end.filter(|end| *end <= stage.arena_bytes) else {
+        return Err(format!("caches of {} micro-batches of {} bytes lie outside the arena", p.caches, p.cache_bytes));
+    };
+    if p.caches > 0 && overlap(&(first..end), &(p.slots_at..p.slots_at + p.slots * p.slot_bytes)) {
+        return Err("caches and slots overlap".into());
+    }
+    for b in &stage.buffers {
+        let r = range(b);
+        let BufferRole::Cache { stride } = b.role else {
+            if b.memory.is_device() && overlap(&r, &(first..end)) {
+                return Err(format!("a cache overlaps `{}`, which is none", b.name));
+            }
+            continue;
+        };
+        let inside = first <= r.start && r.end <= first + p.cache_bytes && p.caches > 0;
+        if !b.memory.is_device() || !inside || stride != p.cache_bytes {
+            return Err(format!("`{}` lies outside of the caches of its micro-batch", b.name));
+        }
     }
     Ok(())
 }

@@ -215,6 +215,9 @@ fn staged() -> Plan {
         slot_bytes: 64,
         host_slots_at: 0,
         host_slot_bytes: 0,
+        caches: 0,
+        caches_at: 0,
+        cache_bytes: 0,
         chunks: vec![Chunk { arrives: vec![2], ..Chunk::default() }],
         acts: vec![
             Act::Receive { from: 1, task: task(0), chunk: 0, slot: 2 },
@@ -275,4 +278,35 @@ fn slots_are_inside_the_arena_and_apart_from_all_else() {
         s.programs.clear();
     };
     refused(&half, "live at the same time");
+}
+
+#[test]
+fn caches_are_inside_the_arena_and_apart_from_all_else() {
+    /// The staged plan with caches of 64 bytes for two micro-batches behind its slots.
+    fn cached() -> Plan {
+        let mut plan = staged();
+        let s = &mut plan.stages[0];
+        s.arena_bytes = 448;
+        s.buffers.push(named("keys", 320, &[4, 4], BufferRole::Cache { stride: 64 }, None));
+        let p = s.pipeline.as_mut().unwrap();
+        (p.caches, p.caches_at, p.cache_bytes) = (2, 320, 64);
+        plan
+    }
+    check(&cached(), 0).unwrap();
+    let refused = |change: &dyn Fn(&mut Stage), says: &str| {
+        let mut p = cached();
+        change(&mut p.stages[0]);
+        let e = check(&p, 0).expect_err(says);
+        assert!(e.code.id == "B0201" && e.message.contains(says), "{e} should say {says:?}");
+    };
+    let of_stage =
+        |change: fn(&mut athanor_ir::plan::StagePipeline)| move |s: &mut Stage| change(s.pipeline.as_mut().unwrap());
+    refused(&of_stage(|p| p.caches = 3), "caches of 3 micro-batches of 64 bytes lie outside the arena");
+    refused(&of_stage(|p| p.cache_bytes = usize::MAX), "lie outside the arena");
+    refused(&of_stage(|p| p.caches_at = 256), "caches and slots overlap");
+    refused(&of_stage(|p| p.caches = 0), "`keys` lies outside of the caches");
+    refused(&|s| s.buffers.last_mut().unwrap().offset = 384, "`keys` lies outside of the caches");
+    refused(&|s| s.buffers.last_mut().unwrap().role = BufferRole::Cache { stride: 32 }, "outside of the caches");
+    refused(&|s| s.buffers.last_mut().unwrap().role = BufferRole::Persistent, "a cache overlaps `keys`");
+    refused(&|s| s.pipeline = None, "lies in a slot or cache, and the stage has none");
 }

@@ -1,7 +1,7 @@
 //! Collective operations on operands in the arena.
 
 use super::Groups;
-use super::operands::{Operand, Place};
+use super::operands::{At, Operand, Place};
 use crate::comm::{self, Communicator};
 use athanor_ir::collective::{Collective, CollectiveKind};
 use athanor_ir::{ReduceKind, Result};
@@ -22,7 +22,7 @@ pub(super) struct Company {
     pub(super) arena: *mut u8,
     /// Stage and program.
     pub(super) place: (u16, u16),
-    pub(super) slot: usize,
+    pub(super) at: At,
 }
 
 // SAFETY: whoever uses the arena through it promises that nobody else works on the same bytes.
@@ -39,7 +39,7 @@ impl Company {
         let group = groups[meeting.group].1.as_mut();
         let ((stage, program), step) = (self.place, step as u32);
         group.ledger().enter(comm::Place::Step { stage, program, step });
-        let (from, to) = (meeting.from.in_slot(self.slot), meeting.to.in_slot(self.slot));
+        let (from, to) = (meeting.from.at(self.at), meeting.to.at(self.at));
         // SAFETY: as promised.
         unsafe { collective(self.arena, &meeting.op, group, &from, &to) }
     }

@@ -2,9 +2,9 @@
 
 use super::again::Again;
 use super::collectives::Meeting;
-use super::operands::{Addresses, Operand};
+use super::operands::{Addresses, Operand, strides};
 use super::{KERNELS, KernelFn, NO_GROUP, Prepared, Work};
-use crate::cpu::check::{stride, tensor_type};
+use crate::cpu::check::tensor_type;
 use crate::cpu::onednn::OneDnn;
 use crate::cpu::profile::Profile;
 use athanor_ir::collective::Collective;
@@ -65,8 +65,8 @@ impl Loader<'_> {
         let kernel = &self.plan.kernels[index];
         // SAFETY: `check` found every buffer inside the arena.
         let address = |b: &&Buffer| unsafe { self.base.add(b.offset) }.cast::<c_void>();
-        let strides: Vec<usize> = ins.iter().chain(&outs).map(|b| stride(b)).collect();
-        let strides = if strides.iter().all(|s| *s == 0) { vec![] } else { strides };
+        let strides: Vec<_> = ins.iter().chain(&outs).map(|b| strides(b)).collect();
+        let strides = if strides.iter().all(|s| *s == [0, 0]) { vec![] } else { strides };
         let buffers = Addresses { first: ins.iter().chain(&outs).map(address).collect(), strides };
         let (work, how) = match &kernel.kind {
             KernelKind::Generated { symbol, grid } => {

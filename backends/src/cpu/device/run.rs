@@ -3,7 +3,7 @@
 use super::beside::{Beside, Progress};
 use super::collectives::Company;
 use super::copies::copy;
-use super::operands::{Given, Operand, Place};
+use super::operands::{At, Given, Operand, Place};
 use super::{CpuDevice, NO_PROGRAM, STEP_FAILED, Work};
 use crate::cpu::check::overlap;
 use crate::cpu::gemm;
@@ -19,16 +19,16 @@ impl CpuDevice {
     /// # Errors
     /// [`NO_PROGRAM`], [`STEP_FAILED`], and what a worker or the library reports.
     pub fn run_program(&mut self, name: &str) -> Result<()> {
-        self.run_in_slot(name, 0)
+        self.run_at(name, At::default())
     }
 
-    /// As [`Self::run_program`], on the values of the micro-batch in slot `slot`.
+    /// As [`Self::run_program`], on the values of the micro-batch, or its slice, that has the slot and the caches `at`.
     ///
     /// # Errors
-    /// As [`Self::run_program`]; [`NO_PROGRAM`] if the stage has no such slot.
-    pub fn run_in_slot(&mut self, name: &str, slot: usize) -> Result<()> {
-        let slots = self.stage().pipeline.as_ref().map_or(1, |p| p.slots.max(1));
-        let Some(steps) = self.programs.get(name).filter(|_| slot < slots) else {
+    /// As [`Self::run_program`]; [`NO_PROGRAM`] if the stage has no such slot or caches.
+    pub fn run_at(&mut self, name: &str, at: At) -> Result<()> {
+        let (slots, caches) = self.stage().pipeline.as_ref().map_or((1, 1), |p| (p.slots.max(1), p.caches.max(1)));
+        let Some(steps) = self.programs.get(name).filter(|_| at.slot < slots && at.cache < caches) else {
             return Diagnostic::error(&NO_PROGRAM, format!("the plan has no program `{name}`"))
                 .help("compile the configuration for training")
                 .err();
@@ -37,7 +37,7 @@ impl CpuDevice {
         let base = bases.of(Memory::Device);
         let stage = &self.plan.stages[self.stage];
         let program = stage.programs.iter().position(|p| p.name == name).unwrap_or_default();
-        let company = Company { arena: base, place: (self.stage as u16, program as u16), slot };
+        let company = Company { arena: base, place: (self.stage as u16, program as u16), at };
         let groups = Mutex::new(&mut self.groups);
         let progress = Progress::default();
         let communicate = |i: usize| match &steps[i].work {
@@ -65,11 +65,11 @@ impl CpuDevice {
                 match &s.work {
                     Work::Reference { op, ins, outs } => {
                         // SAFETY: `check` found the operands inside the arena, and results apart from one another.
-                        let done = unsafe { reference(base, op, ins, outs, slot) };
+                        let done = unsafe { reference(base, op, ins, outs, at) };
                         done.or_else(|e| step_failed(stage, name, i, &e))?;
                     }
                     Work::Generated { call, grid, buffers } => {
-                        let buffers = buffers.in_slot(slot);
+                        let buffers = buffers.at(at);
                         let buffers = Given(&buffers);
                         let buffers = &buffers;
                         // Shares are those the kernel's scratch and partial sums are made for, whatever the number of threads.
@@ -81,22 +81,22 @@ impl CpuDevice {
                     }
                     Work::Library { spec, buffers } => {
                         let Some(library) = &self.onednn else { continue };
-                        let p = buffers.in_slot(slot);
+                        let p = buffers.at(at);
                         // SAFETY: `check` found the matrices inside their buffers, and C apart from A and B.
                         unsafe { library.run(&self.pool, spec, p[0], p[1], p[2])? }
                     }
                     Work::Plain { spec, buffers } => {
-                        let p = buffers.in_slot(slot);
+                        let p = buffers.at(at);
                         // SAFETY: as above, and no two elements of C coincide.
                         unsafe { gemm::run(&self.pool, spec, [p[0], p[1], p[2]])? }
                     }
                     Work::Copy { from, to } => {
                         // SAFETY: `check` found the operands inside the arenas, each in its own.
-                        unsafe { copy(&self.pool, bases, &from.in_slot(slot), &to.in_slot(slot))? }
+                        unsafe { copy(&self.pool, bases, &from.at(at), &to.at(at))? }
                     }
                     Work::Again(again) => {
                         // SAFETY: `check` found both inside the arena, i32s that are apart.
-                        if unsafe { again.once_more(base, slot) } {
+                        if unsafe { again.once_more(base, at) } {
                             next = again.first;
                             if let Some(beside) = &beside {
                                 beside.back_to(next);
@@ -136,10 +136,10 @@ unsafe fn reference(
     op: &Op,
     ins: &[Operand],
     outs: &[Operand],
-    slot: usize,
+    at: At,
 ) -> std::result::Result<(), String> {
-    let ins: Vec<Place<'_>> = ins.iter().map(|o| o.in_slot(slot)).collect();
-    let outs: Vec<Place<'_>> = outs.iter().map(|o| o.in_slot(slot)).collect();
+    let ins: Vec<Place<'_>> = ins.iter().map(|o| o.at(at)).collect();
+    let outs: Vec<Place<'_>> = outs.iter().map(|o| o.at(at)).collect();
     // SAFETY: inside the arena, and not written while borrowed: operands that results overlap are copied first.
     let bytes = |o: &Place<'_>| unsafe { std::slice::from_raw_parts(base.add(o.range.start), o.range.len()) };
     let shared = |o: &Place<'_>| outs.iter().any(|r| overlap(&r.range, &o.range));

@@ -12,6 +12,7 @@ mod loss;
 mod norm;
 mod optimizer;
 mod shape;
+mod slices;
 mod tensor;
 
 pub use interpret::{CODES, INTERPRET, interpret};
@@ -46,11 +47,14 @@ fn compute(op: &Op, ins: &[Array], outs: &[TensorType]) -> Result<Vec<Vec<f64>>,
         Op::Constant { value } => one(vec![value.0; outs[0].elements()]),
         Op::Unary(f) => one(elementwise::unary(*f, &ins[0])),
         Op::Binary(f) => one(elementwise::binary(*f, &ins[0], &ins[1])),
-        Op::Cast | Op::Reshape | Op::ToHost | Op::FromHost => one(ins[0].data.clone()),
+        Op::Cast | Op::Reshape | Op::Await | Op::ToHost | Op::FromHost => one(ins[0].data.clone()),
         Op::Transpose { perm } => one(shape::transpose(&ins[0], perm)),
         Op::Broadcast { dims } => one(shape::broadcast(&ins[0], dims, &outs[0].dims)),
         Op::Slice { dim, start, len } => one(shape::slice(&ins[0], *dim, *start, *len)),
         Op::Concat { dim } => one(shape::concat(ins, *dim)),
+        Op::KeepSlice { dim } => one(slices::keep(&ins[0], &ins[1], *dim, slices::start(&ins[2])?)?),
+        Op::OwnSlice { dim, len } => one(slices::own(&ins[0], (*dim, *len), slices::start(&ins[1])?)?),
+        Op::SumSlices { begin } => one(slices::sum(&ins[0], &ins[1], slices::start(&ins[2])? == *begin)),
         Op::Reduce { kind, dims } => one(shape::reduce(&ins[0], *kind, dims)),
         Op::Einsum { spec } => one(contraction::einsum(spec, ins)?),
         Op::Embed => one(loss::embed(&ins[0], &ins[1])),

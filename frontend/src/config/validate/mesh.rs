@@ -55,6 +55,7 @@ pub(in crate::config) fn limits(config: &Config, mark: &Mark<'_>) -> Vec<Diagnos
     found.extend(super::sharing::limits(config, mark));
     if p.pipeline_stage.value > 1 {
         found.extend(pipeline::limits(config, mark));
+        found.extend(super::slices::limits(config, mark));
     }
     if let Some(moe) = &m.moe {
         expert_limits(config, moe, mark, &mut found);

@@ -4,6 +4,7 @@ mod context;
 mod experts;
 mod mesh;
 mod sharing;
+mod slices;
 
 use athanor_ir::Diagnostic;
 pub(super) use mesh::{Mark, limits as mesh_limits};
@@ -169,12 +170,12 @@ pub(super) fn mesh(
         }
         return;
     }
-    let supported = ["data_parallel", "model_parallel", "pipeline_stage", "expert_parallel", "context_parallel"];
-    for (name, degree) in degrees(p).into_iter().filter(|(name, d)| d.value > 1 && !supported.contains(name)) {
-        let message = format!("`{name}: {}` is not supported yet", degree.value);
+    if p.seq_split_num.value > 1 && p.pipeline_stage.value == 1 {
+        let message = format!("`seq_split_num: {}` without a pipeline is not supported yet", p.seq_split_num.value);
         let found = Diagnostic::error(&codes::NOT_SUPPORTED, message)
-            .help(format!("write `{name}: 1`, or `use_parallel: False` to run on one device"));
-        report.push(report.mark(found, degree.span, "more than one device"));
+            .help("write `seq_split_num: 1`, or more than one `pipeline_stage`");
+        let found = report.mark(found, p.seq_split_num.span, "slices");
+        report.push(report.mark(found, p.pipeline_stage.span, "one stage"));
     }
     if p.pipeline_stage.value > 1 && p.micro_batch_num.value < p.pipeline_stage.value {
         let message =
