@@ -60,7 +60,9 @@ fn damage_is_coded_and_located() {
         assert_eq!(e.code.id, code, "{e}");
         assert!(e.message.contains(says), "{e}");
     };
-    expect(&json.replacen("\"version\": 2", "\"version\": 3", 1), "R0002", "version 3");
+    let version = |v: u32| format!("\"version\": {v}");
+    let next = VERSION + 1;
+    expect(&json.replacen(&version(VERSION), &version(next), 1), "R0002", &format!("version {next}"));
     expect(&json.replacen("\"model\"", "\"modell\"", 1), "R0003", "modell");
     expect(&json[..json.len() / 2], "R0003", "plan.json:");
     expect(&json.replacen("\"arena_bytes\": ", "\"arena_bytes\": 1", 1), "R0005", "plan.json has changed");
