@@ -53,6 +53,18 @@ fn stages_of_a_pipeline_exchange_rows() {
     agree("stages", &stages, &serial);
 }
 
+/// Gradients that rounds make at once are added up where they are made, though the schedule puts weights' gradients off.
+#[test]
+fn stages_that_put_gradients_off_exchange_rows() {
+    let model = [("load_checkpoint", ""), ("model.model_config.num_hidden_layers", "4")];
+    let chunks = ("model.model_config.pp_interleave_num", "2");
+    let schedule = ("parallel.pipeline_config.pipeline_scheduler", "zero_bubble_v");
+    let on = Spread { pp: 2, dp: 2, tp: 1, micro: 4, sequences: 2 * GLOBAL };
+    let changes = with(&[&[EXCHANGE, LITTLE, BY_TWO, chunks, schedule], &model[..]].concat());
+    let stages = Compiled::new(on, OptLevel::O0, &changes).train(2, Resume::No);
+    agree("stages", &stages, &Compiled::new(on.alone(), OptLevel::O0, &with(&model)).train(2, Resume::No));
+}
+
 /// What a rank has room for does not grow with the ranks that share experts.
 #[test]
 fn room_for_rows_is_planned() {
