@@ -133,7 +133,7 @@ fn on_device(seeds: std::ops::Range<u64>) {
     let dir = tempfile::tempdir().unwrap();
     let kernels = dir.path().join("k.so");
     build_shared_object(&compiled.texts, level, None, &kernels).unwrap();
-    let options = DeviceOptions { kernels: Some(kernels), threads: Some(2), library: false, profile: false };
+    let options = DeviceOptions { kernels: Some(kernels), threads: Some(2), library: false, ..DeviceOptions::default() };
     let mut device = CpuDevice::new(Arc::new(compiled.plan), 0, &options).unwrap();
     for p in &programs {
         let args = arguments(&p.func, 7);
