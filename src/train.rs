@@ -48,6 +48,7 @@ Under mpirun or srun (with MPI) each process is a rank of the plan; rank 0 logs 
 Examples:\n  athanor train plan --metrics-json metrics.jsonl --plot loss.svg\n  athanor train plan --resume\n  \
 mpirun -n 8 athanor train plan")
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Args {
     /// YAML file, or a plan directory (with plan.json)
     #[cfg_attr(feature = "compiler", arg(value_name = "CONFIG|PLAN", required_unless_present = "config_file"))]
