@@ -56,6 +56,7 @@ pub const CODES: &[&Code] = &[
     &slices::CANNOT_SLICE,
     &prove::UNMATCHED,
     &prove::HAZARD,
+    &prove::RACE,
     &recompute::TOO_LARGE,
     &schedule::generate::IMPOSSIBLE,
 ];
