@@ -76,13 +76,21 @@ pub struct Mpi {
     _keeper: Option<Keeper>,
 }
 
+/// Settings of UCX, below MPICH, that are made unless they are: it ends a process that reads the memory of another on its host, or
+/// writes to it over TCP, when that has just died. Ranks are to say who has.
+const SURVIVES: [(&str, &str); 2] = [("UCX_TLS", "^cma"), ("UCX_TCP_PUT_ENABLE", "n")];
+
 impl Mpi {
-    /// Starts MPI as `own`, which a process can do once. Returns when all ranks have.
+    /// Starts MPI as `own`, which a process can do once, before it starts threads of its own. Returns when all ranks have.
     ///
     /// # Errors
     /// [`super::NO_MPI`], [`FOREIGN_MPI`], [`super::MPI_FAILED`].
     pub fn start(own: &Identity, options: Options) -> Result<Self> {
         let launcher = own.mpi.unwrap_or(own.launcher);
+        for (name, value) in SURVIVES.iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
+            // SAFETY: there are no other threads, which might read variables meanwhile.
+            unsafe { std::env::set_var(name, value) }
+        }
         let names = options.library.as_ref().map_or_else(|| library::names(launcher), |l| vec![l.clone()]);
         let keeper = Keeper::start(launcher);
         let (library, mpi) = library::open(&names)?;

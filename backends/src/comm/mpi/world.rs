@@ -162,20 +162,26 @@ impl World {
     /// [`super::super::RANK_LEFT`] if a rank that it waits for has left, [`super::super::MISSING`] if nothing has moved for
     /// the time limit, and those of the work.
     pub fn wait(&self, work: &mut dyn Work) -> Result<()> {
-        let result = self.poll(work);
-        let Err(error) = result else { return Ok(()) };
+        self.poll(work).map_err(|error| {
+            self.lock().reports.stuck = work.absent().first().copied();
+            self.blamed(error, || work.what())
+        })
+    }
+
+    /// `error`, after which no call counts, or the death that is behind it.
+    ///
+    /// Some libraries see for themselves that a process is gone, and say it less clearly.
+    pub fn blamed(&self, error: Box<Diagnostic>, what: impl FnOnce() -> String) -> Box<Diagnostic> {
         let mut inner = self.lock();
         inner.broken = true;
-        inner.reports.stuck = work.absent().first().copied();
-        // Some libraries see for themselves that a process is gone, and say it less clearly.
         if error.code == &MPI_FAILED {
             std::thread::sleep(LOOK);
             self.look_at(&mut inner, &(0..self.size).collect::<Vec<_>>());
             if let Some(dead) = inner.died() {
-                return call::left(dead, "has died", &work.what()).err();
+                return Box::new(call::left(dead, "has died", &what()));
             }
         }
-        Err(error)
+        error
     }
 
     fn poll(&self, work: &mut dyn Work) -> Result<()> {
