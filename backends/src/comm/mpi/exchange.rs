@@ -37,7 +37,7 @@ struct Messages<'a> {
 /// Sends and receives at once; see [`super::super::Communicator::exchange`].
 pub(super) fn exchange(group: &Group, sends: &[(usize, &[u8])], receives: &mut [(usize, &mut [u8])]) -> Result<()> {
     let mut messages = Messages { group, all: vec![] };
-    let begun = messages.begin(sends, receives).map_err(|e| group.world.blamed(e, || messages.what()));
+    let begun = messages.begin(sends, receives).or_else(|e| group.world.blamed(e, || messages.what()));
     begun.and_then(|()| group.world.wait(&mut messages)).inspect_err(|e| {
         let mut open: Vec<Transfer> = messages.all.iter_mut().filter_map(|m| m.pieces.take()).flatten().collect();
         group.world.settle(&mut open, e);

@@ -115,7 +115,7 @@ impl Group {
         let to = |member| self.to(member, Channel::Meet);
         let begun = Notes::exchange(&*inner.mpi, &self.members, self.at, words, to, self.own(Channel::Meet));
         drop(inner);
-        let mut notes = begun.map_err(|e| self.world.blamed(e, || self.what(call)))?;
+        let mut notes = begun.or_else(|e| self.world.blamed(e, || self.what(call)))?;
         self.world.wait(&mut Met { notes: &mut notes, what: &|| self.what(call) })?;
         let words = notes.words(self.at);
         let positions = words.iter().map(|w| Position::from_words([w[6], w[7]]));
@@ -141,7 +141,7 @@ impl Group {
             let inner = self.world.lock();
             self.begin(&*inner.mpi, sends, receives, &mut moves.open)
         };
-        let begun = begun.map_err(|e| self.world.blamed(e, what));
+        let begun = begun.or_else(|e| self.world.blamed(e, what));
         begun.and_then(|()| self.world.wait(&mut moves)).inspect_err(|e| self.world.settle(&mut moves.open, e))
     }
 

@@ -162,26 +162,29 @@ impl World {
     /// [`super::super::RANK_LEFT`] if a rank that it waits for has left, [`super::super::MISSING`] if nothing has moved for
     /// the time limit, and those of the work.
     pub fn wait(&self, work: &mut dyn Work) -> Result<()> {
-        self.poll(work).map_err(|error| {
+        self.poll(work).or_else(|error| {
             self.lock().reports.stuck = work.absent().first().copied();
             self.blamed(error, || work.what())
         })
     }
 
-    /// `error`, after which no call counts, or the death that is behind it.
+    /// Fails with `error`, after which no call counts, or with the death that is behind it.
     ///
     /// Some libraries see for themselves that a process is gone, and say it less clearly.
-    pub fn blamed(&self, error: Box<Diagnostic>, what: impl FnOnce() -> String) -> Box<Diagnostic> {
+    ///
+    /// # Errors
+    /// Always.
+    pub fn blamed<T>(&self, error: Box<Diagnostic>, what: impl FnOnce() -> String) -> Result<T> {
         let mut inner = self.lock();
         inner.broken = true;
         if error.code == &MPI_FAILED {
             std::thread::sleep(LOOK);
             self.look_at(&mut inner, &(0..self.size).collect::<Vec<_>>());
             if let Some(dead) = inner.died() {
-                return Box::new(call::left(dead, "has died", &what()));
+                return call::left(dead, "has died", &what()).err();
             }
         }
-        error
+        Err(error)
     }
 
     fn poll(&self, work: &mut dyn Work) -> Result<()> {
