@@ -4,12 +4,7 @@
 //! objects, and the version of LLVM. So a directory may be shared by any number of plans and of versions of this program. Each file ends
 //! with the hash of what is before it; one that is torn is made again.
 
-use super::llvm::{Instructions, KernelText};
-use super::llvm_c;
 use std::path::{Path, PathBuf};
-
-/// What turns a text into an object, beside LLVM.
-const COMPILER: [&str; 2] = [include_str!("llvm.rs"), include_str!("llvm_c.rs")];
 
 /// Bytes of a hash.
 const HASH: usize = blake3::OUT_LEN;
@@ -26,28 +21,27 @@ impl Cache {
         Self { dir: dir.into() }
     }
 
-    /// Where the object of `kernel` for `instructions` is.
-    fn file(&self, kernel: &KernelText, instructions: Instructions) -> PathBuf {
+    /// Where the object is that was made of `of`.
+    fn file(&self, of: &[&str]) -> PathBuf {
         let mut hash = blake3::Hasher::new();
-        let of = format!("{instructions:?} {} {} {:?}", kernel.symbol, kernel.buffers, llvm_c::version());
-        for part in COMPILER.into_iter().chain([of.as_str(), &kernel.mlir]) {
+        for part in of {
             hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
         }
         let name = hash.finalize().to_hex();
         self.dir.join(&name[..2]).join(&name[2..])
     }
 
-    /// The object of `kernel`, if it is there and whole.
-    pub(super) fn get(&self, kernel: &KernelText, instructions: Instructions) -> Option<Vec<u8>> {
-        let mut object = std::fs::read(self.file(kernel, instructions)).ok()?;
+    /// The object that was made of `of`, if it is there and whole.
+    pub(super) fn get(&self, of: &[&str]) -> Option<Vec<u8>> {
+        let mut object = std::fs::read(self.file(of)).ok()?;
         let end = object.len().checked_sub(HASH)?;
         let told = object.split_off(end);
         (blake3::hash(&object).as_bytes()[..] == told[..]).then_some(object)
     }
 
-    /// Keeps `object`. A directory that cannot be written keeps nothing: the next one compiles again.
-    pub(super) fn put(&self, kernel: &KernelText, instructions: Instructions, object: &[u8]) {
-        let file = self.file(kernel, instructions);
+    /// Keeps `object`, made of `of`. A directory that cannot be written keeps nothing: the next one compiles again.
+    pub(super) fn put(&self, of: &[&str], object: &[u8]) {
+        let file = self.file(of);
         let _ = file.parent().map(|dir| write(dir, &file, object));
     }
 }
@@ -66,28 +60,23 @@ fn write(dir: &Path, file: &Path, object: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use athanor_ir::target::CpuLevel;
-
-    fn kernel(mlir: &str) -> KernelText {
-        KernelText { symbol: "k".into(), mlir: mlir.into(), buffers: 1 }
-    }
 
     #[test]
     fn an_object_is_found_by_what_it_was_made_of_and_only_whole() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::in_dir(dir.path().join("kernels"));
-        let (level, k) = (Instructions::of(CpuLevel::Portable), kernel("a"));
-        assert_eq!(cache.get(&k, level), None);
-        cache.put(&k, level, b"object");
-        assert_eq!(cache.get(&k, level).as_deref(), Some(&b"object"[..]));
-        assert_eq!(cache.get(&kernel("b"), level), None);
-        assert_eq!(cache.get(&KernelText { buffers: 2, ..k.clone() }, level), None);
-        assert_eq!(cache.get(&k, Instructions::of(CpuLevel::Avx2)), None);
-        let file = cache.file(&k, level);
+        let of = ["compiler", "ab"];
+        assert_eq!(cache.get(&of), None);
+        cache.put(&of, b"object");
+        assert_eq!(cache.get(&of).as_deref(), Some(&b"object"[..]));
+        for other in [&["compiler", "abc"][..], &["compiler", "a", "b"], &["compilera", "b"], &["ab", "compiler"]] {
+            assert_eq!(cache.get(other), None, "{other:?}");
+        }
+        let file = cache.file(&of);
         let whole = std::fs::read(&file).unwrap();
         for end in [0, 5, whole.len() - 1] {
             std::fs::write(&file, &whole[..end]).unwrap();
-            assert_eq!(cache.get(&k, level), None, "{end} bytes of it");
+            assert_eq!(cache.get(&of), None, "{end} bytes of it");
         }
     }
 }

@@ -111,13 +111,19 @@ pub fn build_with(
 
 type Compiled = Result<(KernelTiming, Vec<u8>)>;
 
+/// What turns a text into an object, beside LLVM: part of what an object was made of.
+const SOURCES: [&str; 2] = [include_str!("llvm.rs"), include_str!("llvm_c.rs")];
+
 fn compile_all(
     kernels: &[KernelText],
     instructions: Instructions,
     cache: Option<&Cache>,
 ) -> Result<Vec<(KernelTiming, Vec<u8>)>> {
+    let made_of = format!("{instructions:?} {:?}", llvm_c::version());
+    let of = |k: &KernelText| format!("{made_of} {} {}", k.symbol, k.buffers);
     let known = |k: &KernelText| {
-        cache.and_then(|c| c.get(k, instructions)).map(|object| (KernelTiming::none(k, &object), object))
+        let object = cache?.get(&[SOURCES[0], SOURCES[1], &of(k), &k.mlir])?;
+        Some((KernelTiming::none(k, &object), object))
     };
     let found: Vec<Option<(KernelTiming, Vec<u8>)>> = kernels.iter().map(known).collect();
     let missing: Vec<usize> = (0..kernels.len()).filter(|i| found[*i].is_none()).collect();
@@ -138,7 +144,7 @@ fn compile_all(
             let Some(i) = missing.get(next.fetch_add(1, Ordering::Relaxed)).copied() else { return };
             let result = compiler.compile(&kernels[i]);
             if let (Some(cache), Ok((_, object))) = (cache, &result) {
-                cache.put(&kernels[i], instructions, object);
+                cache.put(&[SOURCES[0], SOURCES[1], &of(&kernels[i]), &kernels[i].mlir], object);
             }
             done.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
         }
