@@ -103,6 +103,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Whether it shares a byte with `other`.
+    pub fn shares(&self, other: &Self) -> bool {
+        let meet = self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes;
+        self.memory == other.memory && meet
+    }
+
     /// Which part of the whole value rank `rank` of `mesh` holds.
     pub fn slice(&self, mesh: &Mesh, rank: usize) -> Slice {
         self.sharding.slice(mesh, rank, &self.dims)

@@ -8,10 +8,7 @@ use crate::plan::{Action, Buffer, Program, Step, Stream};
 
 /// Whether one of two steps writes bytes that the other reads or writes.
 pub fn conflict(buffers: &[Buffer], a: &Step, b: &Step) -> bool {
-    let share = |x: &usize, y: &usize| match (buffers.get(*x), buffers.get(*y)) {
-        (Some(x), Some(y)) => x.memory == y.memory && x.offset < y.offset + y.bytes && y.offset < x.offset + x.bytes,
-        _ => false,
-    };
+    let share = |x: &usize, y: &usize| buffers.get(*x).zip(buffers.get(*y)).is_some_and(|(x, y)| x.shares(y));
     let meet = |xs: &[usize], ys: &[usize]| xs.iter().any(|x| ys.iter().any(|y| share(x, y)));
     meet(&a.outputs, &b.outputs) || meet(&a.outputs, &b.inputs) || meet(&a.inputs, &b.outputs)
 }

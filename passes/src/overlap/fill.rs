@@ -14,12 +14,10 @@ const LEAST: f64 = 1.0 / 16.0;
 impl Body<'_> {
     /// Fills the time of every collective operation of a layer with work, if there is some.
     pub(super) fn fill(&mut self) {
-        let mut at = 0;
-        while at < self.order.len() {
+        for at in 0..self.order.len() {
             if sends(self.node(at)) {
                 self.fill_behind(at);
             }
-            at += 1;
         }
     }
 

@@ -65,8 +65,8 @@ fn wall(steps: &[DraftStep], i: usize) -> usize {
     steps.iter().enumerate().skip(i + 1).find_map(back).unwrap_or(steps.len())
 }
 
-/// From step `first` on, moves each step that only places what the operation before it brought, of the same node, to right before the first one that
-/// needs it.
+/// From step `first` on, moves each step that only places what the operation before it brought, of the same node, to right before
+/// the first one that needs it.
 fn put_off(steps: &mut [DraftStep], first: usize) {
     for i in (first + 1..steps.len()).rev() {
         if sends(&steps[i]) || !sends(&steps[i - 1]) || steps[i].node.is_none() || steps[i].node != steps[i - 1].node {

@@ -43,7 +43,7 @@ fn repeated(stage: &Stage, p: &Program, (first, last): (usize, usize)) -> Result
         return Err("it counts rounds elsewhere than it reads them".into());
     }
     let made = |b: &Buffer, steps: Range<usize>| {
-        let writes = |s: &usize| of(&p.steps[*s].outputs).iter().any(|o| share(o, b));
+        let writes = |s: &usize| of(&p.steps[*s].outputs).iter().any(|o| o.shares(b));
         steps.rev().find(writes)
     };
     if made(rounds, first..last + 1).is_some() || made(done, first..last).is_some() {
@@ -75,9 +75,4 @@ fn repeated(stage: &Stage, p: &Program, (first, last): (usize, usize)) -> Result
 
 fn collective(action: &Action) -> Option<&Collective> {
     if let Action::Op(Op::Collective(c)) = action { Some(c) } else { None }
-}
-
-/// Whether two buffers share a byte.
-fn share(a: &Buffer, b: &Buffer) -> bool {
-    a.memory == b.memory && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
 }

@@ -1,6 +1,6 @@
 //! Steps that go back: to a step before them, and over values that live until the last round.
 
-use super::{share, stride, tensor_type};
+use super::{stride, tensor_type};
 use athanor_ir::plan::{Action, Buffer, Program, Stage};
 use athanor_ir::{DType, TensorType};
 
@@ -17,7 +17,7 @@ pub(super) fn check(stage: &Stage, p: &Program) -> Result<(), String> {
             return Err(format!("step {i}: goes back without saying how often"));
         };
         let scalar = TensorType::scalar(DType::I32);
-        let fits = [rounds, done].iter().all(|b| tensor_type(b) == scalar) && !share(rounds, done);
+        let fits = [rounds, done].iter().all(|b| tensor_type(b) == scalar) && !rounds.shares(done);
         if !fits || *done != *counted || first > i {
             return Err(format!("step {i}: cannot go back to step {first} by `{}` and `{}`", rounds.name, done.name));
         }

@@ -1,6 +1,5 @@
 //! Matrix products: strides that stay inside the buffers.
 
-use super::share;
 use athanor_ir::plan::{Buffer, GemmSpec, MatRef};
 
 /// Checks that `spec` fits its operands, that C is apart from A and B, and that no element of C is written twice.
@@ -29,7 +28,7 @@ pub(super) fn check(spec: &GemmSpec, a: &Buffer, b: &Buffer, c: &Buffer) -> Resu
     if !distinct {
         return Err(format!("c has strides {} and {}, so elements coincide", spec.c.row_stride, spec.c.col_stride));
     }
-    match [a, b].into_iter().find(|x| share(x, c)) {
+    match [a, b].into_iter().find(|x| x.shares(c)) {
         Some(x) => Err(format!("c overlaps `{}`", x.name)),
         None => Ok(()),
     }

@@ -47,11 +47,6 @@ pub(super) fn cache_stride(b: &Buffer) -> usize {
     if let BufferRole::Cache { stride } = b.role { stride } else { 0 }
 }
 
-/// Whether two buffers share a byte.
-pub(super) fn share(a: &Buffer, b: &Buffer) -> bool {
-    a.memory == b.memory && overlap(&range(a), &range(b))
-}
-
 /// Whether two ranges share a byte.
 pub(super) fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
@@ -157,7 +152,7 @@ fn step(
         }
     }
     for (k, b) in outs.iter().enumerate() {
-        if let Some(other) = outs[..k].iter().find(|o| share(o, b)) {
+        if let Some(other) = outs[..k].iter().find(|o| o.shares(b)) {
             return Err(format!("writes `{}` and `{}`, which overlap", other.name, b.name));
         }
     }
@@ -184,7 +179,7 @@ fn collective(c: &Collective, ins: &[&Buffer], outs: &[&Buffer]) -> std::result:
     let types = |list: &[&Buffer]| list.iter().map(|b| tensor_type(b)).collect::<Vec<_>>();
     infer::check(&Op::Collective(c.clone()), &types(ins), &types(outs)).map_err(|e| e.to_string())?;
     let (from, to) = (ins[0], outs[0]);
-    if share(from, to) && (range(from) != range(to) || c.kind == CollectiveKind::Shift) {
+    if from.shares(to) && (range(from) != range(to) || c.kind == CollectiveKind::Shift) {
         return Err(format!("`{}` and `{}` overlap", from.name, to.name));
     }
     let apart = match c.kind {
